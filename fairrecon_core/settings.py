@@ -1,0 +1,141 @@
+"""Settings of one run: a YAML profile read into one frozen object.
+
+A profile names only what differs from the defaults below. An unknown key is refused with the nearest
+known one, because papermill would pass a misspelt parameter on in silence. Core functions never take
+`Settings`: a notebook hands them the numbers they need.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All choices of one run, flat, each with its default. The comments give unit and choices."""
+
+    profile: str = "tutorial"
+    seed: int = 1  # of simulation, degradation noise and resampling
+
+    # cohorts
+    cohorts: tuple[str, ...] = ("brain", "chest")  # folders of runs/<profile>/cohorts
+    image_size: int = 128  # pixels, even
+    brain_patients: int = 500  # simulated patients before splitting 70/10/20
+    brain_slices: int = 2  # per patient
+    chest_patients: int = 4000
+    splits: tuple[str, ...] = ("validation", "test")  # simulated at once; "train" joins when something is trained
+    bias: str = "realistic"  # preset of the causal model: null | realistic | injected
+    bias_attribute: str = "sex"  # sex | age_group | race: whom an injected bias puts at a disadvantage
+    race_shares: str = "paper"  # paper | balanced
+    age_cut_years: float = 0.0  # young is below; 0: the patients' median
+    n_folds: int = 1  # above 1: patient-wise cross-validation
+    cohort_folder: str = ""  # a converted real cohort, made by data_scripts/; empty: simulate
+
+    # degradation
+    mri_levels: tuple[float, ...] = (4, 8, 16)  # acceleration R = image size / full spokes
+    xray_levels: tuple[float, ...] = (100_000, 10_000, 3_000)  # photons per detector bin
+    mri_audit_level: float = 8  # the level on which fairness is audited, as in the paper
+    xray_audit_level: float = 10_000
+    mri_mode: str = "physical"  # physical | published
+    mri_order: str = "golden"  # golden | uniform
+    mri_noise: float = 0.0  # standard deviation of complex k-space noise
+    xray_mode: str = "physical"  # physical | published | radiograph
+    level_subset: int = 64  # images at the levels other than the audited one
+
+    # reconstructors
+    train: bool = False  # False: use the shipped weights
+    arms: tuple[str, ...] = ("unet", "pix2pix", "sde")
+    width: int = 16  # feature maps of the first level; 64 in the paper
+    epochs: int = 20
+    batch_size: int = 8
+    train_seeds: tuple[int, ...] = (0,)
+    samples: int = 1  # per image, of a stochastic reconstructor
+
+    # downstream readers
+    backbone: str = "resnet50"
+    threshold_policy: str = "validation_frozen"  # | validation_per_arm | test_per_arm (published)
+
+    # audit
+    n_boot: int = 10_000
+    min_support: int = 10  # patients with and without the label, per subgroup
+    margin: float = 0.05  # equivalence margin for changes of a rate
+    alpha: float = 0.05
+    eodd_agg: str = "mean"  # mean (published) | max (fairlearn)
+
+    def fingerprint(self) -> str:
+        """Content hash of the settings: equal settings give equal text."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+KINDS = typing.get_type_hints(Settings)
+
+
+def load_settings(profile: str = "tutorial", **overrides) -> Settings:
+    """Read `profiles/<profile>.yml` and put `overrides` on top.
+
+    Parameters
+    ----------
+    profile : str
+        Name of a profile shipped with the package, or the path of a YAML file (ends in .yml).
+    **overrides
+        Settings by name. Text is read as YAML, so that `n_boot="200"` and `n_boot=200` are the same.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    ValueError
+        Unknown profile or setting (with the nearest known name), or a value of the wrong kind.
+    """
+    path = Path(profile) if str(profile).endswith(".yml") else PROFILES_FOLDER / f"{profile}.yml"
+    if not path.exists():
+        raise ValueError(f"unknown profile {profile!r}{suggest(profile, profiles())}; known: {', '.join(profiles())}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} should hold `name: value` lines, found {type(values).__name__}")
+    values = {"profile": path.stem} | values | overrides
+    return Settings(**{name: _as_kind(name, value) for name, value in values.items()})
+
+
+def profiles() -> list[str]:
+    """Names of the profiles shipped with the package."""
+    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.yml"))
+
+
+def suggest(name: str, known) -> str:
+    """', did you mean ...?' for the nearest known name, or an empty text."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def _as_kind(name: str, value):
+    """Check one value against the field's type; lists become tuples, numbers floats where asked."""
+    if name not in KINDS:
+        raise ValueError(f"unknown setting '{name}'{suggest(name, KINDS)}")
+    kind = KINDS[name]
+    if isinstance(value, str) and kind is not str:
+        value = yaml.safe_load(value)
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_as_scalar(name, item, typing.get_args(kind)[0]) for item in items)
+    return _as_scalar(name, value, kind)
+
+
+def _as_scalar(name: str, value, kind: type):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"setting '{name}' takes {kind.__name__}, got {value!r}")
+    return value
