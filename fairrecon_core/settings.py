@@ -9,13 +9,28 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
+
+def house() -> Path:
+    """Folder that holds `notebooks/`: $FAIRRECON_HOME, or the nearest one above the working folder or the package.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, as after a bare `pip install` outside a clone.
+    """
+    candidates = [Path(os.environ["FAIRRECON_HOME"])] if os.environ.get("FAIRRECON_HOME") else []
+    candidates += [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]]
+    for folder in candidates:
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise FileNotFoundError("no notebooks/profiles here or above: run inside a clone, or set FAIRRECON_HOME to one")
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     Parameters
     ----------
     profile : str
-        Name of a profile shipped with the package, or the path of a YAML file (ends in .yml).
+        Name of a profile in `notebooks/profiles`, or the path of a YAML file (ends in .yml).
     **overrides
         Settings by name. Text is read as YAML, so that `n_boot="200"` and `n_boot=200` are the same.
 
@@ -97,7 +112,7 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     ValueError
         Unknown profile or setting (with the nearest known name), or a value of the wrong kind.
     """
-    path = Path(profile) if str(profile).endswith(".yml") else PROFILES_FOLDER / f"{profile}.yml"
+    path = Path(profile) if str(profile).endswith(".yml") else house() / "notebooks" / "profiles" / f"{profile}.yml"
     if not path.exists():
         raise ValueError(f"unknown profile {profile!r}{suggest(profile, profiles())}; known: {', '.join(profiles())}")
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -108,8 +123,8 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
 
 
 def profiles() -> list[str]:
-    """Names of the profiles shipped with the package."""
-    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.yml"))
+    """Names of the profiles in `notebooks/profiles`."""
+    return sorted(path.stem for path in (house() / "notebooks" / "profiles").glob("*.yml"))
 
 
 def suggest(name: str, known) -> str:
