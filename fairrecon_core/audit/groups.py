@@ -1,0 +1,319 @@
+"""Means of every stratum, arm and subgroup: joint bootstrap by patient, cluster-robust standard errors.
+
+`resample_means` takes rows, `resample_aurocs` scores; both return `GroupMeans`, to which `inference.contrast` puts
+questions. Axes: S strata, A arms (the baseline is 0), G groups, B resamples, P patients; NaN where a group has too few.
+Standard errors come from each patient's influence on the mean, so several rows of a patient and a patient in two groups
+are taken into account. For rates two pseudo-patients per group enter them (Agresti and Caffo 2000 for levels, Agresti
+and Min 2005 for paired changes): ten patients without a single flipped decision are not certainty.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairrecon_core.audit.engine import (
+    CellSums,
+    Stratum,
+    cell_sums,
+    group_totals,
+    means,
+    observed,
+    placements,
+    resample,
+)
+
+KINDS = ("level", "gap", "change", "did")
+
+
+@dataclass(frozen=True)
+class GroupMeans:
+    """Means of every stratum, arm and group of one attribute, with their joint bootstrap.
+
+    value : float64, (S, A, G); smoothed : the same with two pseudo-patients where the stratum is a rate.
+    resamples : float32, (B, S, A, G).
+    reference : index of the reference group, or "rest": every group is compared with all the others together.
+    reference_value, reference_resamples : as above, last axis 1 (one group) or G ("rest").
+    variance : float64, (S, A, G), cluster-robust, of `value`, no pseudo-patients.
+    se, df : by kind of contrast, (S, A or A - 1, G): standard error and its degrees of freedom.
+    n_patients : (S, G) patients with a row in stratum and group; n_rows : (S, G) the sum of weights.
+    """
+
+    value: np.ndarray
+    smoothed: np.ndarray
+    resamples: np.ndarray
+    reference: int | str
+    reference_value: np.ndarray
+    reference_resamples: np.ndarray
+    variance: np.ndarray
+    se: dict[str, np.ndarray]
+    df: dict[str, np.ndarray]
+    n_patients: np.ndarray
+    n_rows: np.ndarray
+
+
+def resample_means(
+    patient,
+    codes,
+    strata: Sequence[Stratum],
+    n_groups: Sequence[int],
+    *,
+    n_boot: int = 10_000,
+    seed: int = 0,
+    reference: int | str | Sequence[int | str] = "largest",
+    min_support: int = 10,
+    n_patients: int | None = None,
+) -> list[GroupMeans]:
+    """Means of all groups of all attributes, resampled jointly by patient.
+
+    Parameters
+    ----------
+    patient : int array, shape (rows,)
+        From `engine.patient_codes`.
+    codes : int array, shape (rows, attributes)
+        Group of each row, -1 unknown. An intersection of attributes is one more column.
+    strata : sequence of Stratum
+        What is averaged over which rows, for all arms, the baseline first.
+    n_groups : sequence of int
+        Groups of each attribute.
+    reference : "largest", "rest" or a group's number; or one of these for each attribute
+        "largest" is the group with the most patients.
+    min_support : int
+        Groups with fewer patients in a stratum are NaN there.
+    n_patients : int, optional
+        Patients to resample; hand over the cohort's number, so that all calls share their weights.
+
+    Returns
+    -------
+    list of GroupMeans, one for each attribute
+
+    Raises
+    ------
+    ValueError
+        On inconsistent shapes, undefined values, no rows, or an unknown reference.
+    """
+    patient = np.asarray(patient)
+    codes = np.asarray(codes).reshape(len(patient), len(n_groups))
+    if not len(patient) or not strata:
+        raise ValueError("nothing to average: no rows, or no strata")
+    if (codes.max(axis=0) >= np.asarray(n_groups)).any():
+        raise ValueError(f"group codes reach {codes.max(axis=0).tolist()}, but n_groups is {list(n_groups)}")
+    cells = cell_sums(patient, codes, strata, n_patients)
+    references = [reference] * len(n_groups) if isinstance(reference, int | str) else list(reference)
+    wanted = [_as_reference(cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, references))]
+    rate = np.array([stratum.rate for stratum in strata])
+    chunks = [[_group_values(totals, cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, wanted))]
+              for totals in resample(cells, n_boot, seed)]  # fmt: skip
+    point = [_group_values(observed(cells), cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, wanted))]
+    out = []
+    for i, (n, which) in enumerate(zip(n_groups, wanted)):
+        value, reference_value = (array[0] for array in point[i])
+        resamples, reference_resamples = (np.concatenate([chunk[i][j] for chunk in chunks]) for j in (0, 1))
+        spread = _Spread.of(cells, i, n, which, rate)
+        few = (spread.n_patients < max(min_support, 2))[:, None, :]
+        hidden = few if which == "rest" else few[..., [which]]
+        out.append(
+            GroupMeans(
+                value=np.where(few, np.nan, value),
+                smoothed=np.where(few, np.nan, spread.smoothed),
+                resamples=np.where(few, np.float32(np.nan), resamples),
+                reference=which,
+                reference_value=np.where(hidden, np.nan, reference_value),
+                reference_resamples=np.where(hidden, np.float32(np.nan), reference_resamples),
+                variance=np.where(few, np.nan, spread.variance),
+                se=spread.se,
+                df=spread.df,
+                n_patients=spread.n_patients,
+                n_rows=spread.n_rows,
+            )
+        )
+    return out
+
+
+def _as_reference(cells: CellSums, attribute: int, n_groups: int, reference: int | str) -> int | str:
+    if reference == "largest":
+        code = cells.unit_codes[:, attribute]
+        known = np.unique(np.stack([code, cells.patient])[:, code >= 0], axis=1)[0]
+        return int(np.bincount(known, minlength=n_groups).argmax())
+    if reference == "rest" or (not isinstance(reference, str) and 0 <= reference < n_groups):
+        return reference
+    raise ValueError(f"unknown reference {reference!r}: choose 'largest', 'rest' or a group from 0 to {n_groups - 1}")
+
+
+def _group_values(totals, cells: CellSums, attribute: int, n_groups: int, reference: int | str):
+    """Means by group and of the reference, each (b, S, A, G or 1)."""
+    by_group = group_totals(totals, cells.codes[:, attribute], n_groups)  # (b, G, S, 1 + A)
+    other = by_group.sum(axis=1, keepdims=True) - by_group if reference == "rest" else by_group[:, [reference]]
+    dtype = np.float64 if len(totals) == 1 else np.float32
+    return [np.ascontiguousarray(np.moveaxis(means(part), 1, -1), dtype=dtype) for part in (by_group, other)]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Cluster-robust standard errors of one attribute, from each patient's influence."""
+
+    variance: np.ndarray
+    smoothed: np.ndarray
+    se: dict[str, np.ndarray]
+    df: dict[str, np.ndarray]
+    n_patients: np.ndarray
+    n_rows: np.ndarray
+
+    @classmethod
+    def of(cls, cells: CellSums, attribute: int, n_groups: int, reference: int | str, rate: np.ndarray) -> "_Spread":
+        code = cells.unit_codes[:, attribute]
+        known = code >= 0
+        where = cells.patient[known] * n_groups + code[known]
+        size = cells.n_patients * n_groups
+        parts = []
+        for s in range(len(rate)):
+            columns = cells.sums[known, s].T  # (1 + A, units)
+            dense = np.stack([np.bincount(where, column, minlength=size) for column in columns])
+            dense = dense.reshape(len(columns), cells.n_patients, n_groups)
+            parts.append(_spread_of_stratum(dense[0], dense[1:], reference, rate[s]))
+        stack = lambda name: np.stack([part[name] for part in parts])
+        se, df = ({kind: stack((name, kind)) for kind in KINDS} for name in ("se", "df"))
+        return cls(stack("variance"), stack("smoothed"), se, df, stack("n_patients"), stack("n_rows"))
+
+
+def _spread_of_stratum(weight, total, reference: int | str, rate: bool) -> dict:
+    """Standard errors in one stratum from its sums by patient and group: weight (P, G), total (A, P, G)."""
+    n_patients = (weight > 0).sum(axis=0)
+    psi = influence(weight, total)
+    if reference == "rest":
+        other = influence(weight.sum(axis=1, keepdims=True) - weight, total.sum(axis=2, keepdims=True) - total)
+        n_other = ((weight.sum(axis=1, keepdims=True) - weight) > 0).sum(axis=0)
+    else:
+        other, n_other = psi[..., [reference]], n_patients[[reference]]
+    smoothed, extra_level, extra_change = _pseudo_patients(weight, total) if rate else (None, 0.0, 0.0)
+    out = {"n_patients": n_patients, "n_rows": weight.sum(axis=0)}
+    out["variance"] = (psi**2).sum(axis=1)
+    out["smoothed"] = smoothed if rate else _ratio(total.sum(axis=1), weight.sum(axis=0))
+    for kind in KINDS:
+        own, others = (psi, other) if kind in ("level", "gap") else (psi[1:] - psi[:1], other[1:] - other[:1])
+        extra = extra_level if kind in ("level", "gap") else extra_change
+        extra_other = extra if reference == "rest" or not rate else extra[:, [reference]]
+        variance = (own**2).sum(axis=1) + extra
+        variance_other = (others**2).sum(axis=1) + (0.0 if reference == "rest" else extra_other)
+        if kind in ("level", "change"):
+            out["se", kind], out["df", kind] = np.sqrt(variance), np.broadcast_to(n_patients - 1, variance.shape)
+            continue
+        both = ((own - others) ** 2).sum(axis=1) + extra + (0.0 if reference == "rest" else extra_other)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            df = (variance + variance_other) ** 2 / (variance**2 / (n_patients - 1) + variance_other**2 / (n_other - 1))
+        out["se", kind] = np.sqrt(both)
+        out["df", kind] = np.where(np.isfinite(df), df, np.minimum(n_patients, n_other) - 1)
+    return out
+
+
+def _ratio(total, weight):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / weight
+
+
+def influence(weight: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """How much each patient moves each group's mean: squares add up to its cluster-robust variance.
+
+    Parameters
+    ----------
+    weight : array, shape (patients, groups)
+        Rows (or their weight) of the patient in the group.
+    total : array, shape (arms, patients, groups)
+        Sum of the values of those rows.
+
+    Returns
+    -------
+    influence : float64, shape (arms, patients, groups)
+        (total - mean x weight) / (sum of weights), times sqrt(n / (n - 1)) for the n patients of the group.
+    """
+    n_patients = (weight > 0).sum(axis=0)
+    mean = _ratio(total.sum(axis=1), weight.sum(axis=0))  # (arms, groups)
+    return (total - mean[:, None] * weight) * np.sqrt(_ratio(n_patients, n_patients - 1.0)) / weight.sum(axis=0)
+
+
+def _pseudo_patients(weight, total):
+    """Rates with one all-right and one all-wrong patient of mean size added, and the variance that adds.
+
+    Level: Agresti and Caffo; change: Agresti and Min (half a patient in each cell of the paired table).
+    Returns smoothed rates (A, G), extra variance of levels (A, G) and of changes (A - 1, G), never below 0.
+    """
+    n = weight.sum(axis=0)
+    size = _ratio(n, (weight > 0).sum(axis=0))  # rows of a mean patient
+    smoothed = _ratio(total.sum(axis=1) + size, n + 2 * size)
+    residual = total - smoothed[:, None] * weight
+    level = ((residual**2).sum(axis=1) + size**2 * (smoothed**2 + (1 - smoothed) ** 2)) / (n + 2 * size) ** 2
+    change = total[1:] - total[:1]
+    residual = change - _ratio(change.sum(axis=1), n)[:, None] * weight
+    paired = ((residual**2).sum(axis=1) + size**2) / (n + 2 * size) ** 2
+    psi = influence(weight, total)
+    extra_change = paired - ((psi[1:] - psi[:1]) ** 2).sum(axis=1)
+    return smoothed, np.maximum(level - (psi**2).sum(axis=1), 0), np.maximum(extra_change, 0)
+
+
+def resample_aurocs(
+    patient, group, scores, truth, n_groups: int, *, n_boot=10_000, seed=0, reference="largest", min_support=10,
+    n_patients: int | None = None,
+) -> GroupMeans:  # fmt: skip
+    """AUROC of every group and arm with its patient bootstrap, linearised by placement values (within the group).
+
+    Parameters
+    ----------
+    scores : array, shape (arms, rows), the baseline first
+    truth : array, shape (rows,), 0 or 1
+    group : int array, shape (rows,), -1 unknown
+    Others as in `resample_means`; `reference` is "largest" or a group's number.
+
+    Returns
+    -------
+    GroupMeans
+        One stratum; a group needs `min_support` patients with and as many without the label. `n_rows` counts the
+        positives, `n_patients` the patients of the scarcer label.
+    """
+    scores, truth, group = np.asarray(scores, dtype=float), np.asarray(truth), np.asarray(group)
+    if reference == "rest":
+        raise ValueError("an AUROC has no reference 'rest': choose 'largest' or a group's number")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} scores are undefined: drop those rows")
+    value = np.zeros_like(scores)
+    weight = np.zeros((2, len(truth)), dtype=bool)
+    for g in range(n_groups):
+        rows = np.flatnonzero(group == g)
+        if len(np.unique(truth[rows])) == 2:
+            value[:, rows] = [placements(arm[rows], truth[rows] == 1) for arm in scores]
+            weight[:, rows] = [truth[rows] == 1, truth[rows] == 0]
+    strata = [Stratum(name, value, keep, rate=False) for name, keep in zip(("positives", "negatives"), weight)]
+    (halves,) = resample_means(patient, group, strata, [n_groups], n_boot=n_boot, seed=seed, reference=reference,
+                            min_support=min_support, n_patients=n_patients)  # fmt: skip
+    cells = cell_sums(patient, group, strata, n_patients)
+    spread = _auroc_spread(cells, n_groups, halves.reference)
+    point = halves.value.mean(axis=0, keepdims=True)  # both halves are the AUROC; NaN if either lacks support
+    resamples = (halves.resamples.sum(axis=1, keepdims=True) - point).astype(np.float32)
+    return GroupMeans(
+        value=point, smoothed=point, resamples=resamples, reference=halves.reference,
+        reference_value=point[..., [halves.reference]], reference_resamples=resamples[..., [halves.reference]],
+        variance=np.where(np.isnan(point), np.nan, spread["variance"][None]),
+        se={kind: spread["se", kind][None] for kind in KINDS}, df={kind: spread["df", kind][None] for kind in KINDS},
+        n_patients=halves.n_patients.min(axis=0, keepdims=True), n_rows=halves.n_rows[:1],
+    )  # fmt: skip
+
+
+def _auroc_spread(cells: CellSums, n_groups: int, reference: int) -> dict:
+    """Standard errors from the patients' placement sums over both labels (Obuchowski 1997)."""
+    code, known = cells.unit_codes[:, 0], cells.unit_codes[:, 0] >= 0
+    where = cells.patient[known] * n_groups + code[known]
+    halves, n_patients = [], []
+    for s in range(2):
+        dense = np.stack([np.bincount(where, column, minlength=cells.n_patients * n_groups)
+                          for column in cells.sums[known, s].T]).reshape(-1, cells.n_patients, n_groups)  # fmt: skip
+        with np.errstate(invalid="ignore", divide="ignore"):
+            halves.append(influence(dense[0], dense[1:]))
+        n_patients.append((dense[0] > 0).sum(axis=0))
+    psi, fewer = halves[0] + halves[1], np.minimum(*n_patients)
+    out = {"variance": (psi**2).sum(axis=1)}
+    for kind in KINDS:
+        own = psi if kind in ("level", "gap") else psi[1:] - psi[:1]
+        own = own - own[..., [reference]] if kind in ("gap", "did") else own
+        out["se", kind] = np.sqrt((own**2).sum(axis=1))
+        df = np.minimum(fewer, fewer[reference]) - 1 if kind in ("gap", "did") else fewer - 1
+        out["df", kind] = np.broadcast_to(df, out["se", kind].shape)
+    return out
