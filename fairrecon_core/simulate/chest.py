@@ -1,0 +1,353 @@
+"""Simulated frontal chest radiographs with findings of continuous severity.
+
+A patient is a seed, attributes and severities; `render` sums line integrals through a stylised chest
+(`chest_anatomy`, `chest_findings`), applies Beer-Lambert with scatter, blur and photon noise, and displays the
+result in a window that is set from the healthy geometry, so a finding never changes the brightness elsewhere.
+Conventions: lengths in cm, attenuation per cm, images (H, W) float32 in [0, 1] with bone bright.
+Race has no anatomy here, on purpose: nothing known says what in a radiograph would encode it.
+Everything is stylised by eye, nothing is fitted to patients: call its figures "simulated".
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from fairrecon_core.simulate import chest_anatomy as anatomy
+from fairrecon_core.simulate import chest_findings as findings
+from fairrecon_core.simulate.chest_anatomy import MU, Frame, Physique, Points, step
+from fairrecon_core.simulate.chest_findings import Layers, Site
+
+FINDINGS = (
+    "enlarged_cardiomediastinum",
+    "cardiomegaly",
+    "lung_lesion",
+    "edema",
+    "consolidation",
+    "pneumonia",
+    "atelectasis",
+    "pneumothorax",
+    "pleural_effusion",
+    "pleural_other",
+    "fracture",
+    "support_devices",
+)
+
+# A finding that is present has severity SEVERITY_FLOOR + SEVERITY_SCALE * Exp(1), dimensionless (benchmarks/learnability.py).
+SEVERITY_FLOOR: dict[str, float] = {
+    "enlarged_cardiomediastinum": 0.30,
+    "cardiomegaly": 0.30,
+    "lung_lesion": 0.50,
+    "edema": 0.15,
+    "consolidation": 0.40,
+    "pneumonia": 0.50,
+    "atelectasis": 0.30,
+    "pneumothorax": 0.15,
+    "pleural_effusion": 0.10,
+    "pleural_other": 0.50,
+    "fracture": 0.80,
+    "support_devices": 0.30,
+}
+SEVERITY_SCALE: dict[str, float] = {
+    "enlarged_cardiomediastinum": 1.0,
+    "cardiomegaly": 0.9,
+    "lung_lesion": 0.9,
+    "edema": 0.8,
+    "consolidation": 0.9,
+    "pneumonia": 1.0,
+    "atelectasis": 0.9,
+    "pneumothorax": 0.8,
+    "pleural_effusion": 0.8,
+    "pleural_other": 1.0,
+    "fracture": 1.2,
+    "support_devices": 0.8,
+}
+
+PHOTONS = 1.9e6  # per cm2 of the film at relative exposure 1 without a patient
+SCATTER_WIDTH = 2.6  # cm, standard deviation of the scatter kernel
+SCATTER_YIELD = 0.80  # scatter that reaches the detector, per primary lost from it
+
+
+@dataclass(frozen=True)
+class ChestPatient:
+    """One patient and one exposure.
+
+    Parameters
+    ----------
+    exogenous : tuple of int
+        Entropy of everything random: anatomy, places of findings, noise. Two patients that share it differ
+        only through the other fields.
+    severity : mapping of str to float
+        Severity >= 0 per finding; an absent finding counts as 0.
+    sex : float
+        Anatomical effect: +1 male, -1 female, 0 none.
+    age : float
+        (years - 60) / 17; 0 none.
+    view : {"PA", "AP"}
+        Standing at the wall stand, or bedside.
+    exposure : float
+        Relative photon exposure, > 0.
+    conspicuity : float
+        Factor >= 0 on every severity as the image shows it.
+    """
+
+    exogenous: tuple[int, ...]
+    severity: Mapping[str, float] = field(default_factory=dict)
+    sex: float = 0.0
+    age: float = 0.0
+    view: str = "PA"
+    exposure: float = 1.0
+    conspicuity: float = 1.0
+
+
+class ChestImage(NamedTuple):
+    """A rendered radiograph: `image` and `line_integral` are float32 (H, W), `latents` what drew them."""
+
+    image: np.ndarray
+    line_integral: np.ndarray
+    latents: dict
+
+
+def render(patient: ChestPatient, size: int = 128) -> ChestImage:
+    """Draw the radiograph of one patient.
+
+    Parameters
+    ----------
+    patient : ChestPatient
+    size : int
+        Pixels per side, even, at least 32. The chest keeps its shape at every size; the noise does not.
+
+    Returns
+    -------
+    chest : ChestImage
+        `image` in [0, 1]; `line_integral` the dimensionless exponent of Beer-Lambert; `latents` with
+        cardiothoracic_ratio, heart_width_cm, effusion_height_cm, lung_area_cm2, physique, lung (bool (H, W)).
+
+    Raises
+    ------
+    ValueError
+        On an unknown finding or view, a negative severity, conspicuity or exposure, or a size that is odd or below 32.
+
+    Examples
+    --------
+    >>> chest = render(ChestPatient(exogenous=(1, 7), severity={"cardiomegaly": 2.0}))
+    >>> chest.image.shape, chest.latents["cardiothoracic_ratio"] > 0.5
+    ((128, 128), True)
+    """
+    _check(patient, size)
+    seen = {name: patient.conspicuity * float(patient.severity.get(name, 0.0)) for name in FINDINGS}
+    person = anatomy.physique(
+        _stream(patient, "physique"), patient.sex, patient.age, float(patient.view == "AP"), patient.exposure
+    )
+    frame = Frame(size, person.scale, person.tilt, person.shift)
+    waves = anatomy.textures(_stream(patient, "textures"), size)
+    line_integral, latents = _line_integral(patient, seen, person, frame, waves)
+    noise = _stream(patient, "noise").standard_normal((size, size), dtype=np.float32)
+    signal = detect(line_integral, person.scatter, PHOTONS * person.exposure * frame.pixel**2, noise, frame.pixel)
+    return ChestImage(display(signal, person, frame.pixel), line_integral, latents)
+
+
+STREAMS = ("physique", "textures", "ribs", "vessels", "noise", *FINDINGS)  # append only: positions are seeds
+
+
+def _stream(patient: ChestPatient, name: str) -> np.random.Generator:
+    """The random stream of one part of one patient; no part can shift another's draws."""
+    return np.random.default_rng(np.random.SeedSequence(patient.exogenous, spawn_key=(STREAMS.index(name),)))
+
+
+def _check(patient: ChestPatient, size: int) -> None:
+    """Refuse bad input by name."""
+    if size < 32 or size % 2:
+        raise ValueError(f"size must be even and at least 32 pixels, got {size}")
+    if patient.view not in ("PA", "AP"):
+        raise ValueError(f"unknown view {patient.view!r}; choose 'PA' or 'AP'")
+    unknown = set(patient.severity) - set(FINDINGS)
+    if unknown:
+        raise ValueError(f"unknown finding {sorted(unknown)}; choose among {list(FINDINGS)}")
+    for name, value in {**patient.severity, "conspicuity": patient.conspicuity}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number >= 0, got {value}")
+    if not 0 < patient.exposure < math.inf:
+        raise ValueError(f"exposure must be a finite number > 0, got {patient.exposure}")
+    if not (math.isfinite(patient.sex) and math.isfinite(patient.age)):
+        raise ValueError(f"sex and age must be finite, got {patient.sex} and {patient.age}")
+
+
+# ---------------------------------------------------------------- from anatomy to line integrals
+
+
+def _line_integral(patient, seen, person: Physique, frame: Frame, waves) -> tuple[np.ndarray, dict]:
+    """Sum attenuation times path length over all structures; float32 (H, W), and the latents."""
+    body, fat = anatomy.body(frame, person)
+    depth, half_width = anatomy.cavity(frame, person)
+    dome = anatomy.diaphragm(frame, person, waves[0])
+    site = Site(frame, person, patient.view == "AP", half_width, dome, None, waves)
+    if seen["atelectasis"] > 0:
+        dome = dome - findings.raised_diaphragm(site, seen["atelectasis"], _stream(patient, "atelectasis"))
+    centre = anatomy.mediastinum(
+        frame, person, 0.20 * min(seen["cardiomegaly"], 4), 0.085 * min(seen["enlarged_cardiomediastinum"], 5)
+    )
+    lung = _aerated(frame, depth, dome, centre)
+    inside = np.clip(lung / 3, 0, 1)
+    site = Site(frame, person, patient.view == "AP", half_width, dome, inside, waves)
+    layers = Layers(*(np.zeros_like(lung) for _ in range(5)))
+    ribs = anatomy.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
+    for name, draw in _DRAWN.items():
+        if seen[name] > 0:
+            draw(layers, site, seen[name], _stream(patient, name))
+    if seen["fracture"] > 0:
+        ribs = findings.fracture(ribs, layers, site, seen["fracture"], _stream(patient, "fracture"))
+    vessels = anatomy.vessel_tree(person, _stream(patient, "vessels"), frame.pixel, 0.10 * min(seen["edema"], 4))
+
+    air, fluid = np.clip(layers.free_air, 0, 1), np.clip(layers.fluid, 0, 0.97)
+    filled = np.clip(layers.filled, 0, 0.92)
+    gas = anatomy.airways(frame, person) + anatomy.abdomen_gas(frame, person, waves[2], waves[4]) * step(
+        (frame.y - dome - 0.4) / 0.15
+    )
+    texture = 1 + 0.14 * waves[6] + 0.05 * waves[4] - 0.12 * person.emphysema
+    parenchyma = (1 - air) * (MU["lung"] * texture * (1 - filled) + MU["soft"] * filled)
+    total = MU["soft"] * (np.clip(body - lung - gas, 0, None) + layers.soft + 0.3 * centre.hila * inside)
+    total += lung * ((1 - fluid) * parenchyma + MU["soft"] * fluid)
+    total += 0.19 * anatomy.breasts(frame, person) - (MU["soft"] - MU["fat"]) * fat
+    mineral = anatomy.spine(frame, person) + anatomy.blade_and_humerus(frame, person)
+    mineral += anatomy.calcification(frame, person, waves[5])
+    total += (MU["bone"] - MU["soft"]) * (mineral * person.bone + layers.bone)
+    total *= 1 + 0.01 * waves[1]
+    total = np.where(body > 0, total, 0) + _deposited(
+        frame, person, ribs, vessels, np.clip(lung / 9, 0, 1) * (1 - air) * (1 - fluid), layers
+    )
+    latents = _latents(frame, site, centre, lung, seen)
+    return total.astype(np.float32, copy=False), latents
+
+
+_DRAWN = {
+    "consolidation": findings.consolidation,
+    "pneumonia": findings.pneumonia,
+    "edema": findings.edema,
+    "atelectasis": findings.atelectasis,
+    "lung_lesion": findings.lung_lesion,
+    "pneumothorax": findings.pneumothorax,
+    "pleural_effusion": findings.pleural_effusion,
+    "pleural_other": findings.pleural_other,
+    "support_devices": findings.support_devices,
+}
+
+
+def _aerated(frame: Frame, depth, dome, centre: anatomy.Mediastinum) -> np.ndarray:
+    """Path length (cm) through lung: the cavity less what lies in it, and a thin recess behind the diaphragm."""
+    outer = np.maximum(centre.heart, centre.vessels)
+    lung = depth - np.maximum(centre.core, outer) - 0.5 * np.minimum(centre.core, outer) - 0.5 * centre.hila
+    under = step((frame.y - dome) / 0.16)
+    recess = 0.16 * step((dome + 3.2 - frame.y) / 0.7)
+    return np.clip(lung, 0, None) * (1 - under * (1 - recess))
+
+
+def _deposited(frame: Frame, person: Physique, ribs, vessels: Points, aerated, layers: Layers) -> np.ndarray:
+    """Line integral of ribs, shoulder girdle, vessels and devices, splatted together."""
+    pixel = frame.pixel / frame.scale
+    bone = (MU["bone"] - MU["soft"]) * person.bone * 1.1
+    rib = anatomy.tube(ribs.x, ribs.y, ribs.radius, lambda s: 0.62 * anatomy.shell(s), pixel, ribs.stretch)
+    parts = [(rib, bone)] + [(points, bone) for points in anatomy.shoulder_girdle(person, pixel)]
+    parts += [(vessels, MU["soft"] * 1.35)] + layers.devices
+    x, y, mass = (np.concatenate([getattr(points, name).ravel() for points, _ in parts]) for name in Points._fields)
+    weight = np.repeat(np.array([mu for _, mu in parts], np.float32), [points.mass.size for points, _ in parts])
+    x, y = frame.place(x, y)
+    mass = mass * weight * np.float32(frame.scale**2)
+    first = sum(points.mass.size for points, _ in parts[: -1 - len(layers.devices)])
+    here = slice(first, first + vessels.mass.size)
+    mass[here] *= _nearest(aerated, x[here], y[here], frame)
+    return anatomy.splat(x, y, mass, frame.size)
+
+
+def _nearest(values: np.ndarray, x, y, frame: Frame) -> np.ndarray:
+    """Values of a map at film coordinates."""
+    column = np.clip((x / frame.pixel + frame.size / 2).astype(np.int32), 0, frame.size - 1)
+    row = np.clip((y / frame.pixel + frame.size / 2).astype(np.int32), 0, frame.size - 1)
+    return values.ravel()[row * frame.size + column]
+
+
+def _latents(frame: Frame, site: Site, centre: anatomy.Mediastinum, lung, seen) -> dict:
+    """What is known about the picture: widths and areas in patient centimetres."""
+    area = (frame.pixel / frame.scale) ** 2
+    inside = lung > 1.5
+    columns = np.flatnonzero((centre.heart > 1.0).any(axis=0))
+    width = (columns[-1] - columns[0] + 1) * frame.pixel / frame.scale
+    return {
+        "cardiothoracic_ratio": float(width / (2 * site.half_width.max())),
+        "heart_width_cm": float(width),
+        "effusion_height_cm": findings.fluid_height(site, seen["pleural_effusion"]),
+        "lung_area_cm2": float(inside.sum() * area),
+        "physique": site.person,
+        "lung": inside,
+    }
+
+
+# ---------------------------------------------------------------- from line integrals to an image
+
+
+def smooth(image: np.ndarray, width: float) -> np.ndarray:
+    """Nearly Gaussian blur of standard deviation `width` pixels: three moving averages, cheap at any width."""
+    side = 2 * round((math.sqrt(4 * width * width + 1) - 1) / 2) + 1
+    for _ in range(3):
+        image = ndimage.uniform_filter(image, side, mode="nearest")
+    return image
+
+
+def detect(line_integral: np.ndarray, scatter: float, photons: float, noise: np.ndarray, pixel: float) -> np.ndarray:
+    """Relative detector signal behind an object: Beer-Lambert, scatter, blur, photon noise.
+
+    Parameters
+    ----------
+    line_integral : ndarray, shape (H, W)
+    scatter : float
+        Share of primary radiation that turns into scatter, 0 none.
+    photons : float
+        Photons per pixel without an object; `inf` leaves out the noise.
+    noise : ndarray, shape (H, W)
+        Standard normal draws.
+    pixel : float
+        Side of a pixel in cm.
+
+    Returns
+    -------
+    signal : ndarray, float32, shape (H, W)
+        1 without an object; the noise variance is signal / photons.
+    """
+    primary = np.exp(-line_integral)
+    signal = (1 - scatter) * primary + (scatter * SCATTER_YIELD) * smooth(primary, SCATTER_WIDTH / pixel)
+    signal = ndimage.gaussian_filter(signal, 0.1 / pixel, truncate=3.0)
+    return signal + np.sqrt(signal / np.float32(photons)) * noise
+
+
+def levels(person: Physique) -> tuple[float, float]:
+    """Expected -log(signal) of healthy lung and mediastinum, from the geometry alone."""
+    depth = 18.3 + 1.9 * person.habitus
+    thorax = 13.2 * (1 + 0.04 * person.emphysema)
+    fat = (MU["soft"] - MU["fat"]) * (1.4 + 2.4 * max(person.habitus, 0.0))
+    lung = MU["soft"] * (0.95 * depth - thorax) + MU["lung"] * thorax * (1 - 0.12 * person.emphysema) - fat
+    lung += 0.13 * person.bone + 0.30 * person.breast**0.8
+    centre = MU["soft"] * depth - fat + 0.20 * person.bone
+    primary = [math.exp(-lung), math.exp(-centre)]
+    scatter = person.scatter * SCATTER_YIELD
+    behind_lung = scatter * (0.75 * primary[0] + 0.25 * primary[1])
+    behind_centre = scatter * (0.45 * primary[0] + 0.55 * primary[1])
+    return -math.log((1 - person.scatter) * primary[0] + behind_lung), -math.log(
+        (1 - person.scatter) * primary[1] + behind_centre
+    )
+
+
+def display(signal: np.ndarray, person: Physique, pixel: float) -> np.ndarray:
+    """Logarithm, window between lung and mediastinum, local contrast, shoulder and gamma; float32 in [0, 1]."""
+    low, high = levels(person)
+    dark, bright = person.window
+    value = (-np.log(np.maximum(signal, 1e-4)) - low) / (high - low)
+    value = np.clip(value, -1.0, 1.6)
+    value = value + person.sharpness * (value - smooth(value, 2.2 / pixel))
+    value = dark + (bright - dark) * value
+    knee = 0.56
+    value = np.where(value > knee, knee + (1 - knee) * np.tanh((value - knee) / (1 - knee) * 0.9), value)
+    value = np.clip(value, 0, 1) ** np.float32(person.gamma)
+    return value.astype(np.float32, copy=False)

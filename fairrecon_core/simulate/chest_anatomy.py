@@ -1,0 +1,563 @@
+"""The healthy chest as a sum of line integrals: body, lungs, mediastinum, bones, vessels.
+
+Conventions: lengths in cm at the patient; x grows to the right of the image (the patient's left), y grows
+downwards, the origin lies at the centre of the film. Thickness maps are float32 (H, W) in cm along the beam.
+Attenuation is per cm at an effective 60-70 keV (densities as in ICRU report 44).
+Every random draw is taken in a fixed order before an attribute is read, so attributes and findings move
+structures but never the draws. Shapes and sizes are stylised by eye and not fitted to patients.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+
+FIELD_OF_VIEW = 34.0  # cm, side of the square film
+MU = {"soft": 0.205, "fat": 0.178, "lung": 0.052, "bone": 0.60, "plastic": 0.95, "metal": 6.0}  # 1 / cm
+CYCLES = 40  # highest spatial frequency of the random textures, cycles per film
+N_RIBS = 10  # pairs
+APEX, BASE, HALF_WIDTH = -14.4, 4.8, 12.9  # cm: top of the lungs, widest level, half width there
+
+
+def step(value):
+    """Smooth step from 0 to 1: the logistic function, exact at 1/2 for 0."""
+    return 0.5 + 0.5 * np.tanh(0.5 * value)
+
+
+def chord(radius_squared):
+    """Half length of a unit ball's chord at a squared distance from its centre; 0 outside."""
+    return np.sqrt(np.clip(1 - radius_squared, 0, None))
+
+
+@dataclass(frozen=True)
+class Physique:
+    """Scalars that describe one patient and one exposure; cm, radians or relative to 1."""
+
+    scale: float  # body size times magnification
+    habitus: float  # 0 slim, 1 average, 2.5 obese
+    inspiration: float  # cm by which the diaphragm lies lower than average
+    heart: float  # relative size
+    bone: float  # relative mineral content
+    kyphosis: float
+    unfolding: float  # of the aorta
+    calcium: float  # of the aortic knob and rib cartilage, >= 0
+    breast: float  # relative size; 0 none
+    emphysema: float  # relative drop of lung density / 0.12
+    rotation: float  # shift of anterior against posterior structures, cm
+    tilt: float  # in-plane rotation, radians
+    shift: tuple[float, float]  # cm
+    scapula: float  # cm by which the scapulae lie over the lungs
+    exposure: float  # relative photon exposure
+    scatter: float  # share of scatter at the detector
+    gamma: float  # of the display
+    window: tuple[float, float]  # displayed level of lung and of mediastinum
+    sharpness: float  # local contrast enhancement
+    asymmetry: tuple[float, ...]  # 16 standard normal draws for shapes used once
+    share: tuple[float, ...]  # 8 uniform draws
+
+
+def physique(rng: np.random.Generator, sex: float, age: float, supine: float, exposure: float) -> Physique:
+    """Structural equations: exogenous draws and attributes give one patient's scalars.
+
+    `supine` is 1 for an AP exposure; views overlap on purpose, a bedside film is not always a bad one.
+    """
+    z = [float(v) for v in rng.standard_normal(40)]
+    share = tuple(float(v) for v in rng.uniform(size=8))
+    habitus = min(max(0.9 + 0.5 * z[1] + 0.1 * age, -0.3), 2.6)
+    female = 0.5 * abs(min(sex, 0.0)) * 2 * math.exp(0.25 * z[8] + 0.2 * (habitus - 0.9))
+    return Physique(
+        scale=math.exp(0.035 * z[0] + 0.05 * z[14] + 0.028 * sex + 0.02 * supine + 0.01),
+        habitus=habitus,
+        inspiration=0.9 * z[2] - 0.6 * supine - 0.35 * age,
+        heart=math.exp(0.055 * z[3] + 0.025 * age - 0.02 * sex + 0.045 * supine),
+        bone=min(max(math.exp(0.09 * z[4] - 0.1 * age + 0.03 * sex), 0.45), 1.4),
+        kyphosis=0.4 * age + 0.4 * z[5],
+        unfolding=min(max(0.5 + 0.45 * age + 0.35 * z[6], -0.3), 2.0),
+        calcium=min(max(0.55 * age + 0.35 * z[7] - 0.2, 0.0), 2.0),
+        breast=min(female, 2.2),
+        emphysema=min(max(0.3 * age + 0.5 * z[18], -1.0), 2.0),
+        rotation=0.55 * z[9] + 0.3 * supine * z[10],
+        tilt=math.radians((1.7 + 0.6 * supine) * z[11]),
+        shift=((0.55 + 0.35 * supine) * z[12], (0.75 + 0.35 * supine) * z[13]),
+        scapula=0.6 + 0.7 * z[19] + 0.9 * supine,
+        exposure=math.exp(0.25 * z[15] - 0.25 * supine) * exposure,
+        scatter=min(max(0.40 + 0.05 * z[16] + 0.04 * habitus + 0.03 * supine, 0.2), 0.7),
+        gamma=math.exp(0.10 * z[17]),
+        window=(0.20 + 0.045 * z[20], 0.74 + 0.035 * z[21]),
+        sharpness=0.45 * math.exp(0.25 * z[22]),
+        asymmetry=tuple(z[24:40]),
+        share=share,
+    )
+
+
+class Frame:
+    """The patient's coordinates of every pixel, and the way back from a point to the film.
+
+    `x`, `y` are float32 (size, size) in cm; `pixel` is the pixel's side in cm on the film.
+    """
+
+    def __init__(self, size: int, scale: float = 1.0, tilt: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)):
+        self.size, self.pixel, self.scale, self.shift = size, FIELD_OF_VIEW / size, scale, shift
+        self.cos, self.sin = math.cos(tilt), math.sin(tilt)
+        column, row = film(size)
+        column, row = column - np.float32(shift[0]), row - np.float32(shift[1])
+        self.x = (self.cos / scale) * column + (self.sin / scale) * row
+        self.y = (self.cos / scale) * row - (self.sin / scale) * column
+
+    def place(self, x, y):
+        """Film coordinates (cm) of points given in the patient's."""
+        return (
+            self.scale * (self.cos * x - self.sin * y) + self.shift[0],
+            self.scale * (self.sin * x + self.cos * y) + self.shift[1],
+        )
+
+    def box(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice]:
+        """Rows and columns that hold a rectangle of the patient's coordinates."""
+        x, y = self.place(np.array([left, right, left, right]), np.array([top, top, bottom, bottom]))
+        first = np.clip(np.floor(np.array([y.min(), x.min()]) / self.pixel + self.size / 2), 0, self.size).astype(int)
+        last = np.clip(np.ceil(np.array([y.max(), x.max()]) / self.pixel + self.size / 2), 0, self.size).astype(int)
+        return slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1]))
+
+
+@functools.lru_cache(maxsize=8)
+def film(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the film's columns (1, size) and rows (size, 1) in cm, float32."""
+    centre = (((np.arange(size) + 0.5) / size - 0.5) * FIELD_OF_VIEW).astype(np.float32)
+    return centre[None, :], centre[:, None]
+
+
+# ---------------------------------------------------------------- deposited structures
+
+
+class Points(NamedTuple):
+    """Material at points: patient coordinates (cm) and mass, thickness times area (cm3); equal shapes."""
+
+    x: np.ndarray
+    y: np.ndarray
+    mass: np.ndarray
+
+
+def splat(x: np.ndarray, y: np.ndarray, mass: np.ndarray, size: int) -> np.ndarray:
+    """Deposit masses on the film, shared bilinearly among the four nearest pixels.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+        Film coordinates, cm.
+    mass : ndarray, shape (n,)
+        Thickness times area (cm3), or that times an attenuation.
+
+    Returns
+    -------
+    thickness : ndarray, float32, shape (size, size)
+        Mean thickness per pixel; its sum times the pixel area is the mass that falls on the film.
+    """
+    # A margin of one pixel catches what the border shares with the outside; beyond it points are dropped.
+    side = size + 2
+    column = (x * (size / FIELD_OF_VIEW) + (size + 1) / 2).astype(np.float32)
+    row = (y * (size / FIELD_OF_VIEW) + (size + 1) / 2).astype(np.float32)
+    inside = (column >= 0) & (column < side - 1) & (row >= 0) & (row < side - 1)
+    column, row, mass = column[inside], row[inside], mass[inside]
+    j, i = column.astype(np.int32), row.astype(np.int32)
+    right, down = column - j, row - i
+    lower, first = mass * down, i * side + j
+    upper = mass - lower
+    flat = np.bincount(
+        np.concatenate([first, first + 1, first + side, first + side + 1]),
+        np.concatenate([upper - upper * right, upper * right, lower - lower * right, lower * right]),
+        minlength=side * side,
+    )
+    return (flat.reshape(side, side)[1:-1, 1:-1] * (size / FIELD_OF_VIEW) ** 2).astype(np.float32)
+
+
+def solid(offset):
+    """Thickness of a rod across its diameter, per radius."""
+    return 2 * chord(offset * offset)
+
+
+def shell(offset, wall: float = 0.26, marrow: float = 0.2):
+    """Mineral thickness of a tubular bone across its diameter: a dense wall around a porous inside."""
+    inner = np.sqrt(np.clip((1 - wall) ** 2 - offset * offset, 0, None))
+    return 2 * (chord(offset * offset) - (1 - marrow) * inner)
+
+
+def tube(x, y, radius, profile, pixel: float, stretch=1.0) -> Points:
+    """Samples of bent tubes.
+
+    Parameters
+    ----------
+    x, y, radius : ndarray, shape (..., n)
+        Axis and radius along each tube, cm.
+    profile : callable
+        Thickness per radius at an offset in (-1, 1) across the tube.
+    pixel : float
+        Spacing of the samples across, cm.
+    stretch : ndarray or float, shape (..., n)
+        Path length along the beam relative to the projection (a rib's margin runs along the beam).
+    """
+    dx, dy = np.gradient(x, axis=-1), np.gradient(y, axis=-1)
+    length = np.sqrt(dx * dx + dy * dy) + np.float32(1e-6)
+    n_across = max(3, math.ceil(1.5 * float(np.max(radius)) / pixel) | 1)
+    offset = ((np.arange(n_across) + 0.5) / n_across * 2 - 1).astype(np.float32)
+    weight = profile(offset) * np.float32(2 / n_across)
+    mass = (radius * radius * length * stretch)[..., None] * weight
+    across = radius[..., None] * offset
+    return Points(
+        x[..., None] - (dy / length)[..., None] * across, y[..., None] + (dx / length)[..., None] * across, mass
+    )
+
+
+# ---------------------------------------------------------------- soft tissue and air
+
+
+def body(frame: Frame, person: Physique) -> tuple[np.ndarray, np.ndarray]:
+    """Thickness (cm) of the body and the part of it that is fat."""
+    x, y, habitus = np.abs(frame.x), frame.y, person.habitus
+    shoulder = np.clip((y + 18.3) / 6.5, 0, 1)
+    half = 5.4 + 14.6 * shoulder * np.sqrt(shoulder) + (1.2 * habitus - 1.2) * step((y - 4) / 4)
+    depth = (18.3 + 1.9 * habitus) * (0.80 + 0.20 * step((y + 11) / 2)) * (1 + 0.06 * step((y - 7) / 2))
+    ratio = np.minimum(x / half, 1)
+    thickness = depth * np.sqrt(1 - ratio * ratio * np.sqrt(ratio))
+    return thickness, (1.4 + 2.4 * max(habitus, 0.0)) * np.minimum(thickness / 4, 1)
+
+
+def cavity(frame: Frame, person: Physique) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of the thoracic cavity along the beam and its half width at each level, both cm."""
+    level = np.clip((BASE - frame.y) / (BASE - APEX), 0, 1)
+    square = level * level
+    width = HALF_WIDTH * (1 + 0.01 * person.inspiration) * np.sqrt(1 - square * np.sqrt(level))
+    width = width * (1 - 0.012 * np.clip(frame.y - BASE, 0, None))
+    depth = 14.8 * (1 + 0.04 * person.emphysema) * (1 - square) * (1 - 0.35 * square * square)
+    ratio = np.minimum(np.abs(frame.x) / (width + np.float32(1e-3)), 1)
+    return depth * np.sqrt(1 - ratio * ratio * np.sqrt(ratio)), width
+
+
+def diaphragm(frame: Frame, person: Physique, wave: np.ndarray) -> np.ndarray:
+    """Level (cm) of the diaphragm at each column; `wave` makes the domes uneven."""
+    right, z = frame.x < 0, person.asymmetry
+    top = np.where(right, np.float32(8.0 + 0.3 * z[0]), np.float32(9.1 + 0.35 * z[1])) + 0.9 * person.inspiration
+    from_top = frame.x - np.where(right, np.float32(-6.4), np.float32(6.8))
+    angle = np.clip((np.abs(frame.x) - 9.8) / 3, 0, None)
+    return top + (0.045 + 0.006 * z[2]) * from_top * from_top + 2.2 * angle * angle + 0.16 * wave
+
+
+class Mediastinum(NamedTuple):
+    """Heart, great vessels and hila: cm of soft tissue each."""
+
+    heart: np.ndarray
+    vessels: np.ndarray
+    core: np.ndarray
+    hila: np.ndarray
+
+
+def mediastinum(frame: Frame, person: Physique, growth: float = 0.0, widening: float = 0.0) -> Mediastinum:
+    """Thickness maps of heart, great vessels, central soft tissue and hila.
+
+    `growth` is the relative enlargement of the heart and `widening` that of the upper mediastinum, 0 when healthy.
+    """
+    wide, turn, ao = 1 + widening, person.rotation, person.unfolding
+    x, y = frame.x, frame.y
+
+    def ellipsoid(cx, cy, a, b, angle, depth):
+        out = np.zeros_like(x)
+        reach = max(a, b)
+        box = frame.box(cx - reach, cx + reach, cy - reach, cy + reach)
+        out[box] = depth * chord(-implicit(x[box], y[box], cx, cy, a, b, angle) + 1)
+        return out
+
+    knob = ellipsoid(2.0 * wide + 0.45 * ao + turn, -6.9 - 0.3 * ao, (1.5 + 0.22 * ao) * wide, 1.8 + 0.2 * ao, 0, 7.5)
+    artery = ellipsoid(2.4 + turn + 0.2 * (wide - 1), -3.2, 1.3 * wide, 1.9, 0.3, 5.5)
+    box = frame.box(-5.5, 6.5, -18, 18)
+    bx, by = x[box], y[box]
+    rod = lambda centre, half, depth: depth * chord(((bx - centre) / half) ** 2)
+    tall = np.zeros_like(x)
+    descending = rod(1.5 + 0.5 * ao + turn, 1.3 + 0.1 * ao, 5.2) * step((by + 6.3) / 0.5)
+    ascending = rod(-(1.3 + 0.25 * ao) * wide + 0.6 * turn, 1.9 * wide, 7.5)
+    ascending = ascending * step((by + 8.5) / 1.2) * step((2.5 - by) / 1.0)
+    cava = rod(-1.5 * wide + 0.5 * turn, 1.35 * wide, 6.0) * step((2 - by) / 1.5) * step((by + 13) / 1.5)
+    tall[box] = np.maximum(np.maximum(descending, ascending), cava)
+    core = np.zeros_like(x)
+    edge = 2.5 * wide + 0.25 * np.sin(0.5 * by + 3 * person.asymmetry[4]) + 0.5 * step((-9 - by) / 1.5)
+    core[box] = 12.5 * np.clip(1 - np.abs((bx - 0.4 * turn) / edge) ** 3, 0, None) * (0.95 - 0.4 * step((by - 1) / 1.5))
+    hila = np.maximum(
+        ellipsoid(-3.9 + turn, -0.6, 1.5, 2.5, 0.25, 2.6), ellipsoid(4.0 + turn, -1.9, 1.35, 2.0, -0.3, 2.6)
+    )
+    return Mediastinum(heart(frame, person, growth), np.maximum(np.maximum(knob, artery), tall), core, hila)
+
+
+def implicit(x, y, cx, cy, a, b, angle):
+    """1 at the centre of an ellipse, 0 on its border, negative outside."""
+    c, s = math.cos(angle), math.sin(angle)
+    dx, dy = x - cx, y - cy
+    return 1 - ((c * dx + s * dy) / a) ** 2 - ((c * dy - s * dx) / b) ** 2
+
+
+def heart(frame: Frame, person: Physique, growth: float) -> np.ndarray:
+    """Thickness (cm) of the heart: four ellipses joined smoothly, so that its border has no notches."""
+    size, turn, z = person.heart * (1 + growth), person.rotation, person.asymmetry
+    low = 5.0 + 0.75 * person.inspiration - 2.4 * (size - 1)
+    box = frame.box(-9 * size - 2, 11 * size + 2, low - 13, low + 8)
+    x, y = frame.x[box], frame.y[box]
+    parts = (
+        implicit(x, y, 2.3 * size + turn, low, 6.7 * size, 4.7 * size, 0.60 + 0.06 * z[3]),
+        implicit(x, y, -1.3 + 0.3 * turn, low - 0.2, 3.6 * size * (1 + 0.2 * (size - 1)), 4.6 * size, 0.1),
+        implicit(x, y, 1.2 + turn, low - 4.4, 3.5 * size**0.7, 4.6, -0.25),
+        implicit(x, y, 2.5 + turn, low - 7.2, 1.7, 2.6, 0.2),
+    )
+    total = sum(np.exp(5 * np.clip(part, -4, 2)) for part in parts)
+    out = np.zeros_like(frame.x)
+    out[box] = 12.5 * size * np.sqrt(np.clip(np.log(total) / 5 - 0.06, 0, None))
+    return out
+
+
+def airways(frame: Frame, person: Physique) -> np.ndarray:
+    """Air (cm) in the trachea and the main bronchi."""
+    out = np.zeros_like(frame.x)
+    box = frame.box(-5, 5, -18, 0)
+    x, y = frame.x[box] - (0.5 * person.rotation + 0.12 * person.asymmetry[4] - 0.2 * person.unfolding), frame.y[box]
+    trachea = 1.7 * chord(((x - 0.02 * (y + 8)) / 0.85) ** 2) * step((-3.6 - y) / 0.35)
+    left = chord(((x - 1.25 * (y + 3.9)) / 0.62) ** 2) * step((-1.2 - y) / 0.3)
+    right = chord(((x + 0.75 * (y + 3.9)) / 0.60) ** 2) * step((-0.9 - y) / 0.3)
+    out[box] = trachea + 0.9 * (left + right) * step((y + 4) / 0.25)
+    return out
+
+
+def abdomen_gas(frame: Frame, person: Physique, coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Gas (cm) in the stomach, with a ragged border and mostly a fluid level, and some in the colon."""
+    z, out = person.asymmetry, np.zeros_like(frame.x)
+    cx, cy = 5.6 + 1.3 * z[5], 11.2 + 0.9 * person.inspiration + 0.5 * z[6]
+    a, b = 2.6 * math.exp(0.3 * z[7]), 1.6 * math.exp(0.25 * z[8])
+    box = frame.box(cx - 7, cx + 9, cy - 4, cy + 6)
+    x, y = frame.x[box], frame.y[box]
+    ragged = 0.45 * coarse[box] + 0.25 * fine[box]
+    stomach = np.clip(implicit(x, y, cx, cy, a, b, 0.25 * z[9]) + ragged, 0, 1)
+    if person.share[1] < 0.6:
+        stomach = stomach * step((cy + 0.3 * b - y) / 0.12)
+    colon = np.clip(implicit(x, y, cx + 2.5, cy + 2.2, 4.2, 1.6, 0.3) * 0.8 + 1.2 * ragged - 0.4, 0, 1)
+    out[box] = (2.4 * np.sqrt(stomach) if person.share[0] < 0.6 else 0) + (1.6 if person.share[2] < 0.5 else 0) * colon
+    return out
+
+
+def breasts(frame: Frame, person: Physique) -> np.ndarray:
+    """Thickness (cm) of the breasts: they fade towards the breast bone and end sharply below."""
+    if person.breast < 0.02:
+        return np.zeros_like(frame.x)
+    size, sag = math.sqrt(person.breast), 0.5 * person.asymmetry[10]
+    dx, dy = np.abs(frame.x) - (7.6 + 0.4 * size), frame.y - (3.0 + 0.9 * size + sag)
+    dy = dy - 0.15 * person.asymmetry[11] * np.sign(frame.x)
+    wide, tall = np.where(dx < 0, np.float32(8.2), np.float32(6.0)), np.where(dy < 0, np.float32(8.5), np.float32(4.4))
+    inside = np.clip(1 - (dx / (wide * size)) ** 2 - (dy / (tall * size)) ** 2, 0, None)
+    soft = np.where(dy < 0, inside, np.sqrt(inside)) * np.where(dx < 0, np.sqrt(inside), 1)
+    return 3.1 * person.breast**0.8 * soft
+
+
+# ---------------------------------------------------------------- bones and vessels
+
+
+class Ribs(NamedTuple):
+    """Axes of the ribs, shape (10, 2 sides, n): position, radius and stretch along the beam; `angle` is (10, n)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    stretch: np.ndarray
+    angle: np.ndarray
+
+
+def rib_axes(person: Physique, rng: np.random.Generator, pixel: float) -> Ribs:
+    """Ten pairs of arcs from the spine (angle 0) round the chest wall to the front, each a little irregular."""
+    jitter = rng.standard_normal((5, N_RIBS, 2, 1)).astype(np.float32)
+    smooth = np.cumsum(0.12 * rng.standard_normal((N_RIBS, 1, 1)), axis=0).astype(np.float32)
+    n, pair = math.ceil(36 / pixel), np.arange(N_RIBS, dtype=np.float32)
+    end = np.radians(np.where(pair < 7, 152 - 2.2 * pair, 124 - 6 * (pair - 7)))[:, None]
+    angle = (0.02 + (end - 0.02) * np.linspace(0, 1, n)).astype(np.float32)  # (10, n)
+    top = (-13.0 + 2.33 * pair)[:, None, None] + smooth + 0.16 * jitter[0]  # (10, 2, 1)
+    sag = 0.9 * person.kyphosis + 0.35 * person.inspiration
+    drop = (5.2 + 0.75 * np.minimum(pair, 6))[:, None, None] * (1 + 0.042 * sag)
+    drop = drop + 0.35 * sag * (0.3 + 0.07 * pair)[:, None, None] + 0.30 * jitter[1]
+    level = np.clip((BASE - top - 0.5 * drop) / (BASE - APEX), 0, 1)
+    reach = HALF_WIDTH * (1 + 0.01 * person.inspiration) * np.sqrt(np.maximum(1 - level**2.5, 0.05))
+    reach = reach * (1 - 0.012 * np.clip(top + 0.5 * drop - BASE, 0, None)) + 0.45
+    theta = angle[:, None, :]  # (10, 1, n)
+    side = np.array([-1, 1], np.float32)[None, :, None]
+    x = side * (2.0 + (reach - 2.0) * np.sin(theta) ** np.float32(0.92)) + 0.3 * person.rotation
+    bend = 0.33 * np.sin(2 * theta) - (0.10 + 0.10 * jitter[2]) * np.sin(3 * theta + jitter[3])
+    y = top + drop * (1 - np.cos(theta)) / 2 - bend
+    radius = np.where(pair > 0, np.float32(0.64), np.float32(0.8))[:, None, None] * np.exp(0.07 * jitter[4])
+    radius = radius * (1 + 0.08 * np.cos(theta))
+    along = np.hypot(np.gradient(x, axis=-1), np.gradient(y, axis=-1))
+    depth = 7.5 * np.gradient(-np.cos(theta), axis=-1)
+    stretch = np.clip(np.sqrt(along**2 + depth**2) / (along + 1e-3), 1, 2.4) * (0.82 + 0.18 * np.cos(theta))
+    return Ribs(*(np.asarray(v, np.float32) for v in (x, y, radius, stretch, angle)))
+
+
+def curve(knots, n: int) -> np.ndarray:
+    """Smooth curve through knots, shape (..., k, 2) -> (..., n, 2) (Catmull-Rom)."""
+    knots = np.asarray(knots, np.float32)
+    first, last = 2 * knots[..., :1, :] - knots[..., 1:2, :], 2 * knots[..., -1:, :] - knots[..., -2:-1, :]
+    padded = np.concatenate([first, knots, last], axis=-2)
+    t = np.linspace(0, knots.shape[-2] - 1, n, dtype=np.float32)
+    k = np.minimum(t.astype(int), knots.shape[-2] - 2)
+    u = (t - k)[:, None]
+    a, b, c, d = (padded[..., k + i, :] for i in range(4))
+    return 0.5 * (2 * b + (c - a) * u + (2 * a - 5 * b + 4 * c - d) * u * u + (3 * b - a - 3 * c + d) * u * u * u)
+
+
+def shoulder_girdle(person: Physique, pixel: float) -> list[Points]:
+    """Clavicles and the borders of the scapulae."""
+    z, over, out = person.asymmetry, person.scapula, []
+    lift = 0.5 * over
+    for side, uneven in ((-1, 0.35 * z[12]), (1, -0.35 * z[12])):
+        clavicle = curve(
+            [
+                (side * 1.6 + 0.5 * person.rotation, -10.4 - 0.5 * lift),
+                (side * 4.5, -11.3 - 0.4 * lift + uneven),
+                (side * 8.5, -12.0 - 0.6 * lift + uneven),
+                (side * 12.0, -13.3 - 0.4 * lift + 1.5 * uneven),
+                (side * 15.5, -13.8 + 1.5 * uneven),
+            ],
+            math.ceil(22 / pixel),
+        )
+        along = np.linspace(0, 1, len(clavicle), dtype=np.float32)
+        thick = 0.55 + 0.28 * (2 * along - 0.9) ** 2
+        out.append(tube(clavicle[:, 0], clavicle[:, 1], thick, lambda s: 0.8 * shell(s), pixel))
+        x = 14.4 - over + 0.3 * uneven
+        border = [(x + 1.2, -11.2), (x, -7), (x + 0.3, -2.5), (x + 1.6, 1.0), (x + 3.0, -2.0), (x + 4.0, -8.5)]
+        scapula = curve([(side * a, b) for a, b in border], math.ceil(34 / pixel))
+        out.append(
+            tube(scapula[:, 0], scapula[:, 1], np.full(len(scapula), 0.4, np.float32), lambda s: 0.55 * solid(s), pixel)
+        )
+    return out
+
+
+def blade_and_humerus(frame: Frame, person: Physique) -> np.ndarray:
+    """Mineral thickness (cm) of the scapular blades and the heads of the humeri."""
+    x, y = np.abs(frame.x), frame.y
+    out = np.zeros_like(x)
+    rows = frame.box(-17, 17, -17, 2)[0]
+    x, y = x[rows], y[rows]
+    blade = 0.18 * step(8 * (1 - ((x - (16.4 - person.scapula)) / 2.1) ** 2 - ((y + 5.5) / 5.8) ** 2))
+    distance = (x - 17.6) ** 2 + (y + 11.6) ** 2
+    humerus = 2.2 * chord(distance / 6.2) - 1.5 * chord(distance / 4.8)
+    out[rows] = blade + np.clip(humerus, 0, None)
+    return out
+
+
+def spine(frame: Frame, person: Physique) -> np.ndarray:
+    """Mineral thickness (cm) of vertebral bodies, end plates, pedicles and processes."""
+    z, out = person.asymmetry, np.zeros_like(frame.x)
+    box = frame.box(-4, 4, -19, 19)
+    y = frame.y[box] + 0.05 * frame.x[box] * z[13]
+    x = frame.x[box] - 0.25 * person.rotation - 0.05 * z[14] * y - 0.3 * z[15] * np.sin(0.17 * y)
+    phase = ((y + 13.2) / 2.28) % np.float32(1.0)
+    across = np.abs(x) / 1.65
+    hump = lambda value, centre, width: np.exp(-(((value - centre) / width) ** 2))
+    centrum = chord(across**4)
+    disc = step((phase - 0.86) / 0.03) + step((0.06 - phase) / 0.03)
+    plates = hump(phase, 0.10, 0.06) + hump(phase, 0.80, 0.06)
+    bone = centrum * (0.26 - 0.20 * disc + 0.10 * plates)
+    bone = bone + 0.28 * hump(across, 0.68, 0.16) * hump(phase, 0.35, 0.17) * centrum
+    bone = bone + 0.20 * hump(across, 0, 0.14) * hump(phase, 0.62, 0.16)
+    bone = bone + 0.10 * hump(across, 1, 0.08) * (1 - disc)
+    out[box] = bone + 0.25 * hump(across, 1.4, 0.55) * hump(phase, 0.30, 0.16)
+    return out
+
+
+def calcification(frame: Frame, person: Physique, speckle: np.ndarray) -> np.ndarray:
+    """Mineral (cm) in the wall of the aortic knob and in the rib cartilages of older patients."""
+    out = np.zeros_like(frame.x)
+    if person.calcium <= 0:
+        return out
+    ao = person.unfolding
+    box = frame.box(-7, 7, -10, 10)
+    x, y = frame.x[box], frame.y[box]
+    kx, ky = x - (2.0 + 0.45 * ao + person.rotation), y + 6.9 + 0.3 * ao
+    radius = np.hypot(kx / (1.5 + 0.22 * ao), ky / (1.8 + 0.2 * ao))
+    wall = np.exp(-(((radius - 0.93) / 0.07) ** 2)) * step((kx - 0.2) / 0.2)
+    strip = np.exp(-(((np.abs(x) - 5 - 0.25 * (y - 2)) / 1.3) ** 2)) * step((y + 2) / 1.5) * step((8 - y) / 1.5)
+    out[box] = person.calcium * (0.16 * wall + 0.13 * strip * np.clip(speckle[box] - 0.7, 0, None))
+    return out
+
+
+def vessel_tree(person: Physique, rng: np.random.Generator, pixel: float, swelling: float = 0.0) -> Points:
+    """Pulmonary vessels: eight roots at each hilum, branching four times; `swelling` widens them relatively."""
+    n_roots, sides = 8, np.array([[-1.0], [1.0]], np.float32)
+    normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
+    angle = np.linspace(-1.45, 1.5, n_roots, dtype=np.float32) + 0.18 * normal(2, n_roots)
+    x = np.array([[-3.3], [3.5]], np.float32) + person.rotation + 0.75 * normal(2, n_roots)
+    y = np.array([[-0.8], [-1.6]], np.float32) + 0.75 * normal(2, n_roots)
+    radius = (0.50 + 0.06 * normal(2, n_roots)) * (0.95 + 0.35 * step(1.5 * angle))
+    length = 2.7 * (1 + 0.25 * normal(2, n_roots))
+    out = []
+    for generation in range(5):
+        n = max(4, math.ceil(1.25 * 2.7 * 0.8**generation / pixel))
+        t = ((np.arange(n) + 0.5) / n).astype(np.float32)
+        dx, dy = sides * np.cos(angle), np.sin(angle)
+        bend = 0.22 * normal(*angle.shape) * length
+        px = x[..., None] + (dx * length)[..., None] * t - (dy * bend)[..., None] * t * t
+        py = y[..., None] + (dy * length)[..., None] * t + (dx * bend)[..., None] * t * t
+        out.append(
+            rods(px, py, dx, dy, radius[..., None] * (1 - 0.22 * t) * (1 + swelling), (length / n)[..., None], pixel)
+        )
+        x, y = x + dx * length - dy * bend, y + dy * length + dx * bend
+        spread = 0.42 + 0.12 * normal(*angle.shape)
+        angle = np.concatenate([angle + spread, angle - 0.9 * spread], axis=1)
+        x, y = np.tile(x, 2), np.tile(y, 2)
+        radius = np.tile(radius, 2) * 0.78
+        length = np.tile(length, 2) * 0.8 * (1 + 0.15 * normal(*angle.shape))
+    return Points(*(np.concatenate([getattr(p, name) for p in out]) for name in Points._fields))
+
+
+def rods(x, y, dx, dy, radius, spacing, pixel: float) -> Points:
+    """Three-strand samples of thin round vessels, flattened to one axis."""
+    n_across = 3 if float(radius.max()) < 1.2 * pixel else 5
+    offset = ((np.arange(n_across) + 0.5) / n_across * 2 - 1).astype(np.float32)
+    weight = 2 * chord(offset * offset) * np.float32(2 / n_across)
+    across = radius[..., None] * offset
+    mass = (radius * radius * spacing)[..., None] * weight
+    return Points(
+        (x[..., None] - dy[..., None, None] * across).ravel(),
+        (y[..., None] + dx[..., None, None] * across).ravel(),
+        mass.ravel(),
+    )
+
+
+# ---------------------------------------------------------------- textures
+
+
+@functools.lru_cache(maxsize=8)
+def _spectra(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the low frequencies a film of this size can hold, and the filters of `textures`."""
+    cycles = np.arange(-CYCLES, CYCLES)
+    square = (cycles[:, None] ** 2 + cycles[None, :] ** 2) / FIELD_OF_VIEW**2
+    filters = [np.exp(-(math.pi**2) * square * width**2) for width in (3.0, 1.2, 0.5)]
+    filters.append(1 / (0.01 + square) ** 0.9)
+    for shape in filters:
+        shape[CYCLES, CYCLES] = 0  # no constant part
+    centre = np.exp(1j * math.pi / size * (cycles[:, None] + cycles[None, :]))  # samples lie at pixel centres
+    filters = np.stack([shape / math.sqrt((shape**2).sum()) * centre for shape in filters])
+    keep = np.abs(cycles + 0.5) < size / 2
+    return np.flatnonzero(keep), filters.astype(np.complex64)
+
+
+def textures(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Random fields of unit variance, the same pattern at every film size.
+
+    Returns
+    -------
+    fields : ndarray, float32, shape (8, size, size)
+        Two each with correlation lengths of 3, 1.2 and 0.5 cm, and two with a power law, as of fine lung structure.
+    """
+    keep, filters = _spectra(size)
+    fields = np.empty((8, size, size), np.float32)
+    for k, shape in enumerate(filters):
+        noise = rng.standard_normal((2 * CYCLES, 2 * CYCLES, 2), dtype=np.float32).view(np.complex64)[..., 0]
+        spectrum = np.zeros((size, size), np.complex64)
+        where = (keep - CYCLES) % size
+        spectrum[where[:, None], where] = (noise * shape)[keep[:, None], keep]
+        field = scipy.fft.ifft2(spectrum, norm="forward", overwrite_x=True)
+        fields[2 * k], fields[2 * k + 1] = field.real, field.imag
+    return fields
