@@ -213,7 +213,7 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         tilt=np.tan(np.radians([3 * z[4], 3 * z[5]])),
         shift=(2 * z[6], 2 * z[7]),
         ventricle=float(np.clip(0.40 * patient.age + 0.06 * patient.sex + 0.28 * z[8], -0.8, 1.5)),  # log size
-        atrophy=float(np.clip(0.55 * patient.age + 0.30 * z[9], -1, 2)),
+        atrophy=float(np.clip(0.15 + 0.45 * patient.age + 0.30 * z[9], -0.5, 1.8)),
         lesions=0.65 * patient.age + 0.60 * z[10],
         iron=float(np.clip(0.5 + 0.3 * patient.age + 0.15 * z[11], 0, 1.5)),
         grey_tone=1 + 0.03 * z[12],
@@ -349,8 +349,8 @@ def _tissue(person, place, prior, values):
     deep = np.clip(3 * potential, 0, 1)  # 1 at the ventricles
     # Sulci widen with atrophy; much less at the basal cisterns, which would fall apart.
     widening = person.atrophy * (1 - deep) * (0.25 + 0.75 * _sigmoid((z + 4) / 4))
-    nuclei = np.exp(-((((np.abs(x) - 15) / 17) ** 4) + ((y + 3) / 26) ** 4 + ((z - 5) / 17) ** 4))
-    sharp = (1 - 0.55 * nuclei) / 0.45  # nuclei keep the graded tone of the atlas
+    nuclei = np.exp(-(((np.abs(x) - 15) / 17) ** 2) ** 2 - (((y + 3) / 26) ** 2) ** 2 - (((z - 5) / 17) ** 2) ** 2)
+    sharp = (1 - 0.5 * nuclei) / 0.52  # nuclei keep the graded tone of the atlas
     rough = 0.38 * (1 - nuclei)
     log_grey = np.log(grey + 0.02) + rough * noise[0] - 0.25 * widening * (csf > 0.03)
     log_white = np.log(white + 0.02) + rough * noise[1]
