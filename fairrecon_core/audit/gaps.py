@@ -1,0 +1,212 @@
+"""Gaps between the best and the worst group: honest intervals, the gap that noise alone gives, corrected dispersion.
+
+A max-min gap is never below zero, grows with the number of groups and with their smallness, and its bootstrap is biased
+upwards; percentile and BCa intervals of it do not cover (0 % at no gap). Here instead:
+
+- `range_interval`: simultaneous intervals of all pairs of groups give [max lower bound, max upper bound] of the gap.
+- `change_interval`: the same for arm minus baseline, over the pairs that can be the extreme ones.
+- `null_means`, `noise_band`: what the gap would be were all groups alike, at these group sizes and clusters.
+- `dispersion`: spread between groups with the sampling variance taken out (Lum et al. 2022, "double-corrected").
+
+Axes as in `groups`: S strata, A arms, G groups, B resamples. For EODD join the strata of TPR and FPR in `together`,
+then average (or take the larger of) their values, lower and upper bounds: bounds of one set hold simultaneously.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fairrecon_core.audit.engine import Stratum, cell_sums
+from fairrecon_core.audit.groups import GroupMeans
+from fairrecon_core.audit.inference import contrast
+
+MAX_PROFILES = 400  # more distinct patients than this: draw patients by index instead of counting profiles
+
+
+class Gap(NamedTuple):
+    """Value and bounds, each of shape (S, A), or (S, A - 1) for a change; NaN with fewer than two estimable groups."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def group_range(values: np.ndarray) -> np.ndarray:
+    """Largest minus smallest over the last axis; NaN entries are left out, NaN where fewer than two are defined."""
+    defined = ~np.isnan(values)
+    top = np.max(values, axis=-1, where=defined, initial=-np.inf)
+    bottom = np.min(values, axis=-1, where=defined, initial=np.inf)
+    return np.where(defined.sum(axis=-1) > 1, top - bottom, np.nan)
+
+
+def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05) -> Gap:
+    """Max-min gap of each stratum and arm, with an interval that also holds where there is no gap.
+
+    Parameters
+    ----------
+    together : sequence of sequences of int, optional
+        Strata whose bounds are to hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each
+        alone.
+
+    Returns
+    -------
+    Gap, arrays (S, A)
+        The bounds are centred on rates with two pseudo-patients per group, the value is the plain gap.
+    """
+    n_strata, n_arms = result.value.shape[:2]
+    low, high = np.full((2, n_strata, n_arms), np.nan)
+    deviations = contrast(result, "level").deviations
+    for strata in [(s,) for s in range(n_strata)] if together is None else together:
+        for a in range(n_arms):
+            pairs = [_Pairs.of(result.smoothed[s, a], deviations[:, s, a]) for s in strata]
+            width = _simultaneous(pairs, alpha)
+            for s, pair in zip(strata, pairs):
+                if pair.difference.size:
+                    low[s, a] = max(0.0, (np.abs(pair.difference) - width * pair.se).max())
+                    high[s, a] = (np.abs(pair.difference) + width * pair.se).max()
+    return Gap(group_range(result.value), low, high)
+
+
+def change_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05) -> Gap:
+    """Change of the max-min gap from the baseline to each arm, with an interval.
+
+    The gap can only have changed by the signed change of a pair that may be extreme: the bounds run over the pairs
+    whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above).
+    With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0.
+
+    Returns
+    -------
+    Gap, arrays (S, A - 1)
+    """
+    n_strata, n_arms = result.value.shape[:2]
+    gap = group_range(result.value)
+    low, high = np.full((2, n_strata, n_arms - 1), np.nan)
+    level = contrast(result, "level").deviations
+    moved, change = result.value[:, 1:] - result.value[:, :1], contrast(result, "change").deviations
+    for strata in [(s,) for s in range(n_strata)] if together is None else together:
+        before = [_Pairs.of(result.smoothed[s, 0], level[:, s, 0]) for s in strata]
+        for a in range(1, n_arms):
+            after = [_Pairs.of(result.smoothed[s, a], level[:, s, a]) for s in strata]
+            move = [_Pairs.of(moved[s, a - 1], change[:, s, a - 1]) for s in strata]
+            width = _simultaneous(before + after + move, alpha)
+            for i, s in enumerate(strata):
+                if move[i].difference.size:
+                    lower, upper = move[i].bounds(width)
+                    low[s, a - 1] = lower[before[i].may_be_widest(width)].min()
+                    high[s, a - 1] = upper[after[i].may_be_widest(width)].max()
+    return Gap(gap[:, 1:] - gap[:, :1], low, high)
+
+
+class _Pairs(NamedTuple):
+    """All pairs of estimable groups: difference and standard error (pairs,), standardised deviations (B, pairs)."""
+
+    difference: np.ndarray
+    se: np.ndarray
+    deviations: np.ndarray
+
+    @classmethod
+    def of(cls, value: np.ndarray, deviations: np.ndarray) -> "_Pairs":
+        groups = np.flatnonzero(~np.isnan(value))
+        first, second = (groups[index] for index in np.triu_indices(len(groups), 1))
+        columns = np.ascontiguousarray(deviations.T)
+        moved = np.where(np.isfinite(columns), columns, 0)  # a group that vanished from a resample says nothing
+        apart = moved[first] - moved[second]
+        se = np.sqrt(np.mean(np.square(apart), axis=1)).astype(float)
+        return cls(value[first] - value[second], se, np.abs(apart) / np.maximum(se, 1e-30)[:, None])
+
+    def bounds(self, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """Simultaneous bounds of the ordered pairs, first as they are, then swapped."""
+        signed, half = np.concatenate([self.difference, -self.difference]), width * np.tile(self.se, 2)
+        return signed - half, signed + half
+
+    def may_be_widest(self, width: float) -> np.ndarray:
+        """Which ordered pairs the simultaneous bounds allow to be the widest."""
+        lower, upper = self.bounds(width)
+        return upper >= lower.max()
+
+
+def _simultaneous(pairs: Sequence[_Pairs], alpha: float) -> float:
+    """Quantile of the largest standardised deviation over all pairs of all sets."""
+    largest = [one.deviations.max(axis=0) for one in pairs if one.difference.size]
+    return float(np.quantile(np.max(largest, axis=0), 1 - alpha)) if largest else np.nan
+
+
+def null_means(
+    patient,
+    group,
+    strata: Sequence[Stratum],
+    n_groups: int,
+    *,
+    n_draws: int = 1000,
+    seed: int = 0,
+    min_support: int = 10,
+) -> np.ndarray:
+    """Group means as they would fall were every group a draw from all patients together.
+
+    Each group keeps its number of patients in the stratum; patients come with all their rows and all arms.
+
+    Returns
+    -------
+    draws : float64, shape (n_draws, S, A, G)
+        NaN for groups below the minimum support. Any gap measure of them is that measure's null distribution.
+    """
+    cells = cell_sums(patient, group, strata)
+    code = cells.unit_codes[:, 0]
+    draws = np.full((n_draws, len(strata), cells.sums.shape[2] - 1, n_groups), np.nan)
+    for s in range(len(strata)):
+        rows = (code >= 0) & (cells.sums[:, s, 0] > 0)
+        sums, n_patients = cells.sums[rows, s].astype(float), np.bincount(code[rows], minlength=n_groups)
+        profiles, counts = _profiles(sums)
+        for g in np.flatnonzero(n_patients >= max(min_support, 1)):
+            rng = np.random.default_rng([seed, s, g])
+            totals = _draw_totals(profiles, counts, n_patients[g], n_draws, rng)
+            draws[:, s, :, g] = totals[:, 1:] / totals[:, :1]
+    return draws
+
+
+def _profiles(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rows and how often each occurs; counts become mixed-radix numbers, so one sort of integers is enough."""
+    levels = sums.max(axis=0, initial=0) + 1
+    if np.array_equal(sums, np.rint(sums)) and (sums >= 0).all() and np.prod(levels) < 2**62:
+        radix = np.concatenate([[1], np.cumprod(levels[:-1])])
+        _, first, counts = np.unique((sums @ radix).astype(np.int64), return_index=True, return_counts=True)
+        return sums[first], counts
+    return sums, np.ones(len(sums), dtype=int)
+
+
+def _draw_totals(profiles, counts, size: int, n_draws: int, rng) -> np.ndarray:
+    """Sums over `size` patients drawn with replacement, shape (n_draws, columns)."""
+    if len(profiles) <= MAX_PROFILES:
+        return rng.multinomial(size, counts / counts.sum(), n_draws) @ profiles
+    pool = np.repeat(np.arange(len(profiles)), counts)
+    step = max(1, 2**21 // size)
+    return np.concatenate([profiles[pool[rng.integers(0, len(pool), (min(step, n_draws - i), size))]].sum(axis=1)
+                           for i in range(0, n_draws, step)])  # fmt: skip
+
+
+def noise_band(null_gaps: np.ndarray, alpha: float = 0.05) -> Gap:
+    """Expected gap and its central (1 - alpha) range with no true disparity, over the first axis of `null_gaps`.
+
+    For a max-min gap `null_gaps` is `group_range(null_means(...))`; for EODD the mean of two of its strata.
+    """
+    low, high = np.quantile(null_gaps, [alpha / 2, 1 - alpha / 2], axis=0)
+    return Gap(np.mean(null_gaps, axis=0), low, high)
+
+
+def dispersion(result: GroupMeans) -> np.ndarray:
+    """Standard deviation between groups, sampling variance taken out; its square is unbiased.
+
+    Returns
+    -------
+    sd : float64, shape (S, A)
+        Negative where groups differ less than chance makes them (the square root of the absolute value, signed);
+        NaN with fewer than two estimable groups.
+    """
+    known = ~np.isnan(result.value)
+    n = known.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, result.value, 0).sum(axis=-1, keepdims=True) / n[..., None]
+        between = np.where(known, (result.value - mean) ** 2, 0).sum(axis=-1) / (n - 1)
+        corrected = between - np.where(known, result.variance, 0).sum(axis=-1) / n
+    return np.where(n > 1, np.sign(corrected) * np.sqrt(np.abs(corrected)), np.nan)
