@@ -327,7 +327,7 @@ def _binary(values, name: str, missing: bool = True) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     odd = ~np.isin(values, (0, 1)) & ~(np.isnan(values) if missing else np.zeros(values.shape, bool))
     if odd.any():
-        raise ValueError(f"{name!r} should be 0 or 1{' or NaN' if missing else ''}, found {values[odd][0]!r}")
+        raise ValueError(f"{name!r} should be 0 or 1{' or NaN' if missing else ''}, found {float(values[odd][0])}")
     return values
 
 
