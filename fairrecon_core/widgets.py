@@ -44,8 +44,8 @@ def slider_image(
     dpi : int
         Resolution of the picture.
     **arguments
-        A list gives a slider over its values, a tuple a drop-down menu over its values; a bool a check box; anything else is
-        handed to `draw` unchanged.
+        A list gives a slider over its values, a tuple a drop-down menu, a bool a check box; anything else is handed
+        to `draw` unchanged.
 
     Returns
     -------

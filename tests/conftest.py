@@ -1,0 +1,28 @@
+"""What all tests share. One thread a process: two test processes with one thread each beat one with two."""
+
+import os
+from pathlib import Path
+
+for library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "agg"
+os.environ.pop("FAIRRECON_TRACE", None)
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The clone."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and golden values beside the clone; a test that needs them is skipped elsewhere."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder shared/ beside the clone (real data, golden values)")
+    return folder

@@ -1,0 +1,73 @@
+"""The environment files say the same thing, and the set-up script works without the package."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+
+def conda_specs(path):
+    return [item for item in yaml.safe_load(path.read_text())["dependencies"] if isinstance(item, str)]
+
+
+def test_binder_environment_is_the_root_one_less_the_editable_line(root):
+    binder = yaml.safe_load((root / "binder/environment.yml").read_text())
+    whole = yaml.safe_load((root / "environment.yml").read_text())
+    editable = whole["dependencies"].pop()
+    assert whole == binder and "-e ." in editable["pip"][0]
+
+
+def test_conda_environment_holds_every_dependency_of_the_package(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    renamed = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+    wanted = [re.match(r"[A-Za-z0-9_-]+", text)[0] for text in project["dependencies"]]
+    have = {re.match(r"[A-Za-z0-9_-]+", spec)[0] for spec in conda_specs(root / "environment.yml")}
+    assert {renamed.get(name, name) for name in wanted} <= have
+
+
+def test_lock_pins_every_dependency_with_hashes_and_names_no_address(root):
+    text = (root / "requirements.lock").read_text()
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["lab"], *extras["test"]]:
+        name = re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower()
+        assert re.search(rf"^{name}==.*\\\n\s+--hash=sha256:", text, re.M), f"{name} is not pinned with a hash"
+    assert "://" not in text and "index-url" not in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bash scripts")
+@pytest.mark.parametrize("name", ["binder/postBuild", "binder/start", ".ci/run"])
+def test_shell_scripts_are_executable_and_parse(root, name):
+    assert os.access(root / name, os.X_OK)
+    subprocess.run(["bash", "-n", str(root / name)], check=True)
+
+
+def test_setup_script_uses_the_standard_library_alone(root):
+    imported = re.findall(r"^(?:from|import) ([a-z_]+)", (root / "run.py").read_text(), re.M)
+    assert imported and set(imported) <= set(sys.stdlib_module_names)
+
+
+def test_setup_script_refuses_an_unknown_torch_build(root):
+    done = subprocess.run(
+        [sys.executable, str(root / "run.py"), "--torch", "gpu"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0 and "--torch takes cpu or auto" in done.stderr
+
+
+def test_lock_without_cuda_loses_torch_and_its_gpu_packages_alone(root, tmp_path):
+    sys.path.insert(0, str(root))
+    try:
+        import run as setup
+    finally:
+        sys.path.remove(str(root))
+    lock = root / "requirements.lock"
+    slim = setup.without_cuda(lock, tmp_path / "slim.lock").read_text()
+    names = re.compile(r"^([A-Za-z0-9_.-]+)==", re.M)
+    lost = set(names.findall(lock.read_text())) - set(names.findall(slim))
+    assert {"torch", "torchvision", "triton"} <= lost
+    assert all(re.match(r"torch|torchvision|triton|cuda-|nvidia-", name) for name in lost)
+    assert slim.count("--hash") > 1000

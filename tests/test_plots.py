@@ -1,0 +1,57 @@
+"""Figures: one look, one grey scale, nothing leaks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from fairrecon_core import plots
+
+
+def test_every_arm_has_its_own_colour_or_marker():
+    looks = [(plots.COLOURS[arm], plots.MARKERS[arm], plots.LINES.get(arm)) for arm in plots.COLOURS]
+    assert len(set(looks)) == len(looks) and plots.COLOURS.keys() == plots.MARKERS.keys()
+
+
+def test_images_in_a_row_share_one_grey_scale_and_say_where_they_come_from():
+    figure = plots.image_row([np.zeros((8, 8)), np.full((8, 8), 3.0)], ["a", "b"], limits=None)
+    limits = {ax.images[0].get_clim() for ax in figure.axes}
+    assert limits == {(0.0, 3.0)} and figure.get_supxlabel() == "simulated"
+
+
+def test_a_row_needs_a_title_for_each_image():
+    with pytest.raises(ValueError, match="one title per image"):
+        plots.image_row([np.zeros((8, 8))], ["a", "b"])
+    with pytest.raises(ValueError, match="at least one image"):
+        plots.image_row([])
+
+
+def test_a_difference_is_centred_on_zero_and_states_its_range():
+    _, ax = plots.canvas()
+    assert plots.draw_difference(ax, np.array([[-0.2, 0.1]])) == pytest.approx(0.2)
+    assert ax.images[0].get_clim() == pytest.approx((-0.2, 0.2)) and "0.2" in ax.get_title()
+
+
+def test_noise_grows_to_the_right_for_both_modalities():
+    for modality, levels in (("mri", [4, 8, 16]), ("xray", [100_000, 10_000, 3_000])):
+        figure, ax = plots.canvas()
+        plots.error_bars(ax, levels, [3, 2, 1], [2, 1, 0], [4, 3, 2], "unet")
+        plots.level_axis(ax, modality, levels)
+        figure.canvas.draw()
+        left_to_right = ax.transData.transform([(level, 1) for level in levels])[:, 0]
+        assert np.all(np.diff(left_to_right) > 0)
+
+
+def test_figures_do_not_pile_up_in_pyplot():
+    before = plt.get_fignums()
+    plots.error_row(np.zeros((8, 8)), [np.ones((8, 8))], ["x"])
+    plots.pipe_figure({"cohort": "people", "audit": "gaps"}, "note")
+    assert plt.get_fignums() == before
+
+
+def test_forest_draws_interval_band_and_margin_for_each_effect():
+    _, ax = plots.canvas()
+    effects = {"value": [0.1, np.nan], "low": [0.0, np.nan], "high": [0.2, np.nan]}
+    bands = [(-0.05, 0.05), (np.nan, np.nan)]
+    plots.forest(ax, ["a (n = 9)", "b (n = 8)"], **effects, verdicts=["changed", "x"], bands=bands, margin=0.05)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a (n = 9)", "b (n = 8)"]
+    assert len(ax.collections) == 1
