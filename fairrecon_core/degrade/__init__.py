@@ -76,21 +76,19 @@ class Degradation:
         ValueError
             Images that are not square, finite and in [0, 1]; an impossible level; not one name per image.
         """
-        batch, ids = check_images(images).float(), _as_names(image_ids)
-        single = batch.ndim == 2
-        batch = batch[None] if single else batch
-        if len(ids) != len(batch):
-            raise ValueError(f"need one image_id per image: got {len(ids)} for {len(batch)} images")
+        batch, ids = self._checked(images, level, image_ids)
         if level == self.identity_level:
             degraded, measurement = batch.clone(), Measurement(float(level))
         else:
-            self.check_level(level, batch.shape[-1])
             degraded, measurement = self._measure(batch, float(level), ids, int(seed))
-        return (degraded[0], measurement.at(0)) if single else (degraded, measurement)
+        return (degraded[0], measurement.at(0)) if np.ndim(images) == 2 else (degraded, measurement)
 
     def __call__(self, images, level: float, image_ids: str | Sequence, seed: int = 0) -> Tensor:
-        """`measure` without the measurement."""
-        return self.measure(images, level, image_ids, seed)[0]
+        """`measure` without the measurement, to the last bit."""
+        batch, ids = self._checked(images, level, image_ids)
+        same = level == self.identity_level
+        degraded = batch.clone() if same else self._degrade(batch, float(level), ids, int(seed))
+        return degraded[0] if np.ndim(images) == 2 else degraded
 
     def check_level(self, level: float, size: int) -> None:
         """Raise a ValueError that names the way out if `level` is impossible for images of `size` pixels."""
@@ -98,6 +96,19 @@ class Degradation:
     def _measure(self, images: Tensor, level: float, image_ids: list[str], seed: int) -> tuple[Tensor, Measurement]:
         """Degrade a checked float32 batch (B, N, N) at a level other than the identity."""
         raise NotImplementedError
+
+    def _degrade(self, images: Tensor, level: float, image_ids: list[str], seed: int) -> Tensor:
+        """The first part of `_measure`; override where it costs less alone."""
+        return self._measure(images, level, image_ids, seed)[0]
+
+    def _checked(self, images, level: float, image_ids: str | Sequence) -> tuple[Tensor, list[str]]:
+        batch, ids = check_images(images).float(), _as_names(image_ids)
+        batch = batch[None] if batch.ndim == 2 else batch
+        if len(ids) != len(batch):
+            raise ValueError(f"need one image_id per image: got {len(ids)} for {len(batch)} images")
+        if level != self.identity_level:
+            self.check_level(level, batch.shape[-1])
+        return batch, ids
 
 
 REGISTRY: dict[str, type[Degradation]] = {}
