@@ -84,7 +84,7 @@ def simulate(
     n_slices : int
         Slices per patient (brain).
     images_per_patient : int
-        Radiographs per patient (chest): later ones differ in severity, view, label and noise.
+        Radiographs per patient (chest): later ones differ in severity, view and recorded label.
     patients : iterable of int, optional
         Only these, in this order; default all. So a split can be drawn without the others.
     n_jobs : int

@@ -141,7 +141,7 @@ def as_bias(bias: "str | float | Bias" = "realistic", attribute: str = "sex") ->
     """
     if isinstance(bias, Bias):
         return bias
-    if bias in PRESETS:
+    if bias in tuple(PRESETS):
         return Bias(**PRESETS[bias], attribute=attribute)
     try:
         size = float(bias)
@@ -239,7 +239,8 @@ def patient_table(
     cells = population(name, race)
     for node, value in do.items():
         known(node, SETTABLE[name], "node to set")
-        known(value, VALUES[node], node) if node in VALUES else None
+        if node in VALUES:
+            known(value, VALUES[node], node)
     if not disadvantaged(cells, name, bias).any():
         raise ValueError(f"nobody in {name!r} ({race} race shares) has {bias.attribute} {' or '.join(bias.group)}")
     luck = uniforms(seed, name, "attributes", (n_patients, 1))[:, 0]
@@ -259,7 +260,7 @@ def patient_table(
     labels = {f"y_{task}": recorded[task] for task in TASKS[name]}
     labels |= {f"true_{task}": truth[task] for task in TASKS[name]}
     table = pd.concat([table, pd.DataFrame(labels).astype(np.int8), pd.DataFrame(columns)], axis=1)
-    table.attrs["simulated"] = {"name": name, "race": race, "seed": seed, "bias": dataclasses.asdict(bias)}
+    table.attrs["simulated"] = {"name": name, "race": race, "seed": seed, "do": do, "bias": dataclasses.asdict(bias)}
     return table
 
 

@@ -74,11 +74,13 @@ def reference_reader(
     Raises
     ------
     ValueError
-        A table made elsewhere, an unknown task or attribute, a sigma that is not positive.
+        A table made elsewhere or with `do`, an unknown task or attribute, a sigma that is not positive.
     """
     if "simulated" not in table.attrs:
         raise ValueError("this table does not know its model: take one from patient_table(...)")
     made = table.attrs["simulated"]
+    if made["do"]:
+        raise ValueError(f"rates describe the declared population, and this table was made with do={made['do']}")
     name, bias = made["name"], Bias(**made["bias"])
     rates = reference_rates(name, task, sigma, threshold, bias=bias, race=made["race"], by=by, age_cut=age_cut)
     noise = ndtri(causal.uniforms(made["seed"], name, "reader", (int(table.index.max()) + 1, 1), noise_seed)[:, 0])
