@@ -52,8 +52,8 @@ TISSUES = {
     "oedema": (1450, 135, 0.86),
     "low_grade": (1500, 150, 0.88),
     "mismatch": (2250, 260, 0.93),  # bright on T2, suppressed on FLAIR: IDH-mutant astrocytoma
-    "solid": (1550, 105, 0.85),  # high grade
-    "rim": (1250, 100, 0.84),
+    "solid": (1600, 122, 0.87),  # high grade
+    "rim": (1300, 115, 0.85),
     "necrosis": (3300, 420, 0.95),
     "calcified": (900, 35, 0.55),
 }
@@ -221,11 +221,10 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         phase=z[14:19],
         warps=warps,
         tissue=Field(rng, 2.0),
-        patch=Field(rng, 5.0),
+        patch=Field(rng, 3.5),
         shading=Field(rng, 70.0),
         # the tumour
         kind=patient.tumour_kind,
-        weight=weight,
         contrast=patient.conspicuity**0.4,
         centre=centre.astype(F32),
         radius=float(np.clip(math.exp(between(2.72, 2.82) + 0.30 * z[20]), 8, 30)),
@@ -233,7 +232,10 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         stretch=math.exp(0.22 * z[22]),
         direction=z[23],
         roughness=(between(0.12, 0.27) * math.exp(0.25 * z[24]), between(0.10, 0.19)),
-        softness=between(0.08, 0.10),
+        spared_cortex=0.05 if patient.tumour_kind == "oligodendroglioma" else 0.20,
+        high_grade=float(_sigmoid(4 * (weight - 0.5))),
+        tumour_tone=math.exp(0.08 * z[29]),
+        softness=between(0.13, 0.10),
         oedema=float(np.clip(between(-0.05, 0.55) + 0.28 * z[25], 0.0, 1.6)),  # extent in radii
         mismatch=float(np.clip(0.35 + 0.4 * z[26], 0, 1)),
         necrosis=float(np.clip(0.62 * (weight - 0.35) / 0.5 + 0.15 * z[27], 0.0, 0.88)),  # radius in radii
@@ -258,8 +260,9 @@ def _slice(person, size, index, offset, values, tumour):
     tissue = _tissue(person, (x, y, z), _look_up(_atlas().maps, (x, y, z)), values)
     level, abnormal = tissue.level, np.zeros_like(x)
     if tumour:
-        near, level_near, abnormal_near = _tumour(person, head, tissue, values)
-        level[near], abnormal[near] = level_near, abnormal_near
+        near, shape = _tumour_shape(person, head, tissue)
+        abnormal[near] = _without_islands(np.maximum(shape.core, shape.oedema), inside[near], fine)
+        level[near] = _tumour_signal(person, shape, level[near], abnormal[near] > 0, values)
     level *= np.exp(0.10 * shading) * tissue.brain
     flat = np.zeros((3, fine * fine), F32)
     flat[:, inside] = level, abnormal, tissue.brain
@@ -267,7 +270,7 @@ def _slice(person, size, index, offset, values, tumour):
     image, spectrum = _acquire(person, level, size, index, values.white)
     abnormal, brain = _shrink(np.stack([abnormal, brain]), size)
     stripped = brain > 0.5
-    mask = _without_islands((abnormal > 0.5) & stripped, size)
+    mask = (abnormal > 0.5) & stripped
     area = (FIELD_OF_VIEW / fine) ** 2
     latents = {
         "brain_mm2": float(tissue.brain.sum()) * area,
@@ -306,7 +309,8 @@ def _geometry(person, size, fine, offset, tumour):
     place = head + sum(_displacement(field, amplitude, head) for field, amplitude in person.warps)
     if tumour:
         place -= _mass_effect(person, head)
-    place += F32(136 * person.ventricle) * _look_up(_atlas().gradient, place)
+    for _ in range(3):  # in steps, or a large ventricle would overshoot its middle
+        place += F32(45 * person.ventricle) * _look_up(_atlas().gradient, place)
     brain = _look_up(_atlas().maps, place)[2]
     smooth = np.concatenate([place, person.shading(head)[:1], brain[None]]).reshape(5, GRID, GRID)
     smooth = _enlarge(smooth, fine)
@@ -349,7 +353,7 @@ def _tissue(person, place, prior, values):
     deep = np.clip(3 * potential, 0, 1)  # 1 at the ventricles
     # Sulci widen with atrophy; much less at the basal cisterns, which would fall apart.
     widening = person.atrophy * (1 - deep) * (0.25 + 0.75 * _sigmoid((z + 4) / 4))
-    nuclei = np.exp(-(((np.abs(x) - 15) / 17) ** 2) ** 2 - (((y + 3) / 26) ** 2) ** 2 - (((z - 5) / 17) ** 2) ** 2)
+    nuclei = np.exp(-((((np.abs(x) - 15) / 17) ** 2) ** 2) - (((y + 3) / 26) ** 2) ** 2 - (((z - 5) / 17) ** 2) ** 2)
     sharp = (1 - 0.5 * nuclei) / 0.52  # nuclei keep the graded tone of the atlas
     rough = 0.38 * (1 - nuclei)
     log_grey = np.log(grey + 0.02) + rough * noise[0] - 0.25 * widening * (csf > 0.03)
@@ -362,6 +366,7 @@ def _tissue(person, place, prior, values):
     pallidum = np.exp(-(((np.abs(x) - 20) / 6.5) ** 2 + ((y + 4) / 10) ** 2 + (z / 8) ** 2))
     level = grey * (values.grey + (values.deep_grey - values.grey) * nuclei) * person.grey_tone
     level += white_now * values.white * person.white_tone * (1 + 0.018 * noise[3]) + csf * values.csf
+    level *= 1 + 0.025 * patch[3]
     level *= 1 - 0.16 * person.iron * pallidum * (1 - csf)
     lesion = _white_matter_lesions(person, y, white, white_now, potential, patch)
     level += 0.9 * lesion * (values.lesion * (1 + 0.05 * patch[2]) - level)
@@ -373,54 +378,76 @@ def _white_matter_lesions(person, y, white, white_now, potential, patch):
     horns = np.exp(-(((np.abs(y - 2) - 32) / 16) ** 2))
     rim = np.exp(-(((potential - 0.40) / 0.09) ** 2))
     around = _sigmoid(8 * (rim * (0.62 + 0.40 * person.lesions + 0.25 * horns) + 0.16 * patch[0] - 0.80))
-    excess = patch[1] + 0.35 * patch[0] - (2.75 - 0.50 * person.lesions)  # peaks of a field: sizes and tones vary
+    excess = (
+        patch[1] + 0.35 * patch[0] + 0.15 * patch[2] - (2.75 - 0.50 * person.lesions)
+    )  # peaks of a field: sizes and tones vary
     foci = np.clip(excess / 0.7, 0, 1) * (potential < 0.5) * np.clip(3 * (white - 0.6), 0, 1)
     return np.clip(around * np.clip(1.5 * white_now, 0, 1) + foci * white_now, 0, 1)
 
 
-def _tumour(person, head, tissue, values):
-    """Pixels near the tumour (flat index), their signal with it, and how abnormal they are in [0, 1]."""
+def _tumour_shape(person, head, tissue):
+    """Pixels near the tumour (index into those of the brain) and its core and oedema there, each in [0, 1]."""
     dx, dy, dz = (axis - centre for axis, centre in zip(head, person.centre))
     cos, sin = F32(math.cos(person.direction)), F32(math.sin(person.direction))
-    stretch = F32(person.stretch)
-    across, along = (cos * dx - sin * dy) * stretch, (sin * dx + cos * dy) / stretch
+    across, along = (cos * dx - sin * dy) * F32(person.stretch), (sin * dx + cos * dy) / F32(person.stretch)
     distance = np.sqrt(across**2 + along**2 + (F32(0.85) * dz) ** 2) / F32(person.radius)
     near = np.flatnonzero(distance < max(1.7, 1.5 * (1 + person.oedema)))
-    distance, level = distance[near], tissue.level[near]
-    white, csf, grain = tissue.white[near], tissue.csf[near], tissue.noise[near]
+    distance, white, csf = distance[near], tissue.white[near], tissue.csf[near]
     points = [axis[near] for axis in head]
-    n1, n2, n3, _ = person.fine(points)
-    b1, b2, _, _ = person.coarse(points)
-    w = person.weight
+    fine, coarse = person.fine(points), person.coarse(points)
 
-    edge = distance - 1 + person.roughness[0] * n1 + person.roughness[1] * b1  # negative inside
-    barrier = np.clip(1.6 * csf + (0.05 if person.kind == "oligodendroglioma" else 0.20) * (1 - white), 0, 2)
+    edge = distance - 1 + person.roughness[0] * fine[0] + person.roughness[1] * coarse[0]  # negative inside
+    barrier = np.minimum(1.6 * csf + person.spared_cortex * (1 - white), 2)
     core = _sigmoid(-(edge + 0.9 * barrier) / person.softness) * (1 - 0.85 * csf)
 
-    extent = 1 + person.oedema
-    oedema = distance / extent - 1 + 0.30 * n2 + 0.22 * b2 + (0.8 * (1 - white) + 0.9 * csf) * (1 - core)
-    oedema = _sigmoid(-oedema / 0.10) * (1 - 0.9 * csf) * min(6 * person.oedema, 1)
-    oedema *= np.clip(_sigmoid((1.7 - distance) / 0.1) + (white > 0.6), 0, 1)
-    level = level + person.contrast * 0.95 * oedema * (1 - core) * (
-        values.oedema * (1 + 0.06 * n3 + 0.03 * grain) - level
-    )
+    # Fluid follows the white matter, stops at the cortex and at CSF.
+    reach = distance / (1 + person.oedema) - 1 + 0.30 * fine[1] + 0.22 * coarse[1]
+    oedema = _sigmoid(-(reach + (0.8 * (1 - white) + 0.9 * csf) * (1 - core)) / 0.10) * (1 - 0.9 * csf)
+    oedema *= np.minimum(_sigmoid((1.7 - distance) / 0.1) + (white > 0.6), 1) * min(6 * person.oedema, 1)
+    grain = tissue.noise[near]
+    return near, SimpleNamespace(core=core, oedema=oedema, edge=edge, distance=distance, fine=fine, grain=grain)
 
-    low = values.low_grade * (1 + 0.05 * n2 + 0.02 * grain)
+
+def _without_islands(weight: np.ndarray, flat: np.ndarray, n: int) -> np.ndarray:
+    """Zero the small separate parts of a lesion given at the ascending flat indices of an (n, n) slice.
+
+    Parts are connected regions above 0.5; one below 80 mm2 or half of the largest goes, with the 3 mm around it.
+    """
+    top, pixel = flat[0] // n, FIELD_OF_VIEW / n
+    region = np.zeros((flat[-1] // n - top + 1, n), F32)
+    region.ravel()[flat - top * n] = weight
+    label, n_parts = ndimage.label(region > 0.5)
+    if n_parts < 2:
+        return weight
+    area = np.bincount(label.ravel())[1:] * pixel**2
+    large = np.concatenate([[False], area >= max(min(80, area.max()), area.max() / 2)])
+    steps = math.ceil(3 / pixel)
+    main = ndimage.binary_dilation(large[label], iterations=steps)
+    island = ndimage.binary_dilation((label > 0) & ~large[label], iterations=steps) & ~main
+    return np.where(island.ravel()[flat - top * n], F32(0), weight)
+
+
+def _tumour_signal(person, shape, healthy, part, values):
+    """Signal at the pixels near the tumour: oedema, then the core, low-grade tissue turning into high-grade."""
+    noise, edge, grain = shape.fine, shape.edge, shape.grain
+    contrast = 0.95 * person.contrast * part
+    oedema = values.oedema * person.tumour_tone * (1 + 0.06 * noise[2] + 0.03 * grain)
+    level = healthy + contrast * shape.oedema * (1 - shape.core) * (oedema - healthy)
+
+    low = values.low_grade * person.tumour_tone * (1 + 0.05 * noise[1] + 0.02 * grain)
     if person.kind == "astrocytoma":
-        suppressed = _sigmoid(-(edge + 0.22 + 0.1 * n3) / 0.07) * person.mismatch
+        suppressed = _sigmoid(-(edge + 0.22 + 0.1 * noise[2]) / 0.07) * person.mismatch
         low = low * (1 - suppressed) + values.mismatch * suppressed
     elif person.kind == "oligodendroglioma":
-        spots = 0.6 * _sigmoid(5 * (n3 + 0.5 * grain - 1.5))
-        low = (low * (1 - spots) + values.calcified * spots) * (1 + 0.07 * n1)
+        spots = 0.6 * _sigmoid(5 * (noise[2] + 0.5 * grain - 1.5))
+        low = (low * (1 - spots) + values.calcified * spots) * (1 + 0.07 * noise[0])
 
     rim = 0.7 * np.exp(-(((edge + 0.16) / 0.12) ** 2))
-    high = values.solid * (1 + 0.12 * n2 + 0.06 * grain) * (1 - rim) + values.rim * (1 + 0.05 * grain) * rim
+    high = values.solid * (1 + 0.12 * noise[1] + 0.06 * grain) * (1 - rim) + values.rim * (1 + 0.05 * grain) * rim
     if person.necrosis > 0.12:
-        necrotic = _sigmoid(-(distance / person.necrosis - 1 + 0.38 * n3 + 0.2 * n1) / 0.10)
-        high = high * (1 - necrotic) + values.necrosis * person.fluid * necrotic
-    grade = float(_sigmoid(4 * (w - 0.5)))
-    level += person.contrast * core * (low + (high - low) * grade - level)
-    return near, level, np.maximum(core, oedema)
+        dead = _sigmoid(-(shape.distance / person.necrosis - 1 + 0.38 * noise[2] + 0.2 * noise[0]) / 0.10)
+        high = high * (1 - dead) + values.necrosis * person.fluid * dead
+    return level + contrast * shape.core * (low + (high - low) * person.high_grade - level)
 
 
 def _acquire(person, level, size, index, white):
@@ -448,12 +475,3 @@ def _shrink(maps: np.ndarray, size: int) -> np.ndarray:
     part = (place - whole).astype(F32)
     rows = maps[:, whole] * (1 - part)[:, None] + maps[:, whole + 1] * part[:, None]
     return rows[:, :, whole] * (1 - part) + rows[:, :, whole + 1] * part
-
-
-def _without_islands(mask: np.ndarray, size: int) -> np.ndarray:
-    """Drop parts of a mask below 60 mm2 or a tenth of the largest."""
-    label, n = ndimage.label(mask)
-    if n < 2:
-        return mask
-    area = np.bincount(label.ravel())[1:] * (FIELD_OF_VIEW / size) ** 2
-    return np.isin(label, 1 + np.flatnonzero(area >= max(60, area.max() / 10)))

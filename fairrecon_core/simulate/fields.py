@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 TILE_SIZE = 64  # samples per period, a power of two
-TILE_LENGTH = 2.5  # correlation length of the tile in samples: correlation exp(-r^2 / (2 length^2))
+TILE_LENGTH = 3.5  # correlation length of the tile in samples: correlation exp(-r^2 / (2 length^2))
 TILE_CHANNELS = 4  # independent fields per tile
 
 
