@@ -397,6 +397,7 @@ def _check_columns(name, schema, frame):
 def _as_column(name, column, rule, values):
     """One column as its stored type, or a ValueError that names the first bad value and its row."""
     values = pd.Series(values.array)
+    values = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
     blank = values.isna() | (values == "") if _is_text(values) else values.isna()
     if blank.any() and not rule.blank:
         raise ValueError(f"{name} has an empty {column!r} in row {int(np.argmax(blank))}")
