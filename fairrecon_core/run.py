@@ -187,8 +187,8 @@ def begin(profile: str = "tutorial", overrides: dict | None = None, needs: Itera
     run = Run(run_folder(settings.profile, overrides or {}), settings)
     for need in needs:
         for name in settings.cohorts if need == "cohort" else [need]:
-            kind = "cohorts" if need == "cohort" else "tables"
-            run._source(Path(kind) / name, f"{need} '{name}'", MADE_BY.get(need, "before"))
+            kind, what = ("cohorts", "cohort") if need == "cohort" else ("tables", "table")
+            run._source(Path(kind) / name, f"{what} '{name}'", MADE_BY.get(need, "before"))
     _show_figures()
     if settings.profile == "smoke":
         print("profile smoke: everything runs, the numbers mean nothing")

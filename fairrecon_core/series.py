@@ -197,7 +197,9 @@ class _Engine(NBClientEngine):
                 tick(cell_index, len(nb_man.nb.cells))
 
         nb_man.cell_complete = cell_complete
-        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=logging.getLogger("papermill"))
+        quiet = ["--IPKernelApp.log_level=ERROR"]  # else every kernel warns that it talks over TCP
+        log = logging.getLogger("papermill")
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, extra_arguments=quiet)
         return client.execute(env=os.environ.copy())
 
 

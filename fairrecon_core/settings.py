@@ -118,7 +118,8 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} should hold `name: value` lines, found {type(values).__name__}")
-    values = {"profile": path.stem} | values | overrides
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    values = defaults | {"profile": path.stem} | values | overrides
     return Settings(**{name: _as_kind(name, value) for name, value in values.items()})
 
 

@@ -1,0 +1,134 @@
+"""The folder of a run: tables computed once, by content; inputs found or named; overrides kept apart."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from fairrecon_core import run as runs
+from fairrecon_core.plots import canvas
+from fairrecon_core.run import Run, begin, content_hash, run_folder
+from fairrecon_core.settings import load_settings
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A house of its own with a smoke profile, so that nothing touches the clone's runs."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "smoke.yml").write_text("seed: 1\n")
+    monkeypatch.setenv("FAIRRECON_HOME", str(tmp_path))
+    monkeypatch.delenv("FAIRRECON_RUNS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(house):
+    return begin("smoke")[1]
+
+
+def scores(value=0.5):
+    return pd.DataFrame({"image_id": ["a", "b"], "task": "t", "score": value})
+
+
+def test_a_made_table_is_computed_once_and_again_when_an_input_changes(run, tmp_path):
+    calls, source = [], tmp_path / "input.txt"
+    source.write_text("1")
+
+    def compute():
+        calls.append(source.read_text())
+        return scores(float(source.read_text()) / 10)
+
+    parts = {"cohort": "toy", "arm": "unet", "level": 8}
+    for _ in range(2):
+        assert run.make("predictions", compute, inputs=[source, 3], **parts)["score"].tolist() == [0.1, 0.1]
+    assert calls == ["1"]
+    source.touch()  # a new time is not a new content
+    run.make("predictions", compute, inputs=[source, 3], **parts)
+    assert calls == ["1"]
+    source.write_text("2")
+    assert run.make("predictions", compute, inputs=[source, 3], **parts)["score"][0] == 0.2
+    run.make("predictions", compute, inputs=[source, 4], **parts)
+    assert calls == ["1", "2", "2"]
+
+
+def test_a_made_table_that_was_tampered_with_is_made_again(run):
+    parts = {"cohort": "toy", "arm": "unet", "level": 8}
+    run.make("predictions", scores, **parts)
+    run.save("predictions", scores(0.9), **parts)
+    assert run.make("predictions", scores, **parts)["score"][0] == 0.5
+
+
+def test_a_made_table_is_not_shared_between_settings(house):
+    first, second = begin("smoke")[1], Run(begin("smoke")[1].folder, load_settings("smoke", seed=2))
+    parts = {"cohort": "toy", "arm": "unet", "level": 8}
+    first.make("predictions", scores, **parts)
+    calls = []
+    second.make("predictions", lambda: calls.append(1) or scores(), **parts)
+    assert calls == [1]
+
+
+def test_saving_replaces_its_own_file_and_nobody_elses(run):
+    run.save("predictions", scores(0.1), cohort="toy", arm="unet", level=8)
+    run.save("predictions", scores(0.2), cohort="toy", arm="sde", level=8)
+    run.save("predictions", scores(0.3), cohort="toy", arm="unet", level=8)
+    assert sorted(run.read("predictions")["score"].unique()) == [0.2, 0.3]
+    assert run.read("predictions", arm="sde")["score"].tolist() == [0.2, 0.2]
+
+
+def test_a_missing_input_names_the_notebook_that_makes_it(house):
+    with pytest.raises(FileNotFoundError, match="no table 'predictions' in smoke: run notebook 08 first"):
+        begin("smoke", needs=["predictions"])
+    with pytest.raises(FileNotFoundError, match="no cohort 'brain' in smoke: run notebook 01 first"):
+        begin("smoke", needs=["cohort"])
+
+
+def test_a_notebook_opened_alone_takes_the_shipped_example_and_says_so(house, capsys):
+    example = Run(house / "results" / "tutorial", load_settings("smoke"))
+    example.save("predictions", scores(), cohort="toy", arm="clean", level=1)
+    _, run = begin("smoke", needs=["predictions"])
+    assert len(run.read("predictions")) == 2
+    assert "comes from the shipped example run" in capsys.readouterr().out
+
+
+def test_overrides_have_a_folder_of_their_own(house):
+    assert run_folder("smoke", {}).name == "smoke"
+    assert run_folder("smoke", {"seed": 3, "n_boot": 50}).name == "smoke+n_boot=50,seed=3"
+    odd = run_folder("smoke", {"cohort_folder": "a/b c"}).name
+    assert odd.startswith("smoke+") and "/" not in odd and odd != run_folder("smoke", {"cohort_folder": "a/b d"}).name
+
+
+def test_content_decides_the_hash_and_nothing_else(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "folder").mkdir(parents=True)
+        (tmp_path / name / "folder" / "x.txt").write_text("same")
+    first, second = (content_hash([tmp_path / name / "folder"]) for name in ("one", "two"))
+    assert first == second
+    (tmp_path / "two" / "folder" / "x.txt").write_text("other")
+    assert content_hash([tmp_path / "two" / "folder"]) != first
+    assert content_hash([1, "1"]) != content_hash(["1", 1])
+
+
+def test_figures_are_saved_whole_and_returned(run):
+    figure, _ = canvas(1, 1)
+    assert run.figure(figure, "00_pipe") is figure
+    assert (run.folder / "figures" / "00_pipe.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((run.folder / "figures").glob("*.part"))
+
+
+def test_what_a_notebook_reads_and_writes_is_traced_for_the_runner(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIRRECON_TRACE", str(tmp_path / "trace"))
+    run.save("predictions", scores(), cohort="toy", arm="unet", level=8)
+    run.read("predictions")
+    run.note("weights", {"unet": "shipped"})
+    lines = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert [line["action"] for line in lines] == ["write", "read", "note"]
+    assert lines[1]["path"] == "tables/predictions" and lines[2]["weights"] == {"unet": "shipped"}
+
+
+def test_the_commit_is_recorded_only_inside_git(house):
+    assert runs.commit() == ""
+
+
+def test_verbs_of_the_command_line_need_no_profile():
+    with pytest.raises(SystemExit):
+        runs.main(["--help"])
