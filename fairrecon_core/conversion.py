@@ -228,8 +228,11 @@ def _clean_value(key: str, value):
     elif key == "age_years" or key.startswith(("y_", "true_")):
         value = math.nan if blank else float(value)
     elif key not in (*REQUIRED, *PLACES):
-        near = suggest(key, (*REQUIRED, *PLACES))
-        raise ValueError(f"unknown key {key!r} in its row{near}; other covariates are named x_<name>")
+        known = (*REQUIRED, *PLACES)
+        raise ValueError(
+            f"unknown key {key!r} in its row{suggest(key, known)}; rows hold {', '.join(known)}, labels y_<task> and "
+            "true_<task>, and other covariates as x_<name>"
+        )
     elif blank:
         raise ValueError(f"empty {key!r} in its row")
     if key in ("image_id", "patient_id"):

@@ -210,7 +210,7 @@ def test_a_missing_column_is_refused_by_name(name):
 
 
 def test_an_unknown_column_is_refused_with_the_nearest_name():
-    refused("no column 'scores', did you mean 'score'?", scores=1.0)
+    refused(r"no column 'scores', did you mean 'score'\?", scores=1.0)
     with pytest.raises(ValueError, match="further columns start with y_, true_, x_"):
         check("cohort", example("cohort").assign(z_view="ap"))
 
@@ -241,7 +241,7 @@ def test_wrong_types_and_ranges_are_refused():
 @pytest.mark.parametrize("column", list(VOCABULARY))
 def test_a_value_outside_the_vocabulary_is_refused_with_the_nearest_word(column):
     word = VOCABULARY[column][0]
-    with pytest.raises(ValueError, match=f"{column} '{word.upper()}x' .* did you mean '{word}'?"):
+    with pytest.raises(ValueError, match=rf"{column} '{word.upper()}x' .* did you mean '{word}'\?"):
         check("cohort", example("cohort").assign(**{column: word.upper() + "x"}))
 
 
@@ -281,9 +281,9 @@ def test_a_missing_table_says_which_notebook_makes_it(tmp_path):
 
 
 def test_unknown_tables_and_filters_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown table 'prediction', did you mean 'predictions'?"):
+    with pytest.raises(ValueError, match=r"unknown table 'prediction', did you mean 'predictions'\?"):
         read_table(tmp_path, "prediction")
-    with pytest.raises(ValueError, match="no column 'tasks', did you mean 'task'?"):
+    with pytest.raises(ValueError, match=r"no column 'tasks', did you mean 'task'\?"):
         read_table(tmp_path, "predictions", tasks="edema")
     for call in (
         lambda: read_table(tmp_path, "cohort"),
