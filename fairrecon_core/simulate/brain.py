@@ -239,7 +239,7 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         oedema=float(np.clip(between(-0.05, 0.55) + 0.28 * z[25], 0.0, 1.6)),  # extent in radii
         mismatch=float(np.clip(0.35 + 0.4 * z[26], 0, 1)),
         necrosis=float(np.clip(0.62 * (weight - 0.35) / 0.5 + 0.15 * z[27], 0.0, 0.88)),  # radius in radii
-        fluid=0.9 + 0.7 * float(_sigmoid(z[28])),
+        fluid=math.exp(0.4 * z[28]),
         fine=Field(rng, 6.5),
         coarse=Field(rng, 16.0),
     )
