@@ -17,7 +17,6 @@ import scipy.fft
 
 FIELD_OF_VIEW = 34.0  # cm, side of the square film
 MU = {"soft": 0.205, "fat": 0.178, "lung": 0.052, "bone": 0.60, "plastic": 0.95, "metal": 6.0}  # 1 / cm
-CYCLES = 40  # highest spatial frequency of the random textures, cycles per film
 N_RIBS = 10  # pairs
 APEX, BASE, HALF_WIDTH = -14.4, 4.8, 12.9  # cm: top of the lungs, widest level, half width there
 
@@ -86,7 +85,7 @@ def physique(rng: np.random.Generator, sex: float, age: float, supine: float, ex
         exposure=math.exp(0.25 * z[15] - 0.25 * supine) * exposure,
         scatter=min(max(0.40 + 0.05 * z[16] + 0.04 * habitus + 0.03 * supine, 0.2), 0.7),
         gamma=math.exp(0.10 * z[17]),
-        window=(0.20 + 0.045 * z[20], 0.74 + 0.035 * z[21]),
+        window=(0.40 + 0.05 * z[20], 0.83 + 0.04 * z[21]),
         sharpness=0.45 * math.exp(0.25 * z[22]),
         asymmetry=tuple(z[24:40]),
         share=share,
@@ -116,10 +115,14 @@ class Frame:
 
     def box(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice]:
         """Rows and columns that hold a rectangle of the patient's coordinates."""
-        x, y = self.place(np.array([left, right, left, right]), np.array([top, top, bottom, bottom]))
-        first = np.clip(np.floor(np.array([y.min(), x.min()]) / self.pixel + self.size / 2), 0, self.size).astype(int)
-        last = np.clip(np.ceil(np.array([y.max(), x.max()]) / self.pixel + self.size / 2), 0, self.size).astype(int)
-        return slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1]))
+        corners = [self.place(x, y) for x in (left, right) for y in (top, bottom)]
+        columns, rows = zip(*corners)
+        return self._pixels(min(rows), max(rows)), self._pixels(min(columns), max(columns))
+
+    def _pixels(self, low: float, high: float) -> slice:
+        """The pixels between two film coordinates, cut at the film's border."""
+        first, last = low / self.pixel + self.size / 2, high / self.pixel + self.size / 2
+        return slice(min(max(math.floor(first), 0), self.size), min(max(math.ceil(last), 0), self.size))
 
 
 @functools.lru_cache(maxsize=8)
@@ -161,9 +164,9 @@ def splat(x: np.ndarray, y: np.ndarray, mass: np.ndarray, size: int) -> np.ndarr
     row = (y * (size / FIELD_OF_VIEW) + (size + 1) / 2).astype(np.float32)
     inside = (column >= 0) & (column < side - 1) & (row >= 0) & (row < side - 1)
     column, row, mass = column[inside], row[inside], mass[inside]
-    j, i = column.astype(np.int32), row.astype(np.int32)
+    j, i = np.floor(column), np.floor(row)
     right, down = column - j, row - i
-    lower, first = mass * down, i * side + j
+    lower, first = mass * down, i.astype(np.int64) * side + j.astype(np.int64)
     upper = mass - lower
     flat = np.bincount(
         np.concatenate([first, first + 1, first + side, first + side + 1]),
@@ -280,8 +283,17 @@ def mediastinum(frame: Frame, person: Physique, growth: float = 0.0, widening: f
     cava = rod(-1.5 * wide + 0.5 * turn, 1.35 * wide, 6.0) * step((2 - by) / 1.5) * step((by + 13) / 1.5)
     tall[box] = np.maximum(np.maximum(descending, ascending), cava)
     core = np.zeros_like(x)
-    edge = 2.5 * wide + 0.25 * np.sin(0.5 * by + 3 * person.asymmetry[4]) + 0.5 * step((-9 - by) / 1.5)
-    core[box] = 12.5 * np.clip(1 - np.abs((bx - 0.4 * turn) / edge) ** 3, 0, None) * (0.95 - 0.4 * step((by - 1) / 1.5))
+    edge = (
+        2.5 * wide
+        + 0.25 * np.sin(0.5 * by + 3 * person.asymmetry[4])
+        + 0.15 * np.sin(1.3 * by + 5 * turn)
+        + 0.5 * step((-9 - by) / 1.5)
+    )
+    core[box] = (
+        12.5
+        * np.clip(1 - np.abs((bx - 0.4 * turn) / edge) ** 3, 0, None)
+        * (0.95 - 0.4 * step((by - 1) / 1.5) + 0.45 * step((by - 7 - person.inspiration) / 0.8))
+    )
     hila = np.maximum(
         ellipsoid(-3.9 + turn, -0.6, 1.5, 2.5, 0.25, 2.6), ellipsoid(4.0 + turn, -1.9, 1.35, 2.0, -0.3, 2.6)
     )
@@ -309,7 +321,7 @@ def heart(frame: Frame, person: Physique, growth: float) -> np.ndarray:
     )
     total = sum(np.exp(5 * np.clip(part, -4, 2)) for part in parts)
     out = np.zeros_like(frame.x)
-    out[box] = 12.5 * size * np.sqrt(np.clip(np.log(total) / 5 - 0.06, 0, None))
+    out[box] = 13.0 * size * np.sqrt(np.clip(np.log(total) / 5 - 0.06, 0, None))
     return out
 
 
@@ -394,43 +406,54 @@ def rib_axes(person: Physique, rng: np.random.Generator, pixel: float) -> Ribs:
     return Ribs(*(np.asarray(v, np.float32) for v in (x, y, radius, stretch, angle)))
 
 
-def curve(knots, n: int) -> np.ndarray:
-    """Smooth curve through knots, shape (..., k, 2) -> (..., n, 2) (Catmull-Rom)."""
-    knots = np.asarray(knots, np.float32)
-    first, last = 2 * knots[..., :1, :] - knots[..., 1:2, :], 2 * knots[..., -1:, :] - knots[..., -2:-1, :]
-    padded = np.concatenate([first, knots, last], axis=-2)
-    t = np.linspace(0, knots.shape[-2] - 1, n, dtype=np.float32)
-    k = np.minimum(t.astype(int), knots.shape[-2] - 2)
+@functools.lru_cache(maxsize=64)
+def _spline(n_knots: int, n: int) -> np.ndarray:
+    """Weights (n, n_knots) of a Catmull-Rom spline whose ends go on straight."""
+    extend = np.eye(n_knots)
+    extend = np.concatenate([2 * extend[:1] - extend[1:2], extend, 2 * extend[-1:] - extend[-2:-1]])
+    t = np.linspace(0, n_knots - 1, n)
+    k = np.minimum(t.astype(int), n_knots - 2)
     u = (t - k)[:, None]
-    a, b, c, d = (padded[..., k + i, :] for i in range(4))
-    return 0.5 * (2 * b + (c - a) * u + (2 * a - 5 * b + 4 * c - d) * u * u + (3 * b - a - 3 * c + d) * u * u * u)
+    a, b, c, d = (extend[k + i] for i in range(4))
+    weights = 0.5 * (2 * b + (c - a) * u + (2 * a - 5 * b + 4 * c - d) * u**2 + (3 * b - a - 3 * c + d) * u**3)
+    return weights.astype(np.float32)
+
+
+def curve(knots, n: int) -> np.ndarray:
+    """Smooth curve through knots: (..., k, 2) -> (..., n, 2)."""
+    knots = np.asarray(knots, np.float32)
+    return _spline(knots.shape[-2], n) @ knots
 
 
 def shoulder_girdle(person: Physique, pixel: float) -> list[Points]:
-    """Clavicles and the borders of the scapulae."""
-    z, over, out = person.asymmetry, person.scapula, []
-    lift = 0.5 * over
-    for side, uneven in ((-1, 0.35 * z[12]), (1, -0.35 * z[12])):
-        clavicle = curve(
-            [
-                (side * 1.6 + 0.5 * person.rotation, -10.4 - 0.5 * lift),
-                (side * 4.5, -11.3 - 0.4 * lift + uneven),
-                (side * 8.5, -12.0 - 0.6 * lift + uneven),
-                (side * 12.0, -13.3 - 0.4 * lift + 1.5 * uneven),
-                (side * 15.5, -13.8 + 1.5 * uneven),
-            ],
-            math.ceil(22 / pixel),
-        )
-        along = np.linspace(0, 1, len(clavicle), dtype=np.float32)
-        thick = 0.55 + 0.28 * (2 * along - 0.9) ** 2
-        out.append(tube(clavicle[:, 0], clavicle[:, 1], thick, lambda s: 0.8 * shell(s), pixel))
-        x = 14.4 - over + 0.3 * uneven
-        border = [(x + 1.2, -11.2), (x, -7), (x + 0.3, -2.5), (x + 1.6, 1.0), (x + 3.0, -2.0), (x + 4.0, -8.5)]
-        scapula = curve([(side * a, b) for a, b in border], math.ceil(34 / pixel))
-        out.append(
-            tube(scapula[:, 0], scapula[:, 1], np.full(len(scapula), 0.4, np.float32), lambda s: 0.55 * solid(s), pixel)
-        )
-    return out
+    """Clavicles and the borders of the scapulae, both sides in one."""
+    over, uneven, turn = person.scapula, 0.35 * person.asymmetry[12], 0.5 * person.rotation
+    knots = np.array(
+        [
+            (1.6, -10.4 - 0.25 * over),
+            (4.5, -11.3 - 0.2 * over),
+            (8.5, -12.0 - 0.3 * over),
+            (12.0, -13.3 - 0.2 * over),
+            (15.5, -13.8),
+        ],
+        np.float32,
+    )
+    both = np.stack([knots * np.float32([side, 1]) for side in (-1, 1)])
+    both[:, 0, 0] += turn
+    both[:, 1:, 1] += np.float32([[-uneven], [uneven]]) * np.float32([1, 1, 1.5, 1.5])
+    clavicle = curve(both, math.ceil(22 / pixel))
+    along = np.linspace(0, 1, clavicle.shape[1], dtype=np.float32)
+    thick = np.broadcast_to(0.55 + 0.28 * (2 * along - 0.9) ** 2, clavicle.shape[:2])
+    x = 14.4 - over
+    border = [(x + 1.2, -11.2), (x, -7), (x + 0.3, -2.5), (x + 1.6, 1.0), (x + 3.0, -2.0), (x + 4.0, -8.5)]
+    both = np.stack([np.float32(border) * np.float32([side, 1]) for side in (-1, 1)])
+    both[:, :, 0] -= 0.3 * uneven
+    scapula = curve(both, math.ceil(34 / pixel))
+    thin = np.full(scapula.shape[:2], 0.4, np.float32)
+    return [
+        tube(clavicle[..., 0], clavicle[..., 1], thick, lambda s: 0.8 * shell(s), pixel),
+        tube(scapula[..., 0], scapula[..., 1], thin, lambda s: 0.55 * solid(s), pixel),
+    ]
 
 
 def blade_and_humerus(frame: Frame, person: Physique) -> np.ndarray:
@@ -528,19 +551,22 @@ def rods(x, y, dx, dy, radius, spacing, pixel: float) -> Points:
 # ---------------------------------------------------------------- textures
 
 
+WAVES = ((3.0, 12), (1.2, 28), (0.5, 40), (None, 40))  # correlation length (cm; None: power law), highest frequency
+
+
 @functools.lru_cache(maxsize=8)
-def _spectra(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the low frequencies a film of this size can hold, and the filters of `textures`."""
-    cycles = np.arange(-CYCLES, CYCLES)
-    square = (cycles[:, None] ** 2 + cycles[None, :] ** 2) / FIELD_OF_VIEW**2
-    filters = [np.exp(-(math.pi**2) * square * width**2) for width in (3.0, 1.2, 0.5)]
-    filters.append(1 / (0.01 + square) ** 0.9)
-    for shape in filters:
-        shape[CYCLES, CYCLES] = 0  # no constant part
-    centre = np.exp(1j * math.pi / size * (cycles[:, None] + cycles[None, :]))  # samples lie at pixel centres
-    filters = np.stack([shape / math.sqrt((shape**2).sum()) * centre for shape in filters])
-    keep = np.abs(cycles + 0.5) < size / 2
-    return np.flatnonzero(keep), filters.astype(np.complex64)
+def _spectra(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each pair of textures the filter (2c, 2c), and which of its frequencies a film of this size can hold."""
+    out = []
+    for width, highest in WAVES:
+        cycles = np.arange(-highest, highest)
+        square = (cycles[:, None] ** 2 + cycles[None, :] ** 2) / FIELD_OF_VIEW**2
+        shape = (0.01 + square) ** -0.9 if width is None else np.exp(-(math.pi**2) * square * width**2)
+        shape[highest, highest] = 0  # no constant part
+        centre = np.exp(1j * math.pi / size * (cycles[:, None] + cycles[None, :]))  # samples lie at pixel centres
+        keep = np.flatnonzero(np.abs(cycles + 0.5) < size / 2)
+        out.append(((shape / math.sqrt((shape**2).sum()) * centre).astype(np.complex64), keep))
+    return out
 
 
 def textures(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -551,12 +577,11 @@ def textures(rng: np.random.Generator, size: int) -> np.ndarray:
     fields : ndarray, float32, shape (8, size, size)
         Two each with correlation lengths of 3, 1.2 and 0.5 cm, and two with a power law, as of fine lung structure.
     """
-    keep, filters = _spectra(size)
     fields = np.empty((8, size, size), np.float32)
-    for k, shape in enumerate(filters):
-        noise = rng.standard_normal((2 * CYCLES, 2 * CYCLES, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    for k, (shape, keep) in enumerate(_spectra(size)):
+        noise = rng.standard_normal((*shape.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
         spectrum = np.zeros((size, size), np.complex64)
-        where = (keep - CYCLES) % size
+        where = (keep - len(shape) // 2) % size
         spectrum[where[:, None], where] = (noise * shape)[keep[:, None], keep]
         field = scipy.fft.ifft2(spectrum, norm="forward", overwrite_x=True)
         fields[2 * k], fields[2 * k + 1] = field.real, field.imag

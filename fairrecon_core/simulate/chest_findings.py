@@ -97,7 +97,7 @@ def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Genera
     """One to four faint patches with strong mottle, mostly on one side."""
     n_patches, first = 1 + int(4 * rng.uniform()), side_of(rng, 0.55)
     for patch in range(4):
-        u, angle = rng.uniform(size=5), rng.standard_normal()
+        u, angle = rng.uniform(size=5).tolist(), rng.standard_normal()
         side = first if u[4] < 0.75 else -first
         if patch >= n_patches:
             continue
@@ -116,13 +116,13 @@ def edema(layers: Layers, site: Site, severity: float, rng: np.random.Generator)
     x, y = site.frame.x, site.frame.y
     bat = np.exp(-(((np.abs(x) - 5.0) / 4.6) ** 2) - ((y - 0.8) / 6.8) ** 2) * (1 + lean * np.sign(x))
     mottle = np.clip(0.8 + 0.35 * np.tanh(site.waves[3] + 0.5 * site.waves[4]) + 0.12 * site.waves[1], 0, None)
-    layers.filled += saturating(severity, 0.55, 0.20) * bat * mottle
+    layers.filled += saturating(severity, 0.55, 0.26) * bat * mottle
 
 
 def atelectasis(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
     """A basal plate of collapsed lung under some haze; `raised_diaphragm` gives the loss of volume."""
     side = side_of(rng)
-    tilt, cy, cx, thick = side * -0.25 + 0.2 * rng.standard_normal(), *rng.standard_normal(3)
+    tilt, cy, cx, thick = side * -0.25 + 0.2 * rng.standard_normal(), *rng.standard_normal(3).tolist()
     frame, person = site.frame, site.person
     box = frame.box(min(0, side * 14), max(0, side * 14), -2, 16)
     x, y = frame.x[box], frame.y[box]
@@ -138,23 +138,24 @@ def atelectasis(layers: Layers, site: Site, severity: float, rng: np.random.Gene
 
 def raised_diaphragm(site: Site, severity: float, rng: np.random.Generator) -> np.ndarray:
     """How far (cm) atelectasis lifts the diaphragm on its side; a copy of its stream gives the same side."""
-    return 0.5 * min(severity, 4.0) * (site.frame.x * side_of(rng) > 0)
+    own_side = site.frame.x * side_of(rng) > 0
+    return np.float32(0.5 * min(severity, 4.0)) * own_side
 
 
 def lung_lesion(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
     """One to three round nodules; each is a ball of soft tissue with a slightly lobed border."""
     n_nodules = 1 if rng.uniform() < 0.7 else 3
     for nodule in range(3):
-        side, u = side_of(rng, 0.55), rng.uniform(size=3)
+        side, u = side_of(rng, 0.55), rng.uniform(size=3).tolist()
         if nodule >= n_nodules:
             continue
-        radius = 1.15 * math.sqrt(severity) * (0.8 + 0.4 * u[0])
+        radius = 1.5 * math.sqrt(severity) * (0.8 + 0.4 * u[0])
         cx, cy = side * (4.6 + 5.4 * u[1]), -9 + 15 * u[2]
         box = site.frame.box(cx - 1.6 * radius, cx + 1.6 * radius, cy - 1.6 * radius, cy + 1.6 * radius)
         distance = (site.frame.x[box] - cx) ** 2 + (site.frame.y[box] - cy) ** 2
         lobes = np.clip(1 + 0.12 * site.waves[2][box], 0.7, 1.5)
         ball = 2 * radius * chord(distance / (radius * lobes) ** 2) * site.lung[box]
-        np.maximum(layers.soft[box], 1.1 * ball, out=layers.soft[box])
+        np.maximum(layers.soft[box], 1.25 * ball, out=layers.soft[box])
 
 
 # ---------------------------------------------------------------- pleura
@@ -170,12 +171,12 @@ def pneumothorax(layers: Layers, site: Site, severity: float, rng: np.random.Gen
     own_side = (x * side > 0) * site.lung
     if site.supine and in_front:
         place = np.exp(-(((np.abs(x) - 8.5) / 4.0) ** 2) - ((y - (6.5 - 4 * tail)) / 4.5) ** 2)
-        layers.free_air += saturating(severity, 0.9, 0.35) * place * own_side
+        layers.free_air += saturating(severity, 0.95, 0.6) * place * own_side
         return
-    rim = (0.95 * severity) * (0.15 + 0.2 * tail + (0.85 - 0.2 * tail) * step(-(y + 6) / 2.5))
+    rim = (1.7 * severity) * (0.15 + 0.2 * tail + (0.85 - 0.2 * tail) * step(-(y + 6) / 2.5))
     depth = np.abs(x) - (site.half_width - rim - 0.06 * rim * site.waves[0])  # cm outside the pleural line
     layers.free_air += step(depth / 0.10) * own_side * np.minimum(rim / 0.15, 1)
-    layers.soft += 0.30 * min(severity / 0.4, 1) * np.exp(-((depth / 0.11) ** 2)) * own_side
+    layers.soft += 0.45 * min(severity / 0.4, 1) * np.exp(-((depth / 0.11) ** 2)) * own_side
 
 
 def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
@@ -190,18 +191,13 @@ def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random
             continue
         own_side = x * this > 0
         if site.supine and layered:
-            veil = saturating(amount, 0.6, 0.16) * step((y - (3.5 - 2.5 * amount)) / 2.2)
+            veil = saturating(amount, 0.7, 0.35) * step((y - (3.5 - 2.5 * amount)) / 2.2)
             layers.fluid += veil * own_side
             continue
         lateral = np.clip((np.abs(x) / HALF_WIDTH - 0.5) / 0.5, 0, 1.1)
-        climb = 1.6 + 0.6 * amount
-        level = base + 3.0 + climb - 3.0 * amount - climb * lateral * lateral + 0.12 * site.waves[0]
+        climb = 1.6 + 0.8 * amount
+        level = base + 2.6 + climb - 4.0 * amount - climb * lateral * lateral + 0.12 * site.waves[0]
         layers.fluid += 0.95 * step((y - level) / 0.35) * own_side * min(amount / 0.15, 1)
-
-
-def fluid_height(site: Site, severity: float) -> float:
-    """Height (cm) of an erect effusion at the chest wall, above the deepest point of the pleural space."""
-    return 3.0 * severity
 
 
 def pleural_other(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
@@ -221,11 +217,11 @@ def pleural_other(layers: Layers, site: Site, severity: float, rng: np.random.Ge
 
 
 def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> Ribs:
-    """Two to five neighbouring ribs broken along a line: a gap, a step between the ends, callus when healed.
+    """Three to five neighbouring ribs broken along a line: a gap, a step between the ends, callus when healed.
 
     Blood beside the fractures lifts the pleura.
     """
-    n_broken, side, healed = 2 + int(3.99 * rng.uniform() ** 1.5), side_of(rng), rng.uniform() < 0.5
+    n_broken, side, healed = 3 + int(2.99 * rng.uniform()), side_of(rng), rng.uniform() < 0.5
     first, place = 2 + int(4.99 * rng.uniform()), 0.75 + 0.95 * rng.uniform()
     jitter = 0.10 * rng.standard_normal(5)
     x, y, radius, stretch = (np.array(v) for v in ribs[:4])
@@ -234,21 +230,21 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
         i, where = min(first + j, 9), place + 0.03 * j + float(jitter[j])
         offset = ribs.angle[i] - np.float32(where)
         past = step(offset / 0.012)
-        displaced = saturating(severity, 1.5, 0.45)
+        displaced = saturating(severity, 2.2, 0.6)
         y[i, k] += displaced * past * np.exp(-np.clip(offset, 0, None) / 0.5)
         x[i, k] -= side * 0.35 * displaced * past * np.exp(-np.clip(offset, 0, None) / 0.4)
         gap = np.exp(-((offset / 0.04) ** 2))
         stretch[i, k] *= 1 - min(0.9 * severity, 0.9) * gap * (0.3 if healed else 1)
         if healed:
             callus = np.exp(-((offset / 0.10) ** 2))
-            radius[i, k] += saturating(severity, 0.6, 0.4) * callus
-            stretch[i, k] *= 1 + saturating(severity, 0.9, 0.4) * callus
+            radius[i, k] += saturating(severity, 0.9, 0.7) * callus
+            stretch[i, k] *= 1 + saturating(severity, 1.6, 0.7) * callus
         else:
             at = int(np.argmin(np.abs(offset)))
             cx, cy = float(x[i, k, at]), float(y[i, k, at])
             box = site.frame.box(cx - 4, cx + 4, cy - 4, cy + 4)
             near = ((site.frame.x[box] - cx) / 1.6) ** 2 + ((site.frame.y[box] - cy) / 1.9) ** 2
-            blood = saturating(severity, 2.5, 0.35) * np.exp(-near) * site.lung[box]
+            blood = saturating(severity, 4.5, 0.5) * np.exp(-near) * site.lung[box]
             np.maximum(layers.soft[box], blood, out=layers.soft[box])
     return Ribs(x, y, radius, stretch, ribs.angle)
 
@@ -258,14 +254,14 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
 
 def support_devices(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
     """Central line, tubes, electrodes or a pacemaker; sicker patients carry more of them."""
-    which, z, u = rng.uniform(), rng.standard_normal(24), rng.uniform(size=6)
+    which, z, u = rng.uniform(), rng.standard_normal(24).tolist(), rng.uniform(size=6).tolist()
     pixel = site.frame.pixel / site.frame.scale
     turn = 0.5 * site.person.rotation
 
     def line(knots, radius, attenuation, profile=solid):
         path = curve(knots, max(24, math.ceil(45 / pixel)))
         points = tube(path[:, 0], path[:, 1], np.full(len(path), radius, np.float32), profile, pixel)
-        layers.devices.append((points, attenuation * min(severity / 0.2, 1)))
+        layers.devices.append((points, attenuation * saturating(severity, 1.0, 3.0)))
 
     if which < 0.60 or severity > 1.6:  # central venous line
         side = -1 if u[0] < 0.75 else 1
@@ -301,6 +297,6 @@ def pacemaker(layers: Layers, site: Site, severity: float, z, line) -> None:
     battery = step((0.05 - v + 0.2 * u) / 0.04)
     header = step((0.75 - np.abs(u)) / 0.08) * step((v + 1.45) / 0.08) * step((-0.85 - v) / 0.08)
     mineral = can * (0.9 + 1.1 * battery) + 0.35 * header
-    layers.bone[box] += 1.4 * min(severity / 0.2, 1) * mineral
+    layers.bone[box] += 1.4 * saturating(severity, 1.0, 3.0) * mineral
     for end in ((1.5, 3.5), (3.5 + z[23], 6.5)):
         line([(cx - 1.5, cy - 1.8), (cx - 5, cy - 1.6), (2, -9), (-1.3, -5), (-1.6, 1.0), end], 0.09, 4.0)
