@@ -7,6 +7,7 @@ whole. Where it is chosen decides what a change means, so every result carries t
                        reconstruction is dropped into a running clinic (default).
 `validation_per_arm`   on validation images of each arm: what happens after retuning, which hides a drift of scores.
 `test_per_arm`         on the test labels of each arm: what the published code does.
+`test_frozen`          on the test labels of the baseline, then used for every arm: where nothing else is at hand.
 Source: the published rule is the point of the ROC curve where sensitivity and specificity are closest.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from fairrecon_core.audit.metrics import probabilities
 
-POLICIES = ("validation_frozen", "validation_per_arm", "test_per_arm")
+POLICIES = ("validation_frozen", "validation_per_arm", "test_per_arm", "test_frozen")
 RULES = {  # cost from TPR, FPR and prevalence p; the smallest wins, the highest threshold on ties
     "sens_spec": lambda tpr, fpr, p: np.abs((1 - fpr) - tpr),
     "youden": lambda tpr, fpr, p: fpr - tpr,

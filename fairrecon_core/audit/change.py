@@ -1,0 +1,281 @@
+"""The audit in one call: did an arm change the gaps between subgroups, and can these data tell?
+
+    table = audit_change(predictions, cohort, "sex")
+    print(summary(table))
+
+Three kinds of rows, all paired (arm against baseline on the same patients) and clustered by patient:
+
+- signed: one subgroup against the reference. `value` and `baseline` are its gap to the reference, `delta` the
+  difference in differences. These carry the claims: adjusted over their family, with an equivalence verdict.
+- within one subgroup (`reference` empty): its rate, and how it changed.
+- max-min (`subgroup` empty): EODD, EOP, SER, Delta Dice and so on, with the noise band: what such a gap would be were
+  all subgroups alike. `estimator` "double_corrected" is the spread between subgroups without its sampling variance.
+
+Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`.
+No torch here: works on anybody's two tables. Method: `engine`, `inference`, `gaps`, `multiplicity`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fairrecon_core.audit import gaps, inference, multiplicity
+from fairrecon_core.audit.engine import Stratum, patient_codes
+from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means
+from fairrecon_core.audit.matching import Matched, match
+from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, intersect, logit
+from fairrecon_core.audit.rows import COLUMNS, Choices, Part, gap_rows, nested_rows, omnibus_p_value, signed_rows
+
+METRICS = ("rates", "auroc", "calibration", "flip_rate", "logit_shift")  # of a predictions table
+
+
+def audit_change(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, attribute="sex", *, baseline_arm="clean", arms=None,
+    metrics=METRICS, n_boot=10_000, thresholds=None, rule="sens_spec", margin=0.05, alpha=0.05, min_support=10,
+    reference="largest", family="attribute", adjust="max_t", agg="mean", split="test", seed=0,
+) -> pd.DataFrame:  # fmt: skip
+    """Audit what each arm changed in the gaps between subgroups, relative to a baseline arm.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Results, one row per image, arm and task: `image_id arm task score` (probabilities in [0, 1]); or
+        `image_id arm intersection predicted actual` (pixels); or `image_id arm` and any of `psnr_db ssim nmse lpips`.
+        Absent key columns have defaults: level 1, fold, train_seed and sample 0, one cohort. Several samples and
+        training seeds of an image are averaged, and get rows of their own (estimator "nested") in which the choice
+        of the seed counts as uncertainty.
+    cohort : DataFrame
+        One row per image: `image_id`, `patient_id` (default: every image its own patient), the attribute,
+        `y_<task>` (0, 1, empty), and perhaps `split` and `fold`.
+    attribute : str or sequence of str
+        Column of the cohort; several give their intersections. "unknown" or empty is left out.
+    baseline_arm : str
+        "clean": what degradation and reconstruction did together. "degraded": what the reconstructor added.
+    arms : sequence of str, optional
+        Arms to audit; default all but the baseline.
+    metrics : sequence of str
+        Of a predictions table: any of "rates" (TPR, FPR, EOP, EODD), "auroc", "calibration", "flip_rate",
+        "logit_shift".
+    n_boot, seed : int
+        Resamples of patients; their seed.
+    thresholds : None, str, float, dict or DataFrame
+        A policy of `thresholds.POLICIES`; or one number, a number per task, or a table `task value` with any of
+        `arm level fold train_seed`. None: "validation_frozen" if there are validation images, else "test_frozen".
+    rule : str
+        How a policy chooses: see `thresholds.choose_threshold`.
+    margin : float or dict of unit to float
+        Changes within +- margin do not matter. Of units that do not range from 0 to 1: 0.5 dB, 0.25 logit, 0.1 ratio.
+    alpha : float
+        Level of tests and intervals.
+    min_support : int
+        Patients that a subgroup needs in a stratum (with the label for a TPR, without for an FPR).
+    reference : str
+        Subgroup that the others are compared with: its name, "largest" (by patients), or "rest": all the others.
+    family : {"attribute", "arm"}
+        Over which cells p-values are adjusted: all of one kind for this attribute, or per arm and level.
+    adjust : {"max_t", "bh", "none"}
+        How: max-T for claims, Benjamini-Hochberg for exploration. Verdicts use the adjusted p-values.
+    agg : {"mean", "max"}
+        How TPR gap and FPR gap become EODD.
+    split : str
+        Which images are audited, where the cohort has a `split` (and only one fold).
+
+    Returns
+    -------
+    table : DataFrame
+        The audit table, columns `COLUMNS`; `table.attrs["notes"]` lists what was left out and assumed.
+
+    Raises
+    ------
+    ValueError
+        Results without a row in the cohort, rows or images that occur twice, scores that are NaN or outside [0, 1],
+        an attribute with a single value, an unknown arm, task, policy or choice. The text names the value.
+
+    Examples
+    --------
+    >>> table = audit_change(predictions, cohort, "sex", thresholds=0.5, n_boot=2000)  # doctest: +SKIP
+    """
+    choices = Choices(n_boot, seed, margin, alpha, min_support, agg, adjust, family)
+    _check_choices(choices, metrics, n_boot)
+    matched = match(
+        predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule, split=split
+    )
+    name, names, codes = _subgroups(matched, attribute)
+    patient, ids = patient_codes(matched.images["patient_id"])
+    who = _reference(reference, names, codes, patient)
+    parts = []
+    for baseline, members, usable in _calls(matched):
+        rows = np.flatnonzero(usable)
+        parts += _measure(
+            matched, rows, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
+        )
+    rows = signed_rows(parts, names, name, choices) + gap_rows(parts, name, choices)
+    rows += nested_rows(matched, parts, codes, names, name, choices)
+    constant = {"cohort": matched.cohort, "baseline_arm": baseline_arm, "attribute": name, "n_boot": n_boot}
+    table = pd.DataFrame(rows).assign(**constant)
+    decided = table["metric"].isin(["tpr", "fpr", "flip_rate", "eop", "fpr_gap", "eodd", "flip_rate_gap"])
+    table["threshold_policy"] = np.where(decided, matched.policy, "")
+    table = table[list(COLUMNS)].reset_index(drop=True)
+    table.attrs["notes"] = list(dict.fromkeys(matched.notes))
+    return table
+
+
+def _check_choices(choices: Choices, metrics: Sequence[str], n_boot: int) -> None:
+    for value, known, word in (
+        (choices.agg, AGGREGATE, "agg"),
+        (choices.adjust, ("max_t", "bh", "none"), "adjust"),
+        (choices.family, ("attribute", "arm"), "family"),
+        *((metric, METRICS, "metric") for metric in metrics),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {word} {value!r}; choose from {', '.join(known)}")
+    if not 0 < choices.alpha < 0.5 or n_boot < 100:
+        raise ValueError(f"need 0 < alpha < 0.5 and at least 100 resamples, got {choices.alpha=}, {n_boot=}")
+
+
+def _subgroups(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]:
+    """Name of the attribute, names of its subgroups (declared but empty ones too), code of every image (-1 unknown)."""
+    name, column = intersect(matched.images, attribute)
+    names = sorted(set(column) - {UNKNOWN})
+    if len(names) < 2:
+        raise ValueError(
+            f"attribute {name!r} has {len(names)} subgroup(s) {names} among the audited images: no gap to audit"
+        )
+    declared = matched.images[name].dtype if name in matched.images else None
+    if isinstance(declared, pd.CategoricalDtype):
+        names = [str(value) for value in declared.categories if value != UNKNOWN]
+    n_unknown = int((column == UNKNOWN).sum())
+    if n_unknown:
+        matched.notes.append(f"{n_unknown} of {len(column)} images have no known {name}: in no subgroup")
+    return name, names, pd.Categorical(column, categories=names).codes.astype(int)
+
+
+def _reference(reference: str, names: list[str], codes, patient) -> int | str:
+    """Number of the subgroup that the others are compared with, the same in every stratum; or "rest"."""
+    if reference == "largest":
+        known = codes >= 0
+        return int(np.bincount(codes[known], 1 / np.bincount(patient)[patient[known]], minlength=len(names)).argmax())
+    if reference in names:
+        return names.index(reference)
+    if reference != "rest":
+        raise ValueError(f"no reference subgroup {reference!r}; choose 'largest', 'rest' or one of {names}")
+    return reference
+
+
+def _calls(matched: Matched):
+    """Conditions that share baseline and images, for one joint resampling: (baseline, members, images)."""
+    everything = [*matched.score.values(), *matched.measure.values()]
+    present = np.logical_or.reduce([~np.isnan(values) for values in everything])  # (conditions, images)
+    groups: dict = {}
+    for i, (arm, level) in enumerate(matched.conditions):
+        baseline = matched.baseline_of[i]
+        if baseline in (-1, i):
+            continue
+        usable = present[i] & present[baseline]
+        lost = int(present[baseline].sum() - usable.sum())
+        if lost:
+            of = f"{lost} of the baseline's {int(present[baseline].sum())} images"
+            matched.notes.append(f"{arm} at level {level:g} has no result for {of}: audited on the others")
+        groups.setdefault((baseline, usable.tobytes()), (baseline, [], usable))[1].append(i)
+    return [group for group in groups.values() if group[2].any()]
+
+
+def _measure(
+    matched, rows, conditions, patient, codes, n_groups, n_patients, metrics, reference, choices
+) -> list[Part]:
+    """All strata of one joint call, and the AUROCs."""
+    patient, codes = patient[rows], codes[rows]
+    arms = [matched.conditions[i] for i in conditions[1:]]
+    shared = {"n_boot": choices.n_boot, "seed": choices.seed, "reference": reference}
+    shared |= {"min_support": choices.min_support, "n_patients": n_patients}
+    named = _strata(matched, rows, conditions, patient, metrics)
+    parts = []
+    if named:
+        strata = [stratum for *_, stratum in named]
+        (whole,) = resample_means(patient, codes, strata, [n_groups], **shared)
+        change_p = _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices)
+        null = gaps.null_means(patient, codes, strata, n_groups, seed=choices.seed, min_support=choices.min_support)
+        for s, (task, metric, label, _) in enumerate(named):
+            part = _stratum_of(whole, s)
+            did = inference.contrast(part, "did")
+            p_value = omnibus_p_value(change_p[s], did)
+            parts.append(Part(task, metric, label, part, arms, did, p_value, null[:, s]))
+    if "auroc" in metrics and reference != "rest":
+        for task, score in matched.score.items():
+            result = _aurocs(
+                matched.truth[task][rows], score[np.ix_(conditions, rows)], patient, codes, n_groups, shared
+            )
+            if result is not None:
+                did = inference.contrast(result, "did")
+                p_value = multiplicity.omnibus_test(inference.contrast(result, "change")).p_value[0]
+                parts.append(Part(task, "auroc", "", result, arms, did, omnibus_p_value(p_value, did)))
+    return parts
+
+
+def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]:
+    """(task, metric, label, Stratum) of everything that is a mean over rows."""
+    at, named = np.ix_(conditions, rows), []
+    for task, score in matched.score.items():
+        truth, score, decision = matched.truth[task][rows], score[at], matched.decision[task][at]
+        scored, decided = ~np.isnan(score).any(axis=0), ~np.isnan(decision).any(axis=0)
+        if "rates" in metrics:
+            named.append((task, "tpr", "1", Stratum("tpr", decision, decided & (truth == 1))))
+            named.append((task, "fpr", "0", Stratum("fpr", decision, decided & (truth == 0))))
+        if "flip_rate" in metrics:
+            named.append((task, "flip_rate", "", Stratum("flip_rate", np.abs(decision - decision[:1]), decided)))
+        if "calibration" in metrics:
+            named.append(
+                (task, "calibration", "", Stratum("calibration", score - truth, scored & ~np.isnan(truth), False))
+            )
+        if "logit_shift" in metrics:
+            logits = logit(np.where(np.isnan(score), 0.5, score))
+            for label in (1, 0):
+                shift = Stratum("logit_shift", logits - logits[:1], scored & (truth == label), rate=False)
+                named.append((task, "logit_shift", str(label), shift))
+    for name, values in matched.measure.items():
+        values = values[at].copy()
+        if name != "dice" and not np.isfinite(values[0]).any():
+            values[0] = 0.0  # the clean image: the same quality for everybody, so no gap
+        if name != "dice" and matched.conditions[conditions[0]][0] == "clean":
+            values[0] = 0.0
+        usable = np.isfinite(values).all(axis=0)
+        n_rows = np.bincount(patient[usable], minlength=patient.max() + 1)[patient]
+        weight = np.where(usable, 1 / np.maximum(n_rows, 1), 0)  # a mean of patients' means
+        named.append(("segmentation" if name == "dice" else "quality", name, "", Stratum(name, values, weight, False)))
+    return named
+
+
+def _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices) -> np.ndarray:
+    """Did the subgroups change differently? (S, A - 1): swaps for rates of many subgroups, else from the bootstrap."""
+    change = inference.contrast(whole, "change")
+    p_value = multiplicity.omnibus_test(change).p_value
+    rates = [s for s, stratum in enumerate(strata) if stratum.name in ("tpr", "fpr")]
+    if n_groups > 2 and rates:
+        swapped = multiplicity.swap_test(
+            patient, codes, [strata[s] for s in rates], n_groups, n_draws=choices.n_boot, seed=choices.seed,
+            min_support=choices.min_support, n_patients=n_patients,
+        )  # fmt: skip
+        p_value[rates] = swapped.p_value
+    return p_value
+
+
+def _aurocs(truth, score, patient, codes, n_groups, shared) -> GroupMeans | None:
+    usable = ~np.isnan(score).any(axis=0) & ~np.isnan(truth)
+    if len(np.unique(truth[usable])) < 2:
+        return None
+    return resample_aurocs(patient[usable], codes[usable], score[:, usable], truth[usable], n_groups, **shared)
+
+
+def _stratum_of(result: GroupMeans, s: int) -> GroupMeans:
+    """One stratum of a joint result, as views."""
+    cut = lambda array, axis: array[(slice(None),) * axis + (slice(s, s + 1),)]
+    first = ("value", "smoothed", "reference_value", "variance", "n_patients", "n_rows")
+    return dataclasses.replace(
+        result,
+        **{name: cut(getattr(result, name), 0) for name in first},
+        **{name: cut(getattr(result, name), 1) for name in ("resamples", "reference_resamples")},
+        se={kind: cut(array, 0) for kind, array in result.se.items()},
+        df={kind: cut(array, 0) for kind, array in result.df.items()},
+    )

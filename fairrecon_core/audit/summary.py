@@ -1,0 +1,114 @@
+"""The audit table in words: what changed, what provably did not, what these data cannot tell."""
+
+import numpy as np
+import pandas as pd
+
+from fairrecon_core.audit.metrics import WEAK_SUPPORT
+from fairrecon_core.audit.rows import VERDICTS
+
+FIGURES = {"rate": 3, "auroc": 3, "probability": 3, "dice": 3, "logit": 2, "dB": 2, "ratio": 2}  # decimals
+PRIMARY = ("tpr", "fpr", "dice", "psnr_db", "auroc")  # the first of these that is there leads the summary
+
+
+def summary(table: pd.DataFrame, max_rows: int = 12) -> str:
+    """Readable text of an audit table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `audit_change`.
+    max_rows : int
+        At most so many cells are listed one by one, the smallest p-values first.
+
+    Returns
+    -------
+    text : str
+    """
+    lines = []
+    for (cohort, attribute, baseline), part in table.groupby(["cohort", "attribute", "baseline_arm"], sort=False):
+        lines += [*_head(part, cohort, attribute, baseline), "", *_counts(signed_cells(part)), ""]
+        lines += [*_changed(signed_cells(part), max_rows), *_gaps(part), *_limits(signed_cells(part)), ""]
+    notes = table.attrs.get("notes", [])
+    return "\n".join([*lines, *(f"Note: {note}." for note in notes)]).strip() + "\n"
+
+
+def signed_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that carry the claims: one subgroup against its reference, adjusted over their family."""
+    return table[(table["reference"] != "") & (table["estimator"] == "plug_in")]
+
+
+def _head(part: pd.DataFrame, cohort: str, attribute: str, baseline: str) -> list[str]:
+    arms = [f"{arm}@{level:g}" for arm, level in part[["arm", "level"]].drop_duplicates().itertuples(index=False)]
+    tasks = list(part["task"].drop_duplicates())
+    policy = next((text for text in part["threshold_policy"] if text), "")
+    shown = ", ".join(tasks) if len(tasks) <= 4 else f"{len(tasks)} tasks"
+    return [
+        f"Audit of {cohort!r} by {attribute}: {', '.join(arms)} against {baseline}; {shown}",
+        f"{part['n_boot'].iloc[0]:,} resamples of patients" + (f"; thresholds {policy}" if policy else ""),
+    ]
+
+
+def _counts(cells: pd.DataFrame) -> list[str]:
+    """How many signed cells of each measure end in each verdict."""
+    counts = pd.crosstab(cells["metric"], cells["verdict"])
+    counts = counts.reindex(index=cells["metric"].drop_duplicates(), columns=VERDICTS, fill_value=0)
+    width = [max(len(verdict), 5) for verdict in VERDICTS]
+    lines = ["cells (subgroup against reference, p adjusted)".ljust(16)]
+    lines.append(" " * 16 + "  ".join(verdict.rjust(w) for verdict, w in zip(VERDICTS, width)))
+    return lines + [
+        f"{metric:<16}" + "  ".join(str(n).rjust(w) for n, w in zip(row, width)) for metric, row in counts.iterrows()
+    ]
+
+
+def _changed(cells: pd.DataFrame, max_rows: int) -> list[str]:
+    hits = cells[cells["verdict"].isin(["changed", "changed_within_margin"])].sort_values(["p_adjusted", "p_value"])
+    if hits.empty:
+        return ["No cell changed beyond doubt."]
+    lines = [f"Changed ({len(hits)} of {len(cells)} cells):"]
+    lines += [f"  {sentence(row)}" for row in hits.head(max_rows).itertuples()]
+    return lines + ([f"  ... and {len(hits) - max_rows} more"] if len(hits) > max_rows else [])
+
+
+def sentence(row) -> str:
+    """One signed row in words: "unet@8 edema TPR: female - male +0.012 -> -0.094, change -0.106 [-0.133, -0.080] ..."."""
+    digits = FIGURES.get(row.unit, 3)
+    number = lambda value: f"{value:+.{digits}f}"
+    label = {"1": ", with the finding", "0": ", without"}.get(row.label, "") if row.metric == "logit_shift" else ""
+    return (
+        f"{row.arm}@{row.level:g} {row.task} {row.metric}{label}: {row.subgroup} - {row.reference} "
+        f"{number(row.baseline)} -> {number(row.value)}, change {number(row.delta)} "
+        f"[{number(row.delta_ci_low)}, {number(row.delta_ci_high)}] {row.unit}, p {row.p_adjusted:.2g}, {row.verdict}"
+    )
+
+
+def _gaps(part: pd.DataFrame) -> list[str]:
+    """How many max-min gaps exceed what noise alone gives."""
+    gaps = part[(part["subgroup"] == "") & (part["estimator"] == "plug_in") & part["band_high"].notna()]
+    if gaps.empty:
+        return []
+    beyond = gaps[gaps["value"] > gaps["band_high"]].groupby("metric", sort=False).size()
+    sizes = gaps.groupby("metric", sort=False).size()
+    text = ", ".join(f"{name} {beyond.get(name, 0)} of {n}" for name, n in sizes.items())
+    return [f"Max-min gaps larger than groups that are all alike would show (97.5 %): {text}."]
+
+
+def _limits(cells: pd.DataFrame) -> list[str]:
+    """What could not be estimated, what rests on few patients, and how large an effect had to be."""
+    lines = []
+    lost = cells[cells["verdict"] == "not_estimable"]
+    if len(lost):
+        worst = lost.groupby("subgroup")["smallest_group"].min().sort_values()
+        named = ", ".join(f"{name} (n = {n})" for name, n in worst.items())
+        lines.append(f"Not estimable: {len(lost)} cells, too few patients: {named}.")
+    weak = cells[(cells["verdict"] != "not_estimable") & (cells["smallest_group"] < WEAK_SUPPORT)]
+    if len(weak):
+        lines.append(f"Weak support, under {WEAK_SUPPORT} patients on one side: {len(weak)} cells.")
+    metric = next((name for name in PRIMARY if (cells["metric"] == name).any()), None)
+    mde = cells.loc[(cells["metric"] == metric) & np.isfinite(cells["mde"])]
+    if len(mde):
+        digits = FIGURES.get(mde["unit"].iloc[0], 3)
+        lines.append(
+            f"A {metric} change had to reach {mde['mde'].min():.{digits}f} to {mde['mde'].max():.{digits}f} "
+            f"{mde['unit'].iloc[0]} (median {mde['mde'].median():.{digits}f}) to be found with power .8, before adjustment."
+        )
+    return lines
