@@ -21,7 +21,7 @@ from fairrecon_core.audit.engine import Stratum, cell_sums
 from fairrecon_core.audit.groups import GroupMeans
 from fairrecon_core.audit.inference import contrast
 
-MAX_PROFILES = 400  # more distinct patients than this: draw patients by index instead of counting profiles
+MANY_PATIENTS = 300  # sums over more patients than this are drawn from their normal limit
 
 
 class Gap(NamedTuple):
@@ -157,32 +157,18 @@ def null_means(
     for s in range(len(strata)):
         rows = (code >= 0) & (cells.sums[:, s, 0] > 0)
         sums, n_patients = cells.sums[rows, s].astype(float), np.bincount(code[rows], minlength=n_groups)
-        profiles, counts = _profiles(sums)
         for g in np.flatnonzero(n_patients >= max(min_support, 1)):
-            rng = np.random.default_rng([seed, s, g])
-            totals = _draw_totals(profiles, counts, n_patients[g], n_draws, rng)
+            totals = _draw_totals(sums, n_patients[g], n_draws, np.random.default_rng([seed, s, g]))
             draws[:, s, :, g] = totals[:, 1:] / totals[:, :1]
     return draws
 
 
-def _profiles(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows and how often each occurs; counts become mixed-radix numbers, so one sort of integers is enough."""
-    levels = sums.max(axis=0, initial=0) + 1
-    if np.array_equal(sums, np.rint(sums)) and (sums >= 0).all() and np.prod(levels) < 2**62:
-        radix = np.concatenate([[1], np.cumprod(levels[:-1])])
-        _, first, counts = np.unique((sums @ radix).astype(np.int64), return_index=True, return_counts=True)
-        return sums[first], counts
-    return sums, np.ones(len(sums), dtype=int)
-
-
-def _draw_totals(profiles, counts, size: int, n_draws: int, rng) -> np.ndarray:
-    """Sums over `size` patients drawn with replacement, shape (n_draws, columns)."""
-    if len(profiles) <= MAX_PROFILES:
-        return rng.multinomial(size, counts / counts.sum(), n_draws) @ profiles
-    pool = np.repeat(np.arange(len(profiles)), counts)
-    step = max(1, 2**21 // size)
-    return np.concatenate([profiles[pool[rng.integers(0, len(pool), (min(step, n_draws - i), size))]].sum(axis=1)
-                           for i in range(0, n_draws, step)])  # fmt: skip
+def _draw_totals(sums: np.ndarray, size: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Sums over `size` patients drawn with replacement from `sums` (patients, columns): shape (n_draws, columns)."""
+    if size <= MANY_PATIENTS:
+        return sums[rng.integers(0, len(sums), (n_draws, size))].sum(axis=1)
+    mean, covariance = size * sums.mean(axis=0), size * np.cov(sums.T, ddof=0)
+    return rng.multivariate_normal(mean, covariance, n_draws, method="eigh")
 
 
 def noise_band(null_gaps: np.ndarray, alpha: float = 0.05) -> Gap:

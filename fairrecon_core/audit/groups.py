@@ -9,6 +9,7 @@ and Min 2005 for paired changes): ten patients without a single flipped decision
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def resample_means(
     for i, (n, which) in enumerate(zip(n_groups, wanted)):
         value, reference_value = (array[0] for array in point[i])
         resamples, reference_resamples = (np.concatenate([chunk[i][j] for chunk in chunks]) for j in (0, 1))
-        spread = _Spread.of(cells, i, n, which, rate)
+        spread = _Spread.of(cells, i, n, which, rate, min_support)
         few = (spread.n_patients < max(min_support, 2))[:, None, :]
         hidden = few if which == "rest" else few[..., [which]]
         out.append(
@@ -160,7 +161,9 @@ class _Spread:
     n_rows: np.ndarray
 
     @classmethod
-    def of(cls, cells: CellSums, attribute: int, n_groups: int, reference: int | str, rate: np.ndarray) -> "_Spread":
+    def of(
+        cls, cells: CellSums, attribute: int, n_groups: int, reference, rate: np.ndarray, min_support: int
+    ) -> "_Spread":
         code = cells.unit_codes[:, attribute]
         known = code >= 0
         where = cells.patient[known] * n_groups + code[known]
@@ -170,40 +173,58 @@ class _Spread:
             columns = cells.sums[known, s].T  # (1 + A, units)
             dense = np.stack([np.bincount(where, column, minlength=size) for column in columns])
             dense = dense.reshape(len(columns), cells.n_patients, n_groups)
-            parts.append(_spread_of_stratum(dense[0], dense[1:], reference, rate[s]))
+            parts.append(_spread_of_stratum(dense[0], dense[1:], reference, rate[s], min_support))
         stack = lambda name: np.stack([part[name] for part in parts])
         se, df = ({kind: stack((name, kind)) for kind in KINDS} for name in ("se", "df"))
         return cls(stack("variance"), stack("smoothed"), se, df, stack("n_patients"), stack("n_rows"))
 
 
-def _spread_of_stratum(weight, total, reference: int | str, rate: bool) -> dict:
+def _spread_of_stratum(weight, total, reference: int | str, rate: bool, min_support: int) -> dict:
     """Standard errors in one stratum from its sums by patient and group: weight (P, G), total (A, P, G)."""
-    n_patients = (weight > 0).sum(axis=0)
-    psi = influence(weight, total)
+    own = _Side.of(weight, total, rate, min_support)
     if reference == "rest":
-        other = influence(weight.sum(axis=1, keepdims=True) - weight, total.sum(axis=2, keepdims=True) - total)
-        n_other = ((weight.sum(axis=1, keepdims=True) - weight) > 0).sum(axis=0)
+        remaining = weight.sum(axis=1, keepdims=True) - weight, total.sum(axis=2, keepdims=True) - total
+        others = _Side.of(*remaining, rate, min_support)
     else:
-        other, n_other = psi[..., [reference]], n_patients[[reference]]
-    smoothed, extra_level, extra_change = _pseudo_patients(weight, total) if rate else (None, 0.0, 0.0)
-    out = {"n_patients": n_patients, "n_rows": weight.sum(axis=0)}
-    out["variance"] = (psi**2).sum(axis=1)
-    out["smoothed"] = smoothed if rate else _ratio(total.sum(axis=1), weight.sum(axis=0))
+        others = _Side(*(part[..., [reference]] for part in own))
+    out = {"n_patients": own.n_patients, "n_rows": weight.sum(axis=0)}
+    out |= {"variance": (own.psi**2).sum(axis=1), "smoothed": own.smoothed}
     for kind in KINDS:
-        own, others = (psi, other) if kind in ("level", "gap") else (psi[1:] - psi[:1], other[1:] - other[:1])
-        extra = extra_level if kind in ("level", "gap") else extra_change
-        extra_other = extra if reference == "rest" or not rate else extra[:, [reference]]
-        variance = (own**2).sum(axis=1) + extra
-        variance_other = (others**2).sum(axis=1) + (0.0 if reference == "rest" else extra_other)
+        a, b = (side if kind in ("level", "gap") else side.change() for side in (own, others))
+        variance, variance_b = ((side.psi**2).sum(axis=1) + side.extra for side in (a, b))
         if kind in ("level", "change"):
-            out["se", kind], out["df", kind] = np.sqrt(variance), np.broadcast_to(n_patients - 1, variance.shape)
+            out["se", kind], out["df", kind] = np.sqrt(variance), np.broadcast_to(a.n_patients - 1, variance.shape)
             continue
-        both = ((own - others) ** 2).sum(axis=1) + extra + (0.0 if reference == "rest" else extra_other)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            df = (variance + variance_other) ** 2 / (variance**2 / (n_patients - 1) + variance_other**2 / (n_other - 1))
-        out["se", kind] = np.sqrt(both)
-        out["df", kind] = np.where(np.isfinite(df), df, np.minimum(n_patients, n_other) - 1)
+        out["se", kind] = np.sqrt(((a.psi - b.psi) ** 2).sum(axis=1) + a.extra + b.extra)
+        with np.errstate(invalid="ignore", divide="ignore"):  # Satterthwaite
+            df = (variance + variance_b) ** 2 / (variance**2 / (a.n_patients - 1) + variance_b**2 / (b.n_patients - 1))
+        out["df", kind] = np.where(np.isfinite(df), df, np.minimum(a.n_patients, b.n_patients) - 1)
     return out
+
+
+class _Side(NamedTuple):
+    """One side of a comparison: groups, or what they are compared with (last axis G or 1).
+
+    psi (A, P, G) influence; smoothed (A, G); extra (A, G) and extra_change (A - 1, G) variance of the pseudo-patients.
+    """
+
+    psi: np.ndarray
+    n_patients: np.ndarray
+    smoothed: np.ndarray
+    extra: np.ndarray
+    extra_change: np.ndarray
+
+    @classmethod
+    def of(cls, weight, total, rate: bool, min_support: int) -> "_Side":
+        psi, n_patients = influence(weight, total), (weight > 0).sum(axis=0)
+        if rate:
+            return cls(psi, n_patients, *_pseudo_patients(weight, total, psi, n_patients >= min_support))
+        mean = _ratio(total.sum(axis=1), weight.sum(axis=0))
+        return cls(psi, n_patients, mean, np.zeros_like(mean), np.zeros_like(mean[1:]))
+
+    def change(self) -> "_Side":
+        """The same for arm minus baseline, (A - 1, ...)."""
+        return self._replace(psi=self.psi[1:] - self.psi[:1], extra=self.extra_change)
 
 
 def _ratio(total, weight):
@@ -228,26 +249,34 @@ def influence(weight: np.ndarray, total: np.ndarray) -> np.ndarray:
     """
     n_patients = (weight > 0).sum(axis=0)
     mean = _ratio(total.sum(axis=1), weight.sum(axis=0))  # (arms, groups)
-    return (total - mean[:, None] * weight) * np.sqrt(_ratio(n_patients, n_patients - 1.0)) / weight.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # one patient: no variance to see
+        scale = np.sqrt(n_patients / (n_patients - 1.0)) / weight.sum(axis=0)
+        return (total - mean[:, None] * weight) * scale
 
 
-def _pseudo_patients(weight, total):
-    """Rates with one all-right and one all-wrong patient of mean size added, and the variance that adds.
+def _pseudo_patients(weight, total, psi, pooled):
+    """Smoothed rates (A, G) and the variance that smoothing adds to levels (A, G) and changes (A - 1, G), at least 0.
 
-    Level: Agresti and Caffo; change: Agresti and Min (half a patient in each cell of the paired table).
-    Returns smoothed rates (A, G), extra variance of levels (A, G) and of changes (A - 1, G), never below 0.
+    Level: one success and one failure more among the effective rows, rows / design effect (Agresti and Caffo).
+    Change: two patients more, one of whom changed, half up and half down (Agresti and Min). The design effect and how
+    much a changed patient changes are pooled over the groups named by `pooled`, bool (G,); with nothing seen there,
+    patients are taken as all or nothing.
     """
     n = weight.sum(axis=0)
+    rate = _ratio(total.sum(axis=1), n)
     size = _ratio(n, (weight > 0).sum(axis=0))  # rows of a mean patient
-    smoothed = _ratio(total.sum(axis=1) + size, n + 2 * size)
-    residual = total - smoothed[:, None] * weight
-    level = ((residual**2).sum(axis=1) + size**2 * (smoothed**2 + (1 - smoothed) ** 2)) / (n + 2 * size) ** 2
-    change = total[1:] - total[:1]
-    residual = change - _ratio(change.sum(axis=1), n)[:, None] * weight
-    paired = ((residual**2).sum(axis=1) + size**2) / (n + 2 * size) ** 2
-    psi = influence(weight, total)
-    extra_change = paired - ((psi[1:] - psi[:1]) ** 2).sum(axis=1)
-    return smoothed, np.maximum(level - (psi**2).sum(axis=1), 0), np.maximum(extra_change, 0)
+    plain, squares = rate * (1 - rate), (psi**2).sum(axis=1)
+    effect = _ratio((squares * n**2)[:, pooled].sum(axis=1), (plain * n)[:, pooled].sum(axis=1))[:, None]
+    effect = np.clip(np.where(np.isfinite(effect), effect, size), 1, np.maximum(size, 1))
+    smoothed = _ratio(rate * n / effect + 1, n / effect + 2)
+    extra = smoothed * (1 - smoothed) / (n / effect + 2) - _ratio(plain * effect, n)
+    change = (total[1:] - total[:1])[..., pooled]
+    n_changed = (change != 0).sum(axis=(1, 2))
+    square = np.where(n_changed > 0, _ratio((change**2).sum(axis=(1, 2)), n_changed), np.nan)[:, None]
+    square = np.where(np.isfinite(square), square, size**2)
+    squares = ((psi[1:] - psi[:1]) ** 2).sum(axis=1)
+    extra_change = (squares * n**2 + square) / (n + 2 * size) ** 2 - squares
+    return smoothed, np.maximum(extra, 0), np.maximum(extra_change, 0)
 
 
 def resample_aurocs(
