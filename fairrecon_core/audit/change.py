@@ -25,7 +25,7 @@ from fairrecon_core.audit import gaps, inference, multiplicity
 from fairrecon_core.audit.engine import Stratum, patient_codes
 from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means
 from fairrecon_core.audit.matching import Matched, match
-from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, intersect, logit
+from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, WEAK_SUPPORT, intersect, logit
 from fairrecon_core.audit.rows import COLUMNS, Choices, Part, gap_rows, nested_rows, omnibus_p_value, signed_rows
 
 METRICS = ("rates", "auroc", "calibration", "flip_rate", "logit_shift")  # of a predictions table
@@ -199,6 +199,7 @@ def _measure(
         null = gaps.null_means(patient, codes, strata, n_groups, seed=choices.seed, min_support=choices.min_support)
         for s, (task, metric, label, _) in enumerate(named):
             part = _stratum_of(whole, s)
+            part = part if strata[s].rate else _borrowed_spread(part)
             did = inference.contrast(part, "did")
             p_value = omnibus_p_value(change_p[s], did)
             parts.append(Part(task, metric, label, part, arms, did, p_value, null[:, s]))
@@ -265,7 +266,27 @@ def _aurocs(truth, score, patient, codes, n_groups, shared) -> GroupMeans | None
     usable = ~np.isnan(score).any(axis=0) & ~np.isnan(truth)
     if len(np.unique(truth[usable])) < 2:
         return None
-    return resample_aurocs(patient[usable], codes[usable], score[:, usable], truth[usable], n_groups, **shared)
+    result = resample_aurocs(patient[usable], codes[usable], score[:, usable], truth[usable], n_groups, **shared)
+    return _borrowed_spread(result)
+
+
+def _borrowed_spread(result: GroupMeans) -> GroupMeans:
+    """Let groups with weak support (under 20 patients) vary at least as much as all patients do.
+
+    Rates have pseudo-patients for this. Without, ten patients none of whom changed would be certainty.
+    """
+    n, known = result.n_patients[:, None, :], ~np.isnan(result.value)
+    floor = {}
+    for kind, own in (("level", known), ("change", known[:, 1:])):
+        patient_variance = np.where(own, result.se[kind] ** 2 * n, 0)
+        pooled = (patient_variance * n * own).sum(-1, keepdims=True) / np.maximum((n * own).sum(-1, keepdims=True), 1)
+        least = np.where(n < WEAK_SUPPORT, pooled / np.maximum(n, 1), 0)
+        floor[kind] = np.maximum(result.se[kind] ** 2, least)
+    for kind, base in (("gap", "level"), ("did", "change")):
+        extra = np.maximum(floor[base] - result.se[base] ** 2, 0)
+        other = 0.0 if result.reference == "rest" else extra[..., [result.reference]]
+        floor[kind] = result.se[kind] ** 2 + extra + other
+    return dataclasses.replace(result, se={kind: np.sqrt(squared) for kind, squared in floor.items()})
 
 
 def _stratum_of(result: GroupMeans, s: int) -> GroupMeans:

@@ -52,7 +52,7 @@ def write(table: pd.DataFrame, path: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fairrecon audit",
-        description="Did reconstruction change the gaps between subgroups? Paired, clustered by patient, with verdicts.",
+        description="Did reconstruction change the gaps between subgroups? Paired, by patient, with verdicts.",
         epilog="predictions: image_id arm task score (or image_id arm intersection predicted actual, or psnr_db ...); "
         "cohort: image_id patient_id <attribute> y_<task> and perhaps split.",
     )

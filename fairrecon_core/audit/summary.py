@@ -53,7 +53,7 @@ def _counts(cells: pd.DataFrame) -> list[str]:
     counts = pd.crosstab(cells["metric"], cells["verdict"])
     counts = counts.reindex(index=cells["metric"].drop_duplicates(), columns=VERDICTS, fill_value=0)
     width = [max(len(verdict), 5) for verdict in VERDICTS]
-    lines = ["cells (subgroup against reference, p adjusted)".ljust(16)]
+    lines = ["Cells (subgroup against reference; p adjusted over the family):"]
     lines.append(" " * 16 + "  ".join(verdict.rjust(w) for verdict, w in zip(VERDICTS, width)))
     return lines + [
         f"{metric:<16}" + "  ".join(str(n).rjust(w) for n, w in zip(row, width)) for metric, row in counts.iterrows()
@@ -70,7 +70,7 @@ def _changed(cells: pd.DataFrame, max_rows: int) -> list[str]:
 
 
 def sentence(row) -> str:
-    """One signed row in words: "unet@8 edema TPR: female - male +0.012 -> -0.094, change -0.106 [-0.133, -0.080] ..."."""
+    """One signed row in words: "unet@8 edema tpr: female - male +0.012 -> -0.094, change -0.106 [-0.133, ..."."""
     digits = FIGURES.get(row.unit, 3)
     number = lambda value: f"{value:+.{digits}f}"
     label = {"1": ", with the finding", "0": ", without"}.get(row.label, "") if row.metric == "logit_shift" else ""
@@ -109,6 +109,6 @@ def _limits(cells: pd.DataFrame) -> list[str]:
         digits = FIGURES.get(mde["unit"].iloc[0], 3)
         lines.append(
             f"A {metric} change had to reach {mde['mde'].min():.{digits}f} to {mde['mde'].max():.{digits}f} "
-            f"{mde['unit'].iloc[0]} (median {mde['mde'].median():.{digits}f}) to be found with power .8, before adjustment."
+            f"{mde['unit'].iloc[0]} (median {mde['mde'].median():.{digits}f}) to be found with power .8, unadjusted."
         )
     return lines
