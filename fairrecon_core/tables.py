@@ -415,7 +415,8 @@ def _as_text(name, column, rule, values):
     if values.isna().any():
         row = int(np.argmax(values.isna()))
         raise ValueError(f'{name}.{column} is empty in row {row}: write "", or use with_defaults')
-    if not (_is_text(values) and values.map(lambda value: isinstance(value, str)).all()):
+    spelt = isinstance(values.dtype, pd.StringDtype) or values.map(lambda value: isinstance(value, str)).all()
+    if not spelt:
         raise ValueError(f"{name}.{column} should hold texts, found {values.iloc[0]!r}")
     if rule.values:
         for value in values.unique():
@@ -451,7 +452,7 @@ def _check_key(name, schema, frame, hint=""):
 def _read_part(path, name):
     frame = read_parquet(path, name)
     for column, text in _name_parts(path).items():
-        if not (frame[column].map(_text) == text).all():
+        if [_text(value) for value in frame[column].unique()] != [text]:
             raise ValueError(f"{path} holds rows of another {column} than its name says: delete it and run "
                              f"notebook {schema_of(name).notebook} again")  # fmt: skip
     return frame
