@@ -269,7 +269,7 @@ def test_label_bias_feigns_a_gap_where_there_is_none():
     rates = reference_rates("chest", "edema", bias=Bias(0, 0, 0, label=1))
     assert rates.tpr["female"] == pytest.approx(rates.tpr["male"], abs=1e-12)
     assert rates.fpr["female"] == pytest.approx(rates.fpr["male"], abs=1e-12)
-    assert rates.fpr_recorded["female"] - rates.fpr_recorded["male"] > 0.05
+    assert rates.fpr_recorded["female"] - rates.fpr_recorded["male"] > 0.03
 
 
 @pytest.mark.parametrize("name, task", [("chest", "edema"), ("brain", "tumour_type")])

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betainc
 
 from fairrecon_core.settings import suggest
 
@@ -64,7 +64,7 @@ def population(name: str, race: str = "paper") -> pd.DataFrame:
             shares = dict.fromkeys(RACES, sum(shares.values()) / len(RACES))
         first, last, a, b = AGES[name][band]
         years = np.arange(first, last + 1)
-        share_of_year = np.diff(beta.cdf(np.linspace(0, 1, len(years) + 1), a, b))
+        share_of_year = np.diff(betainc(a, b, np.linspace(0, 1, len(years) + 1)))
         groups += [
             pd.DataFrame({"sex": sex, "race": group, "age_years": years, "weight": count * share_of_year})
             for group, count in shares.items()

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from scipy.stats import exponnorm
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from fairrecon_core.simulate import causal
 from fairrecon_core.simulate.causal import Bias
@@ -132,8 +131,9 @@ def reference_rates(
 def _chest_rates(cells, task, sigma, threshold, conspicuity, bias, race):
     """Prevalence, TPR, FPR per cell. Severity is floor + scale * Exp(1), so the score is normal plus exponential."""
     p = causal.probability(cells, task, bias.prevalence, "chest", race)
-    mean, spread = conspicuity * SEVERITY_FLOOR[task], conspicuity * SEVERITY_SCALE[task]
-    return p, exponnorm.sf(threshold, spread / sigma, loc=mean, scale=sigma), ndtr(-threshold / sigma)
+    above = (threshold - conspicuity * SEVERITY_FLOOR[task]) / sigma  # threshold over the mildest case, in sigma
+    rate = sigma / (conspicuity * SEVERITY_SCALE[task])  # of the exponential, per sigma
+    return p, ndtr(-above) + np.exp(rate**2 / 2 - rate * above + log_ndtr(above - rate)), ndtr(-threshold / sigma)
 
 
 def _brain_rates(cells, task, sigma, threshold, conspicuity, bias, race):
