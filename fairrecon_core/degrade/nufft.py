@@ -57,7 +57,7 @@ def ramp_adjoint(samples: np.ndarray, positions: np.ndarray, size: int) -> np.nd
     return adjoint(samples * density * np.pi * (size / 2) ** 2 / density.sum(), positions, size)
 
 
-def least_squares(samples: np.ndarray, positions: np.ndarray, size: int, iterations: int = 10) -> np.ndarray:
+def least_squares(samples: np.ndarray, positions: np.ndarray, size: int, iterations: int = 20) -> np.ndarray:
     """Image whose `sample` is nearest to the samples, by conjugate gradients on the normal equations.
 
     Few iterations also hold back the frequencies that no spoke saw, which start and stay near zero.
