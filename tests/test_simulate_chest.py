@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fairrecon_core.simulate import chest_anatomy as anatomy
+from fairrecon_core.simulate import chest_bones as bones
 from fairrecon_core.simulate.chest import FINDINGS, SEVERITY_FLOOR, SEVERITY_SCALE, ChestPatient, detect, render
 from fairrecon_core.simulate.chest_anatomy import FIELD_OF_VIEW, MU
 
@@ -38,7 +38,7 @@ def test_a_splat_keeps_the_mass_that_falls_on_the_film():
     x, y = rng.uniform(-0.45, 0.45, (2, 5000)).astype(np.float32) * FIELD_OF_VIEW
     mass = rng.exponential(size=5000).astype(np.float32)
     for size in (32, 50, 128):
-        thickness = anatomy.splat(x, y, mass, size)
+        thickness = bones.splat(x, y, mass, size)
         assert thickness.sum(dtype=float) * (FIELD_OF_VIEW / size) ** 2 == pytest.approx(
             mass.sum(dtype=float), rel=1e-5
         )
@@ -47,20 +47,20 @@ def test_a_splat_keeps_the_mass_that_falls_on_the_film():
 def test_a_splat_at_a_pixel_centre_fills_that_pixel_only():
     size, pixel = 34, FIELD_OF_VIEW / 34
     one = np.ones(1, np.float32)
-    thickness = anatomy.splat(one * np.float32(2.5 * pixel), one * np.float32(-3.5 * pixel), one, size)
+    thickness = bones.splat(one * np.float32(2.5 * pixel), one * np.float32(-3.5 * pixel), one, size)
     assert thickness[17 - 4, 17 + 2] == pytest.approx(1 / pixel**2, rel=1e-4)
     assert np.count_nonzero(thickness > 1e-4) == 1
 
 
 def test_points_outside_the_film_are_dropped():
     far = np.array([-100.0, 100.0, 3.0], np.float32)
-    assert anatomy.splat(far, far[::-1] * 40, np.ones(3, np.float32), 32).sum() == 0
+    assert bones.splat(far, far[::-1] * 40, np.ones(3, np.float32), 32).sum() == 0
 
 
 def test_a_straight_tube_has_the_mass_of_a_cylinder():
     x = np.linspace(-5, 5, 201, dtype=np.float32)
     radius = np.full_like(x, 0.8)
-    points = anatomy.tube(x, np.zeros_like(x), radius, anatomy.solid, pixel=0.05)
+    points = bones.tube(x, np.zeros_like(x), radius, bones.solid, pixel=0.05)
     assert points.mass.sum() == pytest.approx(np.pi * 0.8**2 * 201 / 200 * 10, rel=0.01)
 
 

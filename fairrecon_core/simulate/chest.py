@@ -1,8 +1,8 @@
 """Simulated frontal chest radiographs with findings of continuous severity.
 
 A patient is a seed, attributes and severities; `render` sums line integrals through a stylised chest
-(`chest_anatomy`, `chest_findings`), applies Beer-Lambert with scatter, blur and photon noise, and displays the
-result in a window that is set from the healthy geometry, so a finding never changes the brightness elsewhere.
+(`chest_anatomy`, `chest_bones`, `chest_findings`), applies Beer-Lambert with scatter, blur and photon noise, and
+displays the result in a window set from the healthy geometry, so a finding never changes the brightness elsewhere.
 Conventions: lengths in cm, attenuation per cm, images (H, W) float32 in [0, 1] with bone bright.
 Race has no anatomy here, on purpose: nothing known says what in a radiograph would encode it.
 Everything is stylised by eye, nothing is fitted to patients: call its figures "simulated".
@@ -17,8 +17,10 @@ import numpy as np
 from scipy import ndimage
 
 from fairrecon_core.simulate import chest_anatomy as anatomy
+from fairrecon_core.simulate import chest_bones as bones
 from fairrecon_core.simulate import chest_findings as findings
-from fairrecon_core.simulate.chest_anatomy import MU, Frame, Physique, Points, step
+from fairrecon_core.simulate.chest_anatomy import MU, Frame, Physique, step
+from fairrecon_core.simulate.chest_bones import Points
 from fairrecon_core.simulate.chest_findings import Layers, Site
 
 FINDINGS = (
@@ -46,7 +48,7 @@ SEVERITY_FLOOR: dict[str, float] = {
     "consolidation": 0.40,
     "pneumonia": 0.50,
     "atelectasis": 0.30,
-    "pneumothorax": 0.15,
+    "pneumothorax": 0.20,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
     "fracture": 0.80,
@@ -202,13 +204,13 @@ def _line_integral(patient, seen, person: Physique, frame: Frame, waves) -> tupl
     inside = np.clip(lung / 3, 0, 1)
     site = Site(frame, person, patient.view == "AP", half_width, dome, inside, waves)
     layers = Layers(*(np.zeros_like(lung) for _ in range(5)))
-    ribs = anatomy.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
+    ribs = bones.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
     for name, draw in _DRAWN.items():
         if seen[name] > 0:
             draw(layers, site, seen[name], _stream(patient, name))
     if seen["fracture"] > 0:
         ribs = findings.fracture(ribs, layers, site, seen["fracture"], _stream(patient, "fracture"))
-    vessels = anatomy.vessel_tree(person, _stream(patient, "vessels"), frame.pixel, 0.10 * min(seen["edema"], 4))
+    vessels = bones.vessel_tree(person, _stream(patient, "vessels"), frame.pixel, 0.10 * min(seen["edema"], 4))
 
     air, fluid = np.clip(layers.free_air, 0, 1), np.clip(layers.fluid, 0, 0.97)
     filled = np.clip(layers.filled, 0, 0.92)
@@ -220,8 +222,8 @@ def _line_integral(patient, seen, person: Physique, frame: Frame, waves) -> tupl
     total = MU["soft"] * (np.clip(body - lung - gas, 0, None) + layers.soft + 0.3 * centre.hila * inside)
     total += lung * ((1 - fluid) * parenchyma + MU["soft"] * fluid)
     total += 0.19 * anatomy.breasts(frame, person) - (MU["soft"] - MU["fat"]) * fat
-    mineral = anatomy.spine(frame, person) + anatomy.blade_and_humerus(frame, person)
-    mineral += anatomy.calcification(frame, person, waves[5])
+    mineral = bones.spine(frame, person) + bones.blade_and_humerus(frame, person)
+    mineral += bones.calcification(frame, person, waves[5])
     total += (MU["bone"] - MU["soft"]) * (mineral * person.bone + layers.bone)
     total *= 1 + 0.01 * waves[1]
     total = np.where(body > 0, total, 0) + _deposited(
@@ -257,8 +259,8 @@ def _deposited(frame: Frame, person: Physique, ribs, vessels: Points, aerated, l
     """Line integral of ribs, shoulder girdle, vessels and devices, splatted together."""
     pixel = frame.pixel / frame.scale
     bone = (MU["bone"] - MU["soft"]) * person.bone * 1.1
-    rib = anatomy.tube(ribs.x, ribs.y, ribs.radius, lambda s: 0.62 * anatomy.shell(s), pixel, ribs.stretch)
-    parts = [(rib, bone)] + [(points, bone) for points in anatomy.shoulder_girdle(person, pixel)]
+    rib = bones.tube(ribs.x, ribs.y, ribs.radius, lambda s: 0.62 * bones.shell(s), pixel, ribs.stretch)
+    parts = [(rib, bone)] + [(points, bone) for points in bones.shoulder_girdle(person, pixel)]
     parts += [(vessels, MU["soft"] * 1.35)] + layers.devices
     x, y, mass = (np.concatenate([getattr(points, name).ravel() for points, _ in parts]) for name in Points._fields)
     weight = np.repeat(np.array([mu for _, mu in parts], np.float32), [points.mass.size for points, _ in parts])
@@ -267,7 +269,7 @@ def _deposited(frame: Frame, person: Physique, ribs, vessels: Points, aerated, l
     first = sum(points.mass.size for points, _ in parts[: -1 - len(layers.devices)])
     here = slice(first, first + vessels.mass.size)
     mass[here] *= _nearest(aerated, x[here], y[here], frame)
-    return anatomy.splat(x, y, mass, frame.size)
+    return bones.splat(x, y, mass, frame.size)
 
 
 def _nearest(values: np.ndarray, x, y, frame: Frame) -> np.ndarray:
@@ -348,12 +350,13 @@ def display(signal: np.ndarray, person: Physique, pixel: float) -> np.ndarray:
     """Logarithm, window between lung and mediastinum, local contrast, shoulder and gamma; float32 in [0, 1]."""
     low, high = levels(person)
     dark, bright = person.window
-    value = (-np.log(np.maximum(signal, 1e-4)) - low) / (high - low)
+    depth = -np.log(np.clip(signal, 1e-4, 1))
+    value = (depth - low) / (high - low)
     value = np.clip(value, -1.4, 1.6)
     taper = np.clip(1.25 - value, 0.25, 1)  # dense regions are shown flatter
     value = value + person.sharpness * taper * (value - smooth(value, 2.2 / pixel))
     value = dark + (bright - dark) * value
     value = np.where(value > KNEE, KNEE + (1 - KNEE) * np.tanh((value - KNEE) / (1 - KNEE)), value)
     value = np.where(value < TOE, TOE * np.exp(np.minimum(value / TOE - 1, 0)), value)
-    value = np.clip(value, 0, 1) ** np.float32(person.gamma)
+    value = np.clip(value * np.minimum(depth, 1), 0, 1) ** np.float32(person.gamma)  # bare film is black
     return value.astype(np.float32, copy=False)

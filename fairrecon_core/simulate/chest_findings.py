@@ -9,19 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fairrecon_core.simulate.chest_anatomy import (
-    HALF_WIDTH,
-    Frame,
-    Physique,
-    Points,
-    Ribs,
-    chord,
-    curve,
-    shell,
-    solid,
-    step,
-    tube,
-)
+from fairrecon_core.simulate.chest_anatomy import HALF_WIDTH, Frame, Physique, chord, step
+from fairrecon_core.simulate.chest_bones import Points, Ribs, curve, shell, solid, tube
 
 
 @dataclass
@@ -88,9 +77,9 @@ def consolidation(layers: Layers, site: Site, severity: float, rng: np.random.Ge
     side, cy, cx = side_of(rng, 0.55), -5 + 11 * rng.uniform(), 5.0 + 3.5 * rng.uniform()
     shape, angle = 0.2 * rng.standard_normal(), rng.standard_normal()
     grow = math.sqrt(0.5 + 0.5 * severity)
-    box, weight = blob(site, side * cx, cy, 3.4 * grow * math.exp(shape), 2.7 * grow, angle, 0.22, 0.22)
+    box, weight = blob(site, side * cx, cy, 3.8 * grow * math.exp(shape), 3.0 * grow, angle, 0.22, 0.22)
     mottle = 0.78 + 0.2 * np.tanh(site.waves[4][box])
-    np.maximum(layers.filled[box], saturating(severity, 0.85, 0.55) * weight * mottle, out=layers.filled[box])
+    np.maximum(layers.filled[box], saturating(severity, 0.88, 0.85) * weight * mottle, out=layers.filled[box])
 
 
 def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
@@ -106,7 +95,9 @@ def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Genera
         )
         mottle = 0.65 + 0.5 * np.tanh(0.9 * site.waves[3][box] + 0.9 * site.waves[5][box])
         np.maximum(
-            layers.filled[box], saturating(severity, 0.65, 0.5) * weight * np.clip(mottle, 0, 1), out=layers.filled[box]
+            layers.filled[box],
+            saturating(severity, 0.65, 0.62) * weight * np.clip(mottle, 0, 1),
+            out=layers.filled[box],
         )
 
 
@@ -116,7 +107,7 @@ def edema(layers: Layers, site: Site, severity: float, rng: np.random.Generator)
     x, y = site.frame.x, site.frame.y
     bat = np.exp(-(((np.abs(x) - 5.0) / 4.6) ** 2) - ((y - 0.8) / 6.8) ** 2) * (1 + lean * np.sign(x))
     mottle = np.clip(0.8 + 0.35 * np.tanh(site.waves[3] + 0.5 * site.waves[4]) + 0.12 * site.waves[1], 0, None)
-    layers.filled += saturating(severity, 0.55, 0.26) * bat * mottle
+    layers.filled += saturating(severity, 0.55, 0.42) * bat * mottle
 
 
 def atelectasis(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
@@ -133,7 +124,7 @@ def atelectasis(layers: Layers, site: Site, severity: float, rng: np.random.Gene
     plate = np.exp(-((across / width) ** 2)) * step((2.4 + 0.8 * severity - np.abs(along)) / 0.5)
     base = step((y - (site.dome[box] - 1.6 - 0.7 * severity)) / 0.9) * (0.6 + 0.4 * np.tanh(site.waves[3][box]))
     own_side = x * side > 0
-    layers.filled[box] += own_side * (saturating(severity, 0.6, 0.9) * plate + saturating(severity, 0.4, 0.4) * base)
+    layers.filled[box] += own_side * (saturating(severity, 0.6, 0.9) * plate + saturating(severity, 0.45, 0.5) * base)
 
 
 def raised_diaphragm(site: Site, severity: float, rng: np.random.Generator) -> np.ndarray:
@@ -164,19 +155,19 @@ def lung_lesion(layers: Layers, site: Site, severity: float, rng: np.random.Gene
 def pneumothorax(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
     """Air outside the lung: a rim that widens towards the apex, without vessels, inside a thin pleural line.
 
-    Of supine patients half have no rim: their air lies in front and only darkens the base of one side.
+    Of supine patients 40 % have no rim: their air lies in front and only darkens the base of one side.
     """
-    side, in_front, tail = side_of(rng, 0.55), rng.uniform() < 0.5, rng.uniform()
+    side, in_front, tail = side_of(rng, 0.55), rng.uniform() < 0.4, rng.uniform()
     x, y = site.frame.x, site.frame.y
     own_side = (x * side > 0) * site.lung
     if site.supine and in_front:
         place = np.exp(-(((np.abs(x) - 8.5) / 4.0) ** 2) - ((y - (6.5 - 4 * tail)) / 4.5) ** 2)
-        layers.free_air += saturating(severity, 0.95, 0.6) * place * own_side
+        layers.free_air += saturating(severity, 0.95, 0.9) * place * own_side
         return
-    rim = (1.7 * severity) * (0.15 + 0.2 * tail + (0.85 - 0.2 * tail) * step(-(y + 6) / 2.5))
+    rim = (2.6 * severity) * (0.3 + 0.2 * tail + (0.7 - 0.2 * tail) * step(-(y + 6) / 2.5))
     depth = np.abs(x) - (site.half_width - rim - 0.06 * rim * site.waves[0])  # cm outside the pleural line
     layers.free_air += step(depth / 0.10) * own_side * np.minimum(rim / 0.15, 1)
-    layers.soft += 0.45 * min(severity / 0.4, 1) * np.exp(-((depth / 0.11) ** 2)) * own_side
+    layers.soft += 0.6 * min(severity / 0.4, 1) * np.exp(-((depth / 0.11) ** 2)) * own_side
 
 
 def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
@@ -191,12 +182,12 @@ def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random
             continue
         own_side = x * this > 0
         if site.supine and layered:
-            veil = saturating(amount, 0.7, 0.35) * step((y - (3.5 - 2.5 * amount)) / 2.2)
+            veil = saturating(amount, 0.8, 0.45) * step((y - (3.5 - 2.5 * amount)) / 2.2)
             layers.fluid += veil * own_side
             continue
         lateral = np.clip((np.abs(x) / HALF_WIDTH - 0.5) / 0.5, 0, 1.1)
         climb = 1.6 + 0.8 * amount
-        level = base + 2.6 + climb - 4.0 * amount - climb * lateral * lateral + 0.12 * site.waves[0]
+        level = base + 2.4 - 3.4 * amount - climb * lateral * lateral + 0.12 * site.waves[0]
         layers.fluid += 0.95 * step((y - level) / 0.35) * own_side * min(amount / 0.15, 1)
 
 
@@ -230,23 +221,25 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
         i, where = min(first + j, 9), place + 0.03 * j + float(jitter[j])
         offset = ribs.angle[i] - np.float32(where)
         past = step(offset / 0.012)
-        displaced = saturating(severity, 2.2, 0.6)
+        displaced = saturating(severity, 1.6, 0.6)
         y[i, k] += displaced * past * np.exp(-np.clip(offset, 0, None) / 0.5)
         x[i, k] -= side * 0.35 * displaced * past * np.exp(-np.clip(offset, 0, None) / 0.4)
         gap = np.exp(-((offset / 0.04) ** 2))
         stretch[i, k] *= 1 - min(0.9 * severity, 0.9) * gap * (0.3 if healed else 1)
         if healed:
             callus = np.exp(-((offset / 0.10) ** 2))
-            radius[i, k] += saturating(severity, 0.9, 0.7) * callus
-            stretch[i, k] *= 1 + saturating(severity, 1.6, 0.7) * callus
+            radius[i, k] += saturating(severity, 0.7, 0.6) * callus
+            stretch[i, k] *= 1 + saturating(severity, 0.8, 0.6) * callus
         else:
             at = int(np.argmin(np.abs(offset)))
             cx, cy = float(x[i, k, at]), float(y[i, k, at])
             box = site.frame.box(cx - 4, cx + 4, cy - 4, cy + 4)
             near = ((site.frame.x[box] - cx) / 1.6) ** 2 + ((site.frame.y[box] - cy) / 1.9) ** 2
-            blood = saturating(severity, 4.5, 0.5) * np.exp(-near) * site.lung[box]
+            blood = saturating(severity, 5.0, 0.5) * np.exp(-near) * site.lung[box]
             np.maximum(layers.soft[box], blood, out=layers.soft[box])
-    return Ribs(x, y, radius, stretch, ribs.angle)
+    pulled = np.hypot(np.gradient(x, axis=-1), np.gradient(y, axis=-1))  # a break adds no bone
+    before = np.hypot(np.gradient(ribs.x, axis=-1), np.gradient(ribs.y, axis=-1))
+    return Ribs(x, y, radius, stretch * np.minimum(before / (pulled + np.float32(1e-6)), 1), ribs.angle)
 
 
 # ---------------------------------------------------------------- devices
