@@ -45,6 +45,11 @@ class Conversion:
     def add(self, image, row: dict, mask=None) -> None:
         """Take one item: check its row, and check and store its pixels unless they are there already.
 
+        Parameters
+        ----------
+        image, row, mask
+            As in `cohort.write_cohort`.
+
         Raises
         ------
         ValueError

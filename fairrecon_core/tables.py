@@ -318,7 +318,18 @@ def write_parquet(path: str | Path, name: str, frame: pd.DataFrame, *, checked: 
 
 
 def read_parquet(path: str | Path, name: str) -> pd.DataFrame:
-    """Read and check one file of table `name`.
+    """Read and check one file.
+
+    Parameters
+    ----------
+    path : path
+        A Parquet file.
+    name : str
+        Name of the table that it should hold, one of `SCHEMAS`.
+
+    Returns
+    -------
+    DataFrame
 
     Raises
     ------
