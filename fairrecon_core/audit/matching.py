@@ -97,6 +97,8 @@ class _Keys:
         (arm, arms), (level, levels) = columns["arm"], columns["level"]
         pairs, condition = np.unique(arm.astype(np.int64) * len(levels) + level, return_inverse=True)
         conditions = [(str(arms[pair // len(levels)]), float(levels[pair % len(levels)])) for pair in pairs]
+        order = sorted(range(len(pairs)), key=conditions.__getitem__)  # the order of rows must not show
+        conditions, condition = [conditions[i] for i in order], np.argsort(order)[condition]
         fold, seed = (columns[name][1].astype(int)[columns[name][0]] for name in ("fold", "train_seed"))
         replicate = columns["train_seed"][0] * np.int64(len(columns["sample"][1])) + columns["sample"][0]
         keys = cls(str(columns["cohort"][1][0]), image, condition.astype(np.int32), fold, seed, replicate,
