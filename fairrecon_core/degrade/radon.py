@@ -176,6 +176,8 @@ class ParallelBeam:
         mirrored = torch.where((frequency == 0) | (frequency == 0.5), 1.0, 2.0)
         weight = passed * step * mirrored  # (S, K)
         self.bins = [_waves(odd, 1 / cosine, bins[:, None] * frequency, self.like, weight) for odd in (0, 1)]
+        for table in self.bins:  # waves repeat after 2 N pixels; what lies beyond the sheared square is zero
+            table[bins / cosine[:, None] > self.size] = 0
 
     def _make_places(self, slope: Tensor, kind: Tensor, n_slopes: int) -> None:
         """Where each pixel, and each bin of each view, sits among the folded values, and the other way round."""

@@ -8,7 +8,7 @@ Conventions: images are (B, N, N) in [0, 1]; line integrals p are dimensionless,
 the number of photons that would reach a bin in the middle of the detector with nothing in the way. A film has no
 absolute scale, so one is stated: 35 cm across, and white attenuates like water, 0.2 per cm.
 Source: paper Sec. 2.1 "X-ray"; floor and calibration as in the LoDoPaB data set (doi:10.1038/s41597-021-00893-z);
-Poisson by transformed rejection, Hoermann 1993 (doi:10.1016/0167-6687(93)90997-4).
+Poisson numbers from normal ones, Ahrens and Dieter 1982 (doi:10.1145/355993.355997).
 """
 
 import math
@@ -224,7 +224,7 @@ def poisson(mean: Tensor, generators: Sequence[torch.Generator], sampler: str = 
     -------
     Tensor, shaped as `mean`, whole numbers
     """
-    draw = {"exact": _rejection, "fast": _cornish_fisher}[check_choice("sampler", sampler, SAMPLERS)]
+    draw = {"exact": _normal_with_correction, "fast": _cornish_fisher}[check_choice("sampler", sampler, SAMPLERS)]
     if mean.device.type != "cpu":
         draw = _library
     counts = torch.empty_like(mean)
@@ -233,7 +233,7 @@ def poisson(mean: Tensor, generators: Sequence[torch.Generator], sampler: str = 
         values = draw(flat, generator)
         few = torch.nonzero(flat < 10).view(-1)
         if len(few) and draw is not _library:
-            values.index_copy_(0, few, torch.poisson(flat[few], generator))
+            values.index_copy_(0, few, torch.poisson(flat.index_select(0, few), generator))
         out.copy_(values.view_as(lam))
     return counts
 
@@ -247,25 +247,41 @@ def _cornish_fisher(mean: Tensor, generator: torch.Generator) -> Tensor:
     return (mean + mean.sqrt() * z + (z * z - 1) / 6 + 0.5).floor_().clamp_(min=0)
 
 
-def _rejection(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Hoermann's transformed rejection (PTRS), exact from a mean of 10, about three times as fast as torch.poisson."""
-    lam = mean.clamp(min=10)
-    spread = 0.931 + 2.53 * lam.sqrt()
-    skew = -0.059 + 0.02483 * spread
-    u, v = torch.rand(2, len(lam), generator=generator, dtype=lam.dtype)
-    u -= 0.5
-    edge = 0.5 - u.abs()
-    counts = ((2 * skew / edge + spread) * u + lam + 0.43).floor_()
-    sure = (edge >= 0.07) & (v <= 0.9277 - 3.6224 / (spread - 2))
-    rest = torch.nonzero(~sure).view(-1)
-    if len(rest):
-        lam, spread, skew, edge, v, count = (x[rest].double() for x in (lam, spread, skew, edge, v, counts))
-        hat = torch.log(v * (1.1239 + 1.1328 / (spread - 3.4)) / (skew / edge**2 + spread))
-        likely = hat <= count * lam.log() - lam - torch.lgamma(count + 1)
-        again = rest[~(likely & (count >= 0) & ((edge >= 0.013) | (v <= edge)))]
-        if len(again):
-            counts[again] = _rejection(mean[again], generator)
+def _normal_with_correction(mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Exact from a mean of 10 on, three times as fast as torch.poisson (Ahrens and Dieter's algorithm PD).
+
+    A normal number, cut to a whole one, is right nearly always. A cheap test lets 98 of 100 pass; the others are kept
+    with probability Poisson / normal, or replaced by a draw from what the normal lacks.
+    """
+    mean = mean.clamp(min=10)
+    spread = mean.sqrt()
+    counts = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).mul_(spread).add_(mean).floor_()
+    chance = torch.rand(mean.shape, generator=generator, dtype=mean.dtype)
+    missing = mean - counts
+    doubtful = torch.nonzero(6 * mean * mean * chance < missing * missing * missing).view(-1)
+    k, mu, chance = (values.index_select(0, doubtful).double() for values in (counts, mean, chance))
+    poisson, normal = _poisson_and_normal(k, mu)
+    wrong = torch.nonzero((1 - chance) * normal > poisson).view(-1)
+    todo, mu = doubtful[wrong], mu[wrong]
+    while len(todo):  # four tries at once: two of three succeed
+        side = 2 * torch.rand(4, len(mu), generator=generator, dtype=mu.dtype) - 1
+        reach = -torch.log1p(-torch.rand(side.shape, generator=generator, dtype=mu.dtype))
+        t = 1.8 + reach * side.sign()
+        k = torch.floor(mu + mu.sqrt() * t)
+        poisson, normal = _poisson_and_normal(k, mu)
+        good = (t > -0.6744) & (0.1069 / mu * side.abs() <= (poisson - normal) * reach.exp())
+        first = good.byte().argmax(0, keepdim=True)
+        found = good.any(0)
+        counts.index_copy_(0, todo[found], k.gather(0, first)[0, found].to(counts))
+        todo, mu = todo[~found], mu[~found]
     return counts
+
+
+def _poisson_and_normal(k: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of k from Poisson, and from a normal number of the same mean and variance cut to a whole one."""
+    poisson = torch.where(k < 0, 0.0, torch.exp(k * mean.log() - mean - torch.lgamma(k.clamp(min=0) + 1)))
+    below, above = (torch.erf((edge - mean) / torch.sqrt(2 * mean)) for edge in (k, k + 1))
+    return poisson, (above - below) / 2
 
 
 def published_sinogram(images: Tensor, n_views: int | None = None) -> Tensor:
