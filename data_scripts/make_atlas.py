@@ -62,7 +62,7 @@ def ventricles(csf: np.ndarray, depth: np.ndarray, mm: tuple[np.ndarray, ...]) -
 
 
 def sulci(t1: np.ndarray, brain: np.ndarray, depth: np.ndarray, mm: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Share of CSF in the folds of the cortex, 0 to 0.45.
+    """Share of CSF in the folds of the cortex, 0 to 0.45, and to 0.65 between the hemispheres.
 
     The mean of 152 brains blurs narrow sulci until the tissue maps call them grey. They survive as valleys of the T1
     image: where its largest second derivative (T1 units per mm2, after a 1.2 mm blur) is well above 0.
@@ -74,7 +74,8 @@ def sulci(t1: np.ndarray, brain: np.ndarray, depth: np.ndarray, mm: tuple[np.nda
     valley[brain] = np.linalg.eigvalsh(hessian)[:, 2]
     x, y, z = mm
     cortex = 1 - np.exp(-((x / 33) ** 8 + ((y + 3) / 36) ** 8 + ((z - 3) / 24) ** 8))  # not between the nuclei
-    return 0.45 * np.clip((valley - 2) / 6, 0, 1) * cortex * np.clip((depth - 1) / 2, 0, 1)
+    share = 0.45 + 0.20 * np.exp(-((x / 2) ** 2))
+    return share * np.clip((valley - 2) / 6, 0, 1) * cortex * np.clip((depth - 1) / 2, 0, 1)
 
 
 def glioma_sites(grey, white, depth, mm) -> np.ndarray:

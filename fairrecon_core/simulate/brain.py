@@ -45,8 +45,8 @@ SEQUENCE = Sequence()
 # T1 ms, T2 ms, proton density: rounded values in the range of the literature at 3 T; those of tumours are guesses.
 TISSUES = {
     "white": (850, 70, 0.70),
-    "grey": (1350, 95, 0.82),
-    "deep_grey": (1250, 85, 0.82),
+    "grey": (1350, 93, 0.80),
+    "deep_grey": (1250, 83, 0.82),
     "csf": (4300, 1800, 1.00),
     "lesion": (1250, 118, 0.82),  # white-matter hyperintensity
     "oedema": (1450, 135, 0.86),
@@ -175,13 +175,14 @@ def render(
 
 @lru_cache(maxsize=1)
 def _atlas() -> SimpleNamespace:
-    """Both hemispheres: maps (105, 131, 81, 4), gradient of the ventricle potential per mm (..., 3), tumour sites."""
+    """Both hemispheres: maps (105, 131, 81, 4); slope of the ventricle potential per mm and depth (..., 4); sites."""
     with np.load(Path(__file__).with_name("atlas.npz")) as stored:
         half, sites = stored["maps"].astype(F32) / F32(255), stored["sites"].astype(float)
     maps = np.concatenate([half[:, :0:-1], half], axis=1)
     smooth = ndimage.gaussian_filter(maps[3], 1.0)  # the 8-bit steps would show in the slope
-    gradient = np.stack(np.gradient(smooth, ATLAS_STEP), axis=-1).astype(F32)
-    return SimpleNamespace(maps=np.ascontiguousarray(np.moveaxis(maps, 0, -1)), gradient=gradient, sites=sites)
+    depth = np.clip(ndimage.gaussian_filter(maps[2], 5.0) / 0.35 - 1.45, 0, 1)  # 0 at the surface, 1 from 6 mm inside
+    coarse = np.stack([*np.gradient(smooth, ATLAS_STEP), depth], axis=-1).astype(F32)
+    return SimpleNamespace(maps=np.ascontiguousarray(np.moveaxis(maps, 0, -1)), coarse=coarse, sites=sites)
 
 
 def _look_up(volume: np.ndarray, points) -> np.ndarray:
@@ -213,7 +214,7 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         tilt=np.tan(np.radians([3 * z[4], 3 * z[5]])),
         shift=(2 * z[6], 2 * z[7]),
         ventricle=float(np.clip(0.40 * patient.age + 0.06 * patient.sex + 0.28 * z[8], -0.8, 1.5)),  # log size
-        atrophy=float(np.clip(0.15 + 0.45 * patient.age + 0.30 * z[9], -0.5, 1.8)),
+        atrophy=float(np.clip(0.30 + 0.42 * patient.age + 0.30 * z[9], -0.4, 1.8)),
         lesions=0.65 * patient.age + 0.60 * z[10],
         iron=float(np.clip(0.5 + 0.3 * patient.age + 0.15 * z[11], 0, 1.5)),
         grey_tone=1 + 0.03 * z[12],
@@ -227,14 +228,14 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         kind=patient.tumour_kind,
         contrast=patient.conspicuity**0.4,
         centre=centre.astype(F32),
-        radius=float(np.clip(math.exp(between(2.72, 2.82) + 0.30 * z[20]), 8, 30)),
+        radius=float(np.clip(math.exp(between(2.88, 2.98) + 0.30 * z[20]), 9, 36)),
         mass_effect=between(0.16, 0.38) * math.exp(0.35 * z[21]) * float(edge),  # in radii
         stretch=math.exp(0.22 * z[22]),
         direction=z[23],
         roughness=(between(0.12, 0.27) * math.exp(0.25 * z[24]), between(0.10, 0.19)),
         spared_cortex=0.05 if patient.tumour_kind == "oligodendroglioma" else 0.20,
         high_grade=float(_sigmoid(4 * (weight - 0.5))),
-        tumour_tone=math.exp(0.08 * z[29]),
+        tumour_tone=math.exp(0.05 + 0.10 * z[29]),
         softness=between(0.13, 0.10),
         oedema=float(np.clip(between(-0.05, 0.55) + 0.28 * z[25], 0.0, 1.6)),  # extent in radii
         mismatch=float(np.clip(0.35 + 0.4 * z[26], 0, 1)),
@@ -246,8 +247,13 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
 
 
 def _displacement(field: Field, amplitude, points) -> np.ndarray:
-    """Random smooth displacement in mm, (3, n). Up and down it fades below z = 0, or the temporal poles get lumpy."""
+    """Random smooth displacement in mm, (3, n).
+
+    It fades towards the surface, because a skull keeps the outline smooth, and up and down it fades below z = 0, where
+    the temporal poles would get lumpy.
+    """
     moved = field(points)[:3] * np.array(amplitude, F32)[:, None]
+    moved *= 0.3 + 0.7 * _look_up(_atlas().coarse, points)[3]
     moved[2] *= 0.35 + 0.65 * _sigmoid((points[2] + F32(2)) / F32(5))
     return moved
 
@@ -310,7 +316,7 @@ def _geometry(person, size, fine, offset, tumour):
     if tumour:
         place -= _mass_effect(person, head)
     for _ in range(3):  # in steps, or a large ventricle would overshoot its middle
-        place += F32(45 * person.ventricle) * _look_up(_atlas().gradient, place)
+        place += F32(45 * person.ventricle) * _look_up(_atlas().coarse, place)[:3]
     brain = _look_up(_atlas().maps, place)[2]
     smooth = np.concatenate([place, person.shading(head)[:1], brain[None]]).reshape(5, GRID, GRID)
     smooth = _enlarge(smooth, fine)
@@ -354,7 +360,7 @@ def _tissue(person, place, prior, values):
     # Sulci widen with atrophy; much less at the basal cisterns, which would fall apart.
     widening = person.atrophy * (1 - deep) * (0.25 + 0.75 * _sigmoid((z + 4) / 4))
     nuclei = np.exp(-((((np.abs(x) - 15) / 17) ** 2) ** 2) - (((y + 3) / 26) ** 2) ** 2 - (((z - 5) / 17) ** 2) ** 2)
-    sharp = (1 - 0.5 * nuclei) / 0.52  # nuclei keep the graded tone of the atlas
+    sharp = (1 - 0.3 * nuclei) / 0.52  # nuclei keep the graded tone of the atlas
     rough = 0.38 * (1 - nuclei)
     log_grey = np.log(grey + 0.02) + rough * noise[0] - 0.25 * widening * (csf > 0.03)
     log_white = np.log(white + 0.02) + rough * noise[1]
