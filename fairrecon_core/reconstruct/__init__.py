@@ -1,1 +1,196 @@
-"""Being built."""
+"""Reconstructors: what makes an image out of too few spokes or photons.
+
+A reconstructor is a class with a `name`, a `fit` and a `__call__`, decorated with `@register`; the contract tests run
+over the registry, so a newcomer is tested unasked. It is called as
+`reconstructor(degraded, level, image_ids=..., seed=0, sample=0, measurement=None)` with float32 images (B, H, W) or
+(H, W) in [0, 1] and returns images of the same shape and range. Randomness, if any, follows from
+`(seed, image_id, level, sample)`. A simple one ignores the keywords.
+"""
+
+import difflib
+import importlib
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fairrecon_core.degrade import Degradation, Measurement
+from fairrecon_core.training import Images
+
+REGISTRY: dict[str, type["Reconstructor"]] = {}
+# built in: the module is imported when its reconstructor is first asked for
+HOMES = {"degraded": "classical", "tv": "classical", "nlm": "classical", "unet": "unet", "pix2pix": "pix2pix"}
+
+
+class Reconstructor:
+    """Base of all reconstructors: checks what comes in, clips what goes out, and works image by image on the CPU.
+
+    Parameters
+    ----------
+    modality : {"mri", "xray"}
+
+    Notes
+    -----
+    A new one overrides `restore` (and `fit`, if it learns), or `__call__` itself.
+    """
+
+    name = ""
+    stochastic = False  # whether `sample` matters
+
+    def __init__(self, modality: str = "mri"):
+        if modality not in ("mri", "xray"):
+            raise ValueError(f"modality is 'mri' or 'xray', got {modality!r}")
+        self.modality = modality
+
+    def fit(
+        self,
+        train: Images,
+        validation: Images,
+        degradation: Degradation,
+        levels: Sequence[float],
+        *,
+        seed: int = 0,
+        **options,
+    ) -> pd.DataFrame:
+        """Learn, or tune, on clean images that are degraded as they are drawn; the table of losses, empty by default.
+
+        Parameters
+        ----------
+        train, validation : Images
+        degradation : Degradation
+        levels : sequence of float
+            One fit may cover several; a list of one is the paper's setting.
+        seed : int
+        **options
+            Of `training.fit`, for a network.
+        """
+        return pd.DataFrame()
+
+    def restore(
+        self,
+        degraded: Tensor,
+        level: float,
+        image_ids: list[str],
+        seed: int,
+        sample: int,
+        measurement: Measurement | None,
+    ) -> Tensor:
+        """Images (B, H, W) for degraded images (B, H, W); to be overridden."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        degraded,
+        level: float,
+        *,
+        image_ids: str | Sequence[str],
+        seed: int = 0,
+        sample: int = 0,
+        measurement: Measurement | None = None,
+    ) -> Tensor:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        degraded : Tensor or array, float, shape (B, H, W) or (H, W)
+            In [0, 1].
+        level : float
+            The level at which it was degraded.
+        image_ids : sequence of B names, or one name for a single image
+        seed, sample : int
+            With the name and level they decide the noise of a stochastic reconstructor.
+        measurement : Measurement, optional
+            What the scanner recorded, for those that use it.
+
+        Returns
+        -------
+        Tensor, float32, shaped as `degraded`
+            In [0, 1], on the CPU.
+
+        Raises
+        ------
+        ValueError
+            Images of another shape than (B, H, W) or (H, W), not finite or not in [0, 1]; not one name per image.
+        """
+        batch = as_batch(degraded)
+        names = [image_ids] if isinstance(image_ids, str) else [str(name) for name in image_ids]
+        if len(names) != len(batch):
+            raise ValueError(f"need one image_id per image: got {len(names)} for {len(batch)} images")
+        if measurement is not None and torch.as_tensor(degraded).ndim == 2:
+            measurement = measurement.at(None)
+        step = self.chunk()
+        parts = [
+            self.restore(batch[i : i + step], float(level), names[i : i + step], seed, sample,
+                         None if measurement is None else measurement.at(slice(i, i + step)))
+            for i in range(0, len(batch), step)
+        ]  # fmt: skip
+        images = torch.cat(parts).float().cpu().clamp(0, 1)
+        return images[0] if torch.as_tensor(degraded).ndim == 2 else images
+
+    def chunk(self) -> int:
+        """Images at a time: one on the CPU, so that the batch changes no byte."""
+        return 1
+
+
+def as_batch(images) -> Tensor:
+    """Images as float32 (B, H, W).
+
+    Raises
+    ------
+    ValueError
+        Another number of axes (say, colour channels), odd sizes of the axes, values not finite or not in [0, 1].
+    """
+    images = torch.as_tensor(images, dtype=torch.float32)
+    batch = images[None] if images.ndim == 2 else images
+    if batch.ndim != 3 or 0 in batch.shape:
+        shape = tuple(images.shape)
+        raise ValueError(f"images are (B, H, W) or (H, W) with one channel, got {shape}: drop the channel axis")
+    low, high = (float(value) for value in batch.aminmax())
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ValueError(f"intensities run from {low:g} to {high:g}: a reconstructor takes finite images in [0, 1]")
+    return batch
+
+
+def register(kind: type) -> type:
+    """Class decorator: make a reconstructor known under its `name`; a name in use by another class is refused."""
+    if not getattr(kind, "name", ""):
+        raise ValueError(f"{kind.__name__} needs a name, such as name = 'mine'")
+    taken = REGISTRY.get(kind.name)
+    if kind.name in HOMES and kind.__module__ != f"{__name__}.{HOMES[kind.name]}":
+        raise ValueError(f"the name {kind.name!r} is built in: choose another for {kind.__qualname__}")
+    if taken and (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(f"the name {kind.name!r} is taken by {taken.__qualname__}: choose another")
+    REGISTRY[kind.name] = kind
+    return kind
+
+
+def reconstructor(name: str, modality: str = "mri", **options):
+    """Make a reconstructor by name.
+
+    Parameters
+    ----------
+    name : str
+        An arm: degraded, tv, nlm, unet, pix2pix, sde, or one added with `register`.
+    modality : {"mri", "xray"}
+    **options
+        Of the class, such as `width=16`.
+
+    Raises
+    ------
+    ValueError
+        Unknown arm; the message lists the known ones.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"unknown arm {name!r}{hint}; known arms: {', '.join(names())}")
+    if name in HOMES:
+        importlib.import_module(f"{__name__}.{HOMES[name]}")
+    return REGISTRY[name](modality=modality, **options)
+
+
+def names() -> list[str]:
+    """Names of all arms that can be made, built in or registered."""
+    return list(dict.fromkeys([*HOMES, *REGISTRY]))

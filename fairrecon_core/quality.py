@@ -1,0 +1,110 @@
+"""Image quality of one image against its clean original: PSNR, SSIM, NMSE, LPIPS.
+
+Conventions: images are (n, H, W) in [0, 1]; every arm is clipped to [0, 1] in the same way and nothing is rescaled, so
+a figure never depends on the batch or on the other images. PSNR is in dB with a data range of 1, and once more over the
+foreground alone, because an image's share of background moves the first. SSIM is that of Wang et al. 2004 (Gaussian
+window, sigma 1.5). LPIPS uses AlexNet (Zhang et al. 2018): the heads are those of the lpips package, the trunk is
+packaged here in half precision, so nothing is downloaded and no weights are random.
+"""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import binary_dilation
+from skimage.metrics import structural_similarity
+
+from fairrecon_core.training import read_safetensors
+
+TRUNK = Path(__file__).parent / "weights" / "lpips-alexnet-trunk.safetensors"
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+
+
+def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.DataFrame:
+    """Quality of each image against its clean original.
+
+    Parameters
+    ----------
+    images, clean : arrays or Tensors, shape (n, H, W)
+        `clean` in [0, 1]; `images` are clipped to it.
+    foreground : array of bool, shape (n, H, W), optional
+        Where `psnr_foreground_db` is taken; NaN without it.
+    with_lpips : bool
+        LPIPS costs most of the time; NaN without it.
+
+    Returns
+    -------
+    DataFrame
+        One row per image: psnr_db (infinite if equal), ssim, nmse, lpips, psnr_foreground_db.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or a value is not finite.
+    """
+    images, clean = (np.asarray(part, dtype=np.float32) for part in (images, clean))
+    if images.shape != clean.shape or images.ndim != 3:
+        raise ValueError(f"images and clean are both (n, H, W), got {images.shape} and {clean.shape}")
+    if not (np.isfinite(images).all() and np.isfinite(clean).all()):
+        raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
+    images = images.clip(0, 1)
+    masks = [None] * len(images) if foreground is None else np.asarray(foreground, dtype=bool)
+    rows = [
+        {
+            "psnr_db": psnr_db(image, truth),
+            "ssim": float(structural_similarity(truth, image, **WANG)),
+            "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
+            "lpips": lpips_distance(image, truth) if with_lpips else np.nan,
+            "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
+        }
+        for image, truth, mask in zip(images, clean, masks)
+    ]
+    return pd.DataFrame(rows, columns=["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"])
+
+
+def psnr_db(image, clean) -> float:
+    """Peak signal-to-noise ratio in dB for a data range of 1; infinite for equal images, NaN for none."""
+    if np.size(clean) == 0:
+        return np.nan
+    error = float(np.mean((np.asarray(image, dtype=float) - np.asarray(clean, dtype=float)) ** 2))
+    return np.inf if error == 0 else -10 * np.log10(error)
+
+
+def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:
+    """Foreground of MR images (n, H, W): brighter than `threshold`, grown by `margin` pixels."""
+    return np.stack([binary_dilation(image > threshold, iterations=margin) for image in np.asarray(clean)])
+
+
+def lpips_distance(image, clean) -> float:
+    """LPIPS (AlexNet) between two images (H, W) in [0, 1]; 0 for equal images, larger is worse."""
+    grey = [torch.from_numpy(np.array(part, dtype=np.float32)).expand(1, 3, -1, -1) * 2 - 1 for part in (image, clean)]
+    with torch.inference_mode():
+        return float(lpips_network()(*grey))
+
+
+@cache
+def lpips_network() -> torch.nn.Module:
+    """LPIPS with AlexNet: the lpips package's linear heads on the trunk that is packaged here.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The packaged trunk is missing or damaged; there is never a fallback to random weights.
+    """
+    trunk, _ = read_safetensors(TRUNK)
+    import lpips  # takes seconds: only when needed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips uses an argument that torchvision renamed
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    layers = {name: layer for part in network.net.children() for name, layer in part.named_children()}
+    for name, layer in layers.items():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.copy_(trunk.pop(f"features.{name}.weight").float())
+            layer.bias.copy_(trunk.pop(f"features.{name}.bias").float())
+    if trunk:
+        raise ValueError(f"{TRUNK.name} holds layers that AlexNet lacks: {', '.join(trunk)}")
+    return network

@@ -1,0 +1,129 @@
+"""The arms to beat: the degraded image itself, total variation, and non-local means, tuned on validation images.
+
+A network that does not clearly beat these has not earned its complexity. The one setting of each, how strongly it
+smooths, is chosen per level by the mean squared error on validation images, before any test image is seen.
+Source: scikit-image's `denoise_tv_chambolle` (Chambolle 2004) and `denoise_nl_means` (Buades et al. 2005).
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from torch import Tensor
+
+from fairrecon_core.degrade import mri
+from fairrecon_core.reconstruct import Reconstructor, register
+from fairrecon_core.training import batches
+
+
+@register
+class Degraded(Reconstructor):
+    """The degraded image as it is: what a reader sees when nothing is reconstructed."""
+
+    name = "degraded"
+
+    def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
+        """The same images."""
+        return degraded
+
+
+class Tuned(Reconstructor):
+    """A filter with one strength, chosen per level on validation images.
+
+    Parameters
+    ----------
+    modality : {"mri", "xray"}
+    strength : float, optional
+        Fixed by hand; otherwise `fit` chooses it.
+    """
+
+    grid: tuple[float, ...] = ()
+
+    def __init__(self, modality: str = "mri", strength: float | None = None):
+        super().__init__(modality)
+        self.fixed, self.strengths = strength, {}
+
+    def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
+        """One image (H, W) after the filter; to be overridden."""
+        raise NotImplementedError
+
+    def fit(self, train, validation, degradation, levels, *, seed: int = 0, **options) -> pd.DataFrame:
+        """Choose the strength for every level; the table of level, strength and mean squared error."""
+        rows = []
+        for level in levels:
+            for batch in batches(validation, degradation, [level], len(validation), seed=seed):
+                clean, degraded = batch.clean[:, 0].numpy(), batch.degraded[:, 0].numpy()
+            for strength in self.grid:
+                restored = np.stack([np.clip(self.filter(image, strength), 0, 1) for image in degraded])
+                rows.append(
+                    {"level": float(level), "strength": strength, "mse": float(((restored - clean) ** 2).mean())}
+                )
+        table = pd.DataFrame(rows)
+        best = table.loc[table.groupby("level")["mse"].idxmin()]
+        self.strengths = dict(zip(best["level"], best["strength"]))
+        return table
+
+    def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
+        """Filter each image with the strength of its level."""
+        strength = self.strengths.get(level, self.fixed)
+        if strength is None:
+            known = ", ".join(f"{value:g}" for value in self.strengths) or "none"
+            raise ValueError(
+                f"{self.name} is not tuned for level {level:g} (tuned: {known}): call fit, or give a strength"
+            )
+        return torch.from_numpy(
+            np.stack([self.filter(image.numpy(), strength) for image in degraded]).astype(np.float32)
+        )
+
+
+@register
+class TotalVariation(Tuned):
+    """Total variation: keeps edges, removes small wiggles, small lesions among them."""
+
+    name = "tv"
+    grid = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+    def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
+        """Chambolle's projection with weight `strength`."""
+        return denoise_tv_chambolle(image, weight=strength)
+
+
+@register
+class NonLocalMeans(Tuned):
+    """Non-local means: averages patches that look alike."""
+
+    name = "nlm"
+    grid = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1)
+
+    def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
+        """Patches of 5 pixels within 6; `strength` is the decay in units of the grey scale."""
+        return denoise_nl_means(image, patch_size=5, patch_distance=6, h=strength, fast_mode=True)
+
+
+class DataConsistent(Reconstructor):
+    """Any MRI reconstructor with the measured k-space put back, so that it cannot contradict the scanner.
+
+    Parameters
+    ----------
+    inner : Reconstructor
+        Its name gets `_dc` appended.
+    """
+
+    def __init__(self, inner: Reconstructor):
+        if inner.modality != "mri":
+            raise ValueError("data consistency needs a measured k-space: it is for modality 'mri' only")
+        super().__init__("mri")
+        self.inner, self.name, self.stochastic = inner, f"{inner.name}_dc", inner.stochastic
+
+    def fit(self, *arguments, **options) -> pd.DataFrame:
+        """Fit what is inside."""
+        return self.inner.fit(*arguments, **options)
+
+    def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
+        """Reconstruct, then replace what was measured."""
+        if measurement is None:
+            raise ValueError(f"{self.name} needs measurement=: take it from degradation.measure(...)")
+        images = self.inner(degraded, level, image_ids=image_ids, seed=seed, sample=sample, measurement=measurement)
+        if measurement.kspace is None:  # level 1: everything was measured
+            return images
+        return mri.data_consistency(images, measurement.kspace, measurement.mask)
