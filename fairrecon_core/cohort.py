@@ -18,16 +18,19 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from fairrecon_core.conversion import HEADER_BYTES, PLACES, STORED, Conversion, pixel_digests
+from fairrecon_core.conversion import HEADER_BYTES, STORED, Conversion, pixel_digests, write_header
 from fairrecon_core.splits import (
     SPLITS,
+    TRAITS,
     assign_age_groups,
     assign_folds,
     assign_roles,
     assign_splits,
+    check_patients,
+    check_rules,
     split_of_fold,
-    thinned,
-    whole_parts,
+    with_places,
+    with_traits,
 )
 from fairrecon_core.tables import SCHEMAS, VOCABULARY, check, check_word, read_parquet, write_parquet
 
@@ -39,10 +42,11 @@ __all__ = [
     "assign_splits",
     "load_cohort",
     "write_cohort",
+    "write_excerpt",
 ]
 
 COHORT_VERSION = 1
-TRAITS = ("sex", "age_group", "race")  # the sensitive attributes
+_NOTEBOOK = SCHEMAS["cohort"].notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +58,9 @@ class Cohort:
     folder : Path
         Where it lies.
     table : DataFrame
-        Table "cohort" of `tables.SCHEMAS`; row i belongs to `images[i]`.
+        Table "cohort" of `tables.SCHEMAS`; its row i belongs to `images[i]`.
     images : ndarray, uint8 (X-ray) or uint16 (MRI), shape (n, H, W)
-        Memory-mapped, read-only.
+        Memory-mapped, read-only. An excerpt holds those of `pixel_rows` only.
     masks : ndarray or None, bool, shape (n, H, W)
         Memory-mapped, read-only; True in the tumour. None where the cohort has none.
     info : dict
@@ -90,11 +94,11 @@ class Cohort:
 
     def image(self, row: int) -> np.ndarray:
         """Image `row`, float32 in [0, 1], shape (H, W)."""
-        return _as_float(self.images[row])
+        return self.images_at(row)
 
     def images_at(self, rows) -> np.ndarray:
         """Images of several rows (numbers or a slice), float32 in [0, 1], shape (n, H, W)."""
-        return _as_float(self.images[rows])
+        return _as_float(self.images[self._places(rows)])
 
     def mask(self, row: int) -> np.ndarray:
         """Mask `row`, bool, shape (H, W); ValueError if the cohort has no masks."""
@@ -104,7 +108,27 @@ class Cohort:
         """Masks of several rows, bool, shape (n, H, W); ValueError if the cohort has no masks."""
         if self.masks is None:
             raise ValueError(f"cohort {self.name!r} has no masks: write it with items (image, row, mask)")
-        return np.array(self.masks[rows], dtype=bool)
+        return np.array(self.masks[self._places(rows)], dtype=bool)
+
+    @property
+    def pixel_rows(self) -> np.ndarray:
+        """Rows whose pixels are there, int64, ascending: all of them, except in an excerpt."""
+        kept = self.info.get("pixel_rows")
+        return np.arange(len(self)) if kept is None else np.array(kept, dtype=np.int64)
+
+    def _places(self, rows):
+        """Where the pixels of `rows` lie in the files; in an excerpt, LookupError for one that is not there."""
+        if self.info.get("pixel_rows") is None:
+            return rows
+        rows = np.arange(len(self))[rows]
+        places = np.searchsorted(self.pixel_rows, rows).clip(max=len(self.pixel_rows) - 1)
+        absent = np.atleast_1d(rows)[np.atleast_1d(self.pixel_rows[places] != rows)]
+        if len(absent):
+            raise LookupError(
+                f"image {self.table['image_id'][absent[0]]!r} is not in this excerpt, which has the pixels of "
+                f"{len(self.pixel_rows)} of {len(self)} images (`pixel_rows`): run notebook {_NOTEBOOK} for all"
+            )
+        return places
 
     def splits(self, fold: int = 0) -> pd.Series:
         """Split of every image as fold `fold` sees it; with one fold, the column `split`.
@@ -242,7 +266,7 @@ def write_cohort(
         unknown one, or a value outside the vocabulary; a patient is in two splits or has two sexes or races; there are
         no items, or not `n_images` of them. The message names the image or the patient.
     """
-    _check_rules(split, roles, n_folds, skew, conflicts, chunk)
+    check_rules(split, roles, n_folds, skew, conflicts, chunk)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     head = {"version": COHORT_VERSION, "name": name, "seed": seed, "extra": extra or {}}
@@ -252,10 +276,10 @@ def write_cohort(
     table, digests = conversion.close()
     if n_images is not None and len(table) != n_images:
         raise ValueError(f"cohort {name!r} should have {n_images} images, the items hold {len(table)}")
-    table, cut, n_filled = _with_traits(table, age_cut_years, age_cut_is_young, conflicts)
-    table, n_folds = _with_places(table, seed, split, roles, n_folds, skew)
+    table, cut, n_filled = with_traits(table, age_cut_years, age_cut_is_young, conflicts)
+    table, n_folds = with_places(table, seed, split, roles, n_folds, skew)
     table = check("cohort", table.assign(row=np.arange(len(table))))
-    _check_patients(table)
+    check_patients(table)
     info = {name: value for name, value in conversion.head.items() if name != "extra"}
     info |= {"n_folds": n_folds, "skew": skew, "age_cut_years": cut, "age_cut_is_young": age_cut_is_young}
     info |= {"n_traits_filled": n_filled, "counts": _counts(table), "vocabulary": VOCABULARY}
@@ -263,9 +287,7 @@ def write_cohort(
     (folder / "cohort.json").unlink(missing_ok=True)
     conversion.publish_pixels()
     write_parquet(folder / "cohort.parquet", "cohort", table, checked=True)
-    part = folder / "cohort.json.part"
-    part.write_text(json.dumps((extra or {}) | info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(folder / "cohort.json")
+    _write_info(folder, (extra or {}) | info)
     conversion.journal.unlink()
     return load_cohort(folder)
 
@@ -303,10 +325,11 @@ def load_cohort(folder: str | Path, *, verify: bool = False) -> Cohort:
             f"{folder} is of version {info.get('version')}, this code reads {COHORT_VERSION}: {_again(folder)}"
         )
     table = read_parquet(folder / "cohort.parquet", "cohort")
-    shape = (len(table), *info["shape"])
+    kept = info.get("pixel_rows")
+    shape = (len(table) if kept is None else len(kept), *info["shape"])
     if not (table["row"] == np.arange(len(table))).all() or len(table) != info["counts"]["images"]:
         raise ValueError(f"{folder / 'cohort.parquet'} does not fit cohort.json: {_again(folder)}")
-    _check_patients(table)
+    check_patients(table)
     images = _open_npy(folder / "images.npy", STORED[info["modality"]], shape)
     masks = _open_npy(folder / "masks.npy", STORED["mask"], shape) if info["has_masks"] else None
     if (
@@ -318,78 +341,49 @@ def load_cohort(folder: str | Path, *, verify: bool = False) -> Cohort:
     return Cohort(folder, table, images, masks, info)
 
 
-def _with_traits(table, cut, cut_is_young, conflicts):
-    """Give every patient one sex, race and age group; returns the table, the age cut, the number of gaps filled."""
-    table, n_filled = table.copy(), 0
-    for trait in ("sex", "race"):
-        known = table.loc[table[trait] != "unknown", ["patient_id", trait]].drop_duplicates()
-        torn = known.loc[known["patient_id"].duplicated(), "patient_id"].unique()
-        if len(torn) and conflicts == "error":
-            values = " and ".join(map(repr, known.loc[known["patient_id"] == torn[0], trait]))
-            raise ValueError(
-                f"patient {torn[0]!r} has {trait} {values}: mend the source, or give conflicts='unknown' "
-                f"to count {len(torn)} such patients as unknown"
-            )
-        known = known[~known["patient_id"].isin(torn)].set_index("patient_id")[trait]
-        whole = table["patient_id"].map(known).fillna("unknown")
-        n_filled += int(((table[trait] == "unknown") & (whole != "unknown")).sum())
-        table[trait] = whole
-    youngest = table.groupby("patient_id")["age_years"].transform("min")
-    cut = cut or float(youngest[~table["patient_id"].duplicated()].median())
-    table["age_group"] = assign_age_groups(youngest, cut, at_cut_is_young=cut_is_young)
-    return table, None if math.isnan(cut) else cut, n_filled
+def write_excerpt(cohort: Cohort, folder: str | Path, rows: Iterable[int]) -> Cohort:
+    """Copy a cohort with its whole table but the pixels of a few rows, as a small example to ship.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    folder : path
+        Folder of the excerpt; made if absent.
+    rows : iterable of int
+        Rows whose images and masks are kept; at least one.
+
+    Returns
+    -------
+    Cohort
+        Other rows have their table row, but `image` refuses them.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    folder, rows = Path(folder), np.unique(np.fromiter(rows, dtype=np.int64))
+    if not len(rows):
+        raise ValueError("an excerpt needs the pixels of at least one row")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cohort.json").unlink(missing_ok=True)
+    stacks = {"images.npy": cohort.images[cohort._places(rows)]}
+    if cohort.masks is not None:
+        stacks["masks.npy"] = cohort.masks[cohort._places(rows)]
+    for name, stack in stacks.items():
+        (folder / name).write_bytes(bytes(HEADER_BYTES) + stack.tobytes())
+        write_header(folder / name, stack.dtype, stack.shape)
+    write_parquet(folder / "cohort.parquet", "cohort", cohort.table)
+    info = cohort.info | {"pixel_rows": rows.tolist(), "excerpt_of": cohort.info["content_hash"]}
+    _write_info(folder, info | {"content_hash": _content_hash(cohort.table, pixel_digests(*stacks.values()))})
+    return load_cohort(folder)
 
 
-def _with_places(table, seed, split, roles, n_folds, skew):
-    """Give every patient a split, role and fold, the rows' own or assigned; returns the table, the number of folds."""
-    patients = table.drop_duplicates("patient_id").set_index("patient_id")
-    if "fold" in patients:
-        folds, n_folds = patients["fold"], int(patients["fold"].max()) + 1
-        _check_rules(split, roles, n_folds, skew)
-    else:
-        folds = assign_folds(patients.index, seed, n_folds).reindex(patients.index)
-    if n_folds > 1:
-        splits, groups = split_of_fold(folds, 0, n_folds), folds.astype(str)
-    else:
-        splits = patients["split"] if "split" in patients else assign_splits(patients.index, seed, split)
-        splits = groups = splits.reindex(patients.index).astype(object)
-    role = patients["role"] if "role" in patients else assign_roles(groups, seed, roles)
-    for trait, (subgroup, share) in (skew or {}).items():
-        members = patients.index[(splits == "train") & (patients[trait] == subgroup)]
-        splits = splits.where(~splits.index.isin(thinned(members, seed, trait, share)), "unused")
-    places = pd.DataFrame({"split": splits, "role": role, "fold": folds})
-    return table.drop(columns=list(PLACES), errors="ignore").join(places, on="patient_id"), n_folds
-
-
-def _check_patients(table) -> None:
-    """Refuse a table in which a patient is in two splits, folds or roles, or has two values of a trait."""
-    for column in (*PLACES, *TRAITS):
-        pairs = table[["patient_id", column]].drop_duplicates()
-        torn = pairs.loc[pairs["patient_id"].duplicated(), "patient_id"]
-        if len(torn):
-            values = " and ".join(map(repr, pairs.loc[pairs["patient_id"] == torn.iloc[0], column].tolist()[:2]))
-            raise ValueError(
-                f"patient {torn.iloc[0]!r} is in two {column}s, {values}: all images of a patient belong to one; "
-                "write the cohort again"
-            )
-
-
-def _check_rules(split, roles, n_folds, skew, conflicts="error", chunk=1) -> None:
-    """Refuse choices of `write_cohort` that make no sense, before anything is written."""
-    whole_parts(0, split)
-    whole_parts(0, (1, 0) if roles is None else roles)
-    check_word("conflicts", conflicts, ("error", "unknown"))
-    if n_folds < 1 or n_folds == 2 or chunk < 1:
-        raise ValueError(
-            f"need one fold or at least 3 (train, validation, test), and a chunk; got {n_folds=}, {chunk=}"
-        )
-    if skew and n_folds > 1:
-        raise ValueError("skew thins one training split; with folds every patient is tested once: use n_folds=1")
-    for trait, (subgroup, share) in (skew or {}).items():
-        check_word("skew", trait, TRAITS)
-        check_word(trait, subgroup)
-        if not 0 <= share <= 1:
-            raise ValueError(f"skew keeps a share in [0, 1] of {trait} {subgroup!r}, got {share!r}")
+def _write_info(folder, info) -> None:
+    """Write `cohort.json`, the sign that a cohort is complete."""
+    part = folder / "cohort.json.part"
+    part.write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(folder / "cohort.json")
 
 
 def _counts(table) -> dict[str, int]:
@@ -429,16 +423,16 @@ def _open_npy(path, dtype, shape) -> np.ndarray:
 
 def _no_cohort(folder) -> str:
     """Why there is no cohort to open, and what to do."""
-    journal, notebook = folder / "rows.jsonl.part", SCHEMAS["cohort"].notebook
+    journal = folder / "rows.jsonl.part"
     if not journal.exists():
-        return f"no cohort {folder.name!r} in {folder.parent}: run notebook {notebook}"
+        return f"no cohort {folder.name!r} in {folder.parent}: run notebook {_NOTEBOOK}"
     with journal.open("rb") as lines:
         n_images = max(sum(1 for _ in lines) - 1, 0)
     return (
         f"cohort {folder.name!r} in {folder.parent} is unfinished ({n_images} images so far): "
-        f"run notebook {notebook}, or the same conversion, again to continue it"
+        f"run notebook {_NOTEBOOK}, or the same conversion, again to continue it"
     )
 
 
 def _again(folder) -> str:
-    return f"delete {folder.name!r} and run notebook {SCHEMAS['cohort'].notebook} again"
+    return f"delete {folder.name!r} and run notebook {_NOTEBOOK} again"

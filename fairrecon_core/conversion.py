@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.settings import suggest
+from fairrecon_core.splits import PLACES
 from fairrecon_core.tables import check_word
 
 STORED = {"mri": np.dtype("uint16"), "xray": np.dtype("uint8"), "mask": np.dtype("bool")}  # types of a pixel on disk
 HEADER_BYTES = 128  # of a .npy file of ours: fixed, so that it can be written again once the count is known
 REQUIRED = ("image_id", "patient_id", "modality", "sex", "age_years", "race")  # keys of a row
-PLACES = ("split", "role", "fold")  # keys that a row may bring
 
 
 class Conversion:
@@ -96,7 +96,7 @@ class Conversion:
         shape = (len(self.seen), *self.head["shape"])
         (self.folder / "masks.npy").unlink(missing_ok=True)
         for path, dtype in self._files():
-            _write_header(path, dtype, shape)
+            write_header(path, dtype, shape)
             path.replace(path.with_suffix(""))
 
     def _resume(self) -> list[str]:
@@ -294,12 +294,12 @@ def pixel_digests(*stacks: Iterable) -> Iterator[str]:
 
 
 def as_json(value) -> str:
-    """A value as one line of text, keys sorted; numpy scalars as plain numbers."""
-    return json.dumps(value, default=lambda other: other.item(), sort_keys=True)
+    """A value as one line of text, keys in their order; numpy scalars as plain numbers."""
+    return json.dumps(value, default=lambda other: other.item())
 
 
-def _write_header(path, dtype, shape) -> None:
-    """Put the header of a .npy file (format 1.0) into the first bytes of a file."""
+def write_header(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Put the header of a .npy file (format 1.0) into the first HEADER_BYTES bytes of a file."""
     text = f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape}, }}"
     length = HEADER_BYTES - 10
     with path.open("r+b") as file:

@@ -13,8 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.tables import check_word
+
 SPLITS = ("train", "validation", "test")
 ROLES = ("reconstruction", "prediction")
+PLACES = ("split", "role", "fold")  # of a patient; a row may bring its own
+TRAITS = ("sex", "age_group", "race")  # the sensitive attributes
 
 
 def assign_splits(patient_ids: Iterable, seed: int, shares: tuple[float, ...] = (0.7, 0.1, 0.2)) -> pd.Series:
@@ -101,6 +105,139 @@ def assign_age_groups(age_years, cut_years: float, *, at_cut_is_young: bool = Fa
     age = np.asarray(age_years, dtype=float)
     young = age <= cut_years if at_cut_is_young else age < cut_years
     return np.select([np.isnan(age), young], ["unknown", "young"], "old")
+
+
+def with_traits(
+    table: pd.DataFrame, cut: float | None, cut_is_young: bool, conflicts: str
+) -> tuple[pd.DataFrame, float | None, int]:
+    """Give every patient one sex, race and age group.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per image; sex, race and age_years as recorded.
+    cut : float or None
+        Young is below this age, in years; None or 0: the median over patients. A patient's age is the youngest recorded.
+    cut_is_young : bool
+        Whether an age at the cut is young.
+    conflicts : {"error", "unknown"}
+        What becomes of a patient with two sexes or races.
+
+    Returns
+    -------
+    table : DataFrame
+        A copy with `age_group`; what is known of a patient holds for all images.
+    cut : float or None
+        The age cut; None if no age is known.
+    n_filled : int
+        Unknown values that another image of the patient filled.
+
+    Raises
+    ------
+    ValueError
+        A patient has two sexes or races, and `conflicts` is "error".
+    """
+    table, n_filled = table.copy(), 0
+    for trait in ("sex", "race"):
+        known = table.loc[table[trait] != "unknown", ["patient_id", trait]].drop_duplicates()
+        torn = known.loc[known["patient_id"].duplicated(), "patient_id"].unique()
+        if len(torn) and conflicts == "error":
+            values = " and ".join(map(repr, known.loc[known["patient_id"] == torn[0], trait]))
+            raise ValueError(
+                f"patient {torn[0]!r} has {trait} {values}: mend the source, or give conflicts='unknown' "
+                f"to count {len(torn)} such patients as unknown"
+            )
+        known = known[~known["patient_id"].isin(torn)].set_index("patient_id")[trait]
+        whole = table["patient_id"].map(known).fillna("unknown")
+        n_filled += int(((table[trait] == "unknown") & (whole != "unknown")).sum())
+        table[trait] = whole
+    youngest = table.groupby("patient_id")["age_years"].transform("min")
+    cut = cut or float(youngest[~table["patient_id"].duplicated()].median())
+    table["age_group"] = assign_age_groups(youngest, cut, at_cut_is_young=cut_is_young)
+    return table, None if math.isnan(cut) else cut, n_filled
+
+
+def with_places(table: pd.DataFrame, seed: int, split, roles, n_folds: int, skew) -> tuple[pd.DataFrame, int]:
+    """Give every patient a split, role and fold: the rows' own, else assigned.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per image, with the traits of `with_traits`.
+    seed, split, roles, n_folds, skew
+        As in `cohort.write_cohort`.
+
+    Returns
+    -------
+    table : DataFrame
+        A copy with `split role fold`.
+    n_folds : int
+        The number of folds, the rows' own if they bring some.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer patients than folds, or thinning meets folds.
+    """
+    patients = table.drop_duplicates("patient_id").set_index("patient_id")
+    if "fold" in patients:
+        folds, n_folds = patients["fold"], int(patients["fold"].max()) + 1
+        check_rules(split, roles, n_folds, skew)
+    else:
+        folds = assign_folds(patients.index, seed, n_folds).reindex(patients.index)
+    if n_folds > 1:
+        splits, groups = split_of_fold(folds, 0, n_folds), folds.astype(str)
+    else:
+        splits = patients["split"] if "split" in patients else assign_splits(patients.index, seed, split)
+        splits = groups = splits.reindex(patients.index).astype(object)
+    role = patients["role"] if "role" in patients else assign_roles(groups, seed, roles)
+    for trait, (subgroup, share) in (skew or {}).items():
+        members = patients.index[(splits == "train") & (patients[trait] == subgroup)]
+        splits = splits.where(~splits.index.isin(thinned(members, seed, trait, share)), "unused")
+    places = pd.DataFrame({"split": splits, "role": role, "fold": folds})
+    return table.drop(columns=list(PLACES), errors="ignore").join(places, on="patient_id"), n_folds
+
+
+def check_patients(table) -> None:
+    """Refuse, with a ValueError, a table in which a patient is in two splits, folds or roles, or has a trait twice."""
+    for column in (*PLACES, *TRAITS):
+        pairs = table[["patient_id", column]].drop_duplicates()
+        torn = pairs.loc[pairs["patient_id"].duplicated(), "patient_id"]
+        if len(torn):
+            values = " and ".join(map(repr, pairs.loc[pairs["patient_id"] == torn.iloc[0], column].tolist()[:2]))
+            raise ValueError(
+                f"patient {torn.iloc[0]!r} is in two {column}s, {values}: all images of a patient belong to one; "
+                "write the cohort again"
+            )
+
+
+def check_rules(split, roles, n_folds, skew, conflicts="error", chunk=1) -> None:
+    """Refuse choices that make no sense, before anything is written.
+
+    Parameters
+    ----------
+    split, roles, n_folds, skew, conflicts, chunk
+        As in `cohort.write_cohort`.
+
+    Raises
+    ------
+    ValueError
+        Names the choice and the way out.
+    """
+    whole_parts(0, split)
+    whole_parts(0, (1, 0) if roles is None else roles)
+    check_word("conflicts", conflicts, ("error", "unknown"))
+    if n_folds < 1 or n_folds == 2 or chunk < 1:
+        raise ValueError(
+            f"need one fold or at least 3 (train, validation, test), and a chunk; got {n_folds=}, {chunk=}"
+        )
+    if skew and n_folds > 1:
+        raise ValueError("skew thins one training split; with folds every patient is tested once: use n_folds=1")
+    for trait, (subgroup, share) in (skew or {}).items():
+        check_word("skew", trait, TRAITS)
+        check_word(trait, subgroup)
+        if not 0 <= share <= 1:
+            raise ValueError(f"skew keeps a share in [0, 1] of {trait} {subgroup!r}, got {share!r}")
 
 
 def thinned(patient_ids: Iterable, seed: int, trait: str, share: float) -> list[str]:

@@ -21,6 +21,7 @@ from fairrecon_core.cohort import (
     assign_splits,
     load_cohort,
     write_cohort,
+    write_excerpt,
 )
 
 SIZE = 16
@@ -291,6 +292,25 @@ def test_the_files_are_ordinary_npy_files_mapped_not_read(tmp_path):
 def test_a_cohort_without_masks_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"has no masks: write it with items \(image, row, mask\)"):
         write(tmp_path).mask(0)
+
+
+def test_an_excerpt_keeps_the_table_and_some_pixels(tmp_path):
+    whole = write(tmp_path / "whole", make_items(masks=True))
+    part = write_excerpt(whole, tmp_path / "part", [31, 4, 4, 17])
+    pd.testing.assert_frame_equal(part.table, whole.table)
+    assert part.pixel_rows.tolist() == [4, 17, 31] and whole.pixel_rows.tolist() == list(range(40))
+    assert (part.images_at([31, 4]) == whole.images_at([31, 4])).all() and (part.mask(17) == whole.mask(17)).all()
+    assert part.image(17).shape == (SIZE, SIZE)
+    for rows in (5, [4, 5], 39, slice(None)):
+        with pytest.raises(
+            LookupError, match="image 'image0(05|39|00)' is not in this excerpt.*3 of 40.*run notebook 01"
+        ):
+            part.images_at(rows)
+    load_cohort(tmp_path / "part", verify=True)
+    again = write_excerpt(part, tmp_path / "again", [31])
+    assert (again.image(31) == whole.image(31)).all()
+    with pytest.raises(ValueError, match="at least one row"):
+        write_excerpt(whole, tmp_path / "none", [])
 
 
 # selecting and counting
