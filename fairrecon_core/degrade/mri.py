@@ -84,23 +84,19 @@ def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
 @lru_cache(maxsize=64)
 def _cached_mask(size: int, n_spokes: int, order: str) -> Tensor:
     """`radial_mask` without checks, built once per geometry; not to be written to."""
+    centre, mask = size // 2, np.zeros(size * size, dtype=bool)
     if order == "published":
         angle = np.linspace(0, 2 * np.pi, n_spokes, endpoint=False)[:, None]  # (S, 1)
-        radius, to_sample = np.arange(size // 2), np.trunc  # samples, (N / 2,)
-    else:
-        angle = (GOLDEN_ANGLE if order == "golden" else np.pi / n_spokes) * np.arange(n_spokes)[:, None]
-        # Half-sample steps leave no gap on diagonal spokes; the range stops short of the unpaired edge.
-        radius, to_sample = np.arange(2 - size, size - 1) / 2, _nearest_sample  # samples, (2N - 3,)
-    row = to_sample(size // 2 + radius * np.sin(angle)).astype(int)
-    column = to_sample(size // 2 + radius * np.cos(angle)).astype(int)
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    mask[torch.from_numpy(row), torch.from_numpy(column)] = True
-    return mask
-
-
-def _nearest_sample(position: np.ndarray) -> np.ndarray:
-    """Nearest integer; ties, decided after 9 decimals so that all machines agree, go to the even one."""
-    return np.round(np.round(position, 9))
+        row, column = ((centre + np.arange(centre) * along(angle)).astype(int) for along in (np.sin, np.cos))
+        mask[row * size + column] = True
+        return torch.from_numpy(mask.reshape(size, size))
+    angle = (GOLDEN_ANGLE if order == "golden" else np.pi / n_spokes) * np.arange(n_spokes)[:, None]
+    # Half-sample steps leave no gap on diagonal spokes; the range stops short of the unpaired edge.
+    radius = np.arange(size - 1) / 2 * (1 + 1e-9)  # samples, (N - 1,); ties go outwards, on every machine
+    row, column = (np.rint(radius * along(angle)).astype(int) for along in (np.sin, np.cos))
+    middle, offset = centre * size + centre, row * size + column
+    mask[middle + offset] = mask[middle - offset] = True  # both halves of each spoke
+    return torch.from_numpy(mask.reshape(size, size))
 
 
 def spokes_for(size: int, acceleration: float, order: str = "golden") -> int:
