@@ -117,7 +117,7 @@ def with_traits(
     table : DataFrame
         One row per image; sex, race and age_years as recorded.
     cut : float or None
-        Young is below this age, in years; None or 0: the median over patients. A patient's age is the youngest recorded.
+        Young is below this age, in years; None or 0: the median over patients. The youngest recorded age counts.
     cut_is_young : bool
         Whether an age at the cut is young.
     conflicts : {"error", "unknown"}
