@@ -110,8 +110,9 @@ from fairrecon_core.simulate import Bias, as_bias
 NODES = {"attributes": (0.6, 2.15), "hidden causes": (0.6, 0.5), "body": (3.1, 3.4), "view, dose": (3.1, 2.15),
          "disease": (3.1, 0.9), "image": (5.5, 2.15), "recorded label": (5.5, 0.3), "reader": (7.5, 2.15), "audit": (7.5, 0.3)}  # fmt: skip
 ARROWS = [("attributes", "body", "anatomy"), ("attributes", "view, dose", "acquisition"), ("attributes", "disease", "prevalence"),
-          ("disease", "image", "conspicuity"), ("disease", "recorded label", "label"), ("hidden causes", "disease", ""), ("hidden causes", "view, dose", ""), ("body", "image", ""),
-          ("view, dose", "image", ""), ("image", "reader", ""), ("reader", "audit", ""), ("recorded label", "audit", "")]  # fmt: skip
+          ("disease", "image", "conspicuity"), ("disease", "recorded label", "label"), ("hidden causes", "disease", ""),
+          ("hidden causes", "view, dose", ""), ("body", "image", ""), ("view, dose", "image", ""), ("image", "reader", ""),
+          ("reader", "audit", ""), ("recorded label", "audit", "")]  # fmt: skip
 
 
 def causal_graph(bias):
@@ -147,6 +148,7 @@ run.figure(causal_graph(as_bias(settings.bias, settings.bias_attribute)), "causa
 # A profile with a real cohort (`cohort_folder`) links to it instead.
 
 # %%
+import dataclasses
 from pathlib import Path
 
 from fairrecon_core.cohort import assign_splits, load_cohort, write_cohort
@@ -161,7 +163,7 @@ def make_cohort(name):
     n_patients = {"brain": settings.brain_patients, "chest": settings.chest_patients}[name]
     everybody = patient_table(name, n_patients, **model)
     splits = assign_splits(everybody.patient_id, settings.seed)[everybody.patient_id]
-    chosen = np.flatnonzero(splits.isin(settings.splits))
+    chosen = np.flatnonzero(splits.isin(settings.splits) | (settings.n_folds > 1))  # folds need everybody
     shape = {"size": settings.image_size, "n_slices": settings.brain_slices}
     items = simulate(name, n_patients, patients=chosen, **shape, **model)
     return write_cohort(
@@ -169,7 +171,7 @@ def make_cohort(name):
         ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
         name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
         n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
-        extra={"simulator_version": SIMULATOR_VERSION, "bias": settings.bias},
+        n_folds=settings.n_folds, extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
     )  # fmt: skip
 
 

@@ -247,8 +247,10 @@ def patient_table(
     cell = np.minimum(np.searchsorted(np.cumsum(cells.weight), luck, side="right"), len(cells) - 1)
     table = cells.iloc[cell].drop(columns="weight").reset_index(drop=True)
     table = table.assign(**{node: value for node, value in do.items() if node in table})
-    grow = _brain_columns if name == "brain" else _chest_columns
-    columns, truth = grow(table, bias, race, seed, visit, do)
+    if name == "brain":  # a glioma is imaged once: later visits differ in the recorded labels only
+        columns, truth = _brain_columns(table, bias, race, seed, do)
+    else:
+        columns, truth = _chest_columns(table, bias, race, seed, visit, do)
     recorded = _record(table, truth, name, bias, seed, visit)
     if name == "chest":
         for labels in (truth, recorded):
@@ -275,8 +277,8 @@ def _set(do: dict, node: str, values: NDArray) -> NDArray:
     return np.full(len(values), do[node]) if node in do else values
 
 
-def _brain_columns(table: pd.DataFrame, bias: Bias, race: str, seed: int, visit: int, do: dict) -> tuple[dict, dict]:
-    """Kind, grade, aggressiveness and SNR of each patient; and the two true labels. A glioma has no visits."""
+def _brain_columns(table: pd.DataFrame, bias: Bias, race: str, seed: int, do: dict) -> tuple[dict, dict]:
+    """Kind, grade, aggressiveness and SNR of each patient; and the two true labels."""
     luck = uniforms(seed, "brain", "exogenous", (len(table), 3))
     is_glioblastoma = luck[:, 0] < probability(table, "glioblastoma", bias.prevalence, "brain", race)
     others = np.cumsum([patients for _, _, patients, _ in KINDS[1:]])
