@@ -1,5 +1,6 @@
 """Undersampled MRI: laws of the transform and the masks, golden numbers, and what `published` does differently."""
 
+import doctest
 import importlib.util
 import itertools
 import math
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairrecon_core.degrade import noise_generator
+from fairrecon_core.degrade import mri, noise_generator
 from fairrecon_core.degrade.mri import (
     GOLDEN_ANGLE,
     RadialMRI,
@@ -218,6 +219,10 @@ def test_published_spokes_are_a_uniform_fan_not_a_golden_one():
     assert float((angle / 45 - (angle / 45).round()).abs().max()) < 1 / 45, "all at multiples of 45 degrees"
 
 
+def test_docstring_examples_run():
+    assert doctest.testmod(mri).attempted > 0 and doctest.testmod(mri).failed == 0
+
+
 # The zero-filled image
 
 
@@ -388,6 +393,14 @@ def test_data_consistency_of_a_batch_is_that_of_each_image():
     assert torch.equal(together[1], data_consistency(degraded[1], measured.kspace[1], measured.mask))
 
 
+def test_half_precision_images_of_mixed_training_are_corrected_too():
+    _, kspace, mask, guess = measured_and_guess("physical", torch.float32)
+    for dtype in (torch.float16, torch.bfloat16):
+        once = data_consistency(guess.to(dtype), kspace, mask)
+        assert once.dtype == dtype
+        torch.testing.assert_close(once.float(), data_consistency(guess, kspace, mask), rtol=0, atol=0.02)
+
+
 def test_data_consistency_is_differentiable():
     mask = radial_mask(8, 2)
     image, kspace = random_complex(8, 8, seed=1).real.clone().requires_grad_(), random_complex(8, 8).requires_grad_()
@@ -406,8 +419,10 @@ def test_adjoint_of_sampling_is_zero_filling(order):
 
 
 def test_data_consistency_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="sizes differ"):
+    with pytest.raises(ValueError, match="one shape"):
         data_consistency(head(32), to_kspace(head(64)), radial_mask(64, 4))
+    with pytest.raises(ValueError, match=r"one shape.*\(2, 1, 32, 32\)"):  # a channel axis would broadcast in silence
+        data_consistency(torch.zeros(2, 1, 32, 32), to_kspace(torch.zeros(2, 32, 32)), radial_mask(32, 4))
     with pytest.raises(ValueError, match="strength"):
         data_consistency(head(32), to_kspace(head(32)), radial_mask(32, 4), strength=1.5)
 
@@ -431,7 +446,8 @@ def test_any_acceleration_from_two_to_the_size_works(acceleration):
     [
         (lambda: undersample(torch.zeros(63, 63), 4), "even size.*63.*pad or crop"),
         (lambda: radial_mask(63, 4), "even size"),
-        (lambda: radial_mask(64, 0), "a spoke"),
+        (lambda: radial_mask(64, 0), "whole spokes, at least one"),
+        (lambda: radial_mask(64, 7.5), "whole spokes"),
         (lambda: radial_mask(64, 8, "goldn"), "did you mean 'golden'"),
         (lambda: undersample(head(), 8, "publishd"), "did you mean 'published'"),
         (lambda: undersample(head(), 8, order="spiral"), "golden, uniform"),

@@ -76,8 +76,10 @@ def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
     (torch.Size([256, 256]), 4.0)
     """
     check_choice("order", order, ORDERS)
-    if size < 2 or size % 2 or n_spokes < 1:
-        raise ValueError(f"need an even size and a spoke, got {size=}, {n_spokes=}: pad or crop the images")
+    if size < 2 or size % 2 or n_spokes < 1 or n_spokes % 1:
+        raise ValueError(
+            f"need an even size and whole spokes, at least one, got {size=}, {n_spokes=}: pad or crop the images"
+        )
     return _cached_mask(int(size), int(n_spokes), order).clone()
 
 
@@ -300,12 +302,13 @@ def data_consistency(images: Tensor, kspace: Tensor, mask: Tensor, strength: flo
     ValueError
         If shapes do not fit or `strength` leaves [0, 1].
     """
-    if images.shape[-2:] != mask.shape or kspace.shape[-2:] != mask.shape:
-        raise ValueError(
-            f"sizes differ: images {tuple(images.shape)}, kspace {tuple(kspace.shape)}, mask {tuple(mask.shape)}"
-        )
+    if images.shape[-2:] != mask.shape or kspace.shape != images.shape:
+        shapes = f"images {tuple(images.shape)}, kspace {tuple(kspace.shape)}, mask {tuple(mask.shape)}"
+        raise ValueError(f"images and kspace need one shape, (..., N, N), and the mask (N, N); got {shapes}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is from 0 (ignore the samples) to 1 (replace), got {strength!r}")
+    if images.dtype in (torch.float16, torch.bfloat16):  # of mixed-precision training; no Fourier transform has them
+        return data_consistency(images.float(), kspace, mask, strength).to(images.dtype)
     measured, times = kspace * mask, mask.to(images.real.dtype)  # times a sample is known: 0, 1 or 2
     if not images.is_complex():
         measured, times = measured + _mirror(measured).conj(), times + _mirror(times)
