@@ -152,7 +152,8 @@ def with_traits(
         n_filled += int(((table[trait] == "unknown") & (whole != "unknown")).sum())
         table[trait] = whole
     youngest = table.groupby("patient_id")["age_years"].transform("min")
-    cut = cut or float(youngest[~table["patient_id"].duplicated()].median())
+    known_ages = youngest[~table["patient_id"].duplicated()].dropna()
+    cut = cut or (float(known_ages.median()) if len(known_ages) else math.nan)
     table["age_group"] = assign_age_groups(youngest, cut, at_cut_is_young=cut_is_young)
     return table, None if math.isnan(cut) else cut, n_filled
 

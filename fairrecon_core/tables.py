@@ -472,7 +472,10 @@ def _read_part(path, name):
 def _name_parts(path):
     """The columns and value texts that a file name states."""
     pieces = path.stem.split("__")
-    return dict(zip(PARTS, pieces)) | dict(piece.split("-", 1) for piece in pieces[len(PARTS) :])
+    further = [piece.partition("-") for piece in pieces[len(PARTS) :]]
+    if len(pieces) < len(PARTS) or not all(value for _, _, value in further):
+        raise ValueError(f"{path} is not named <cohort>__<arm>__<level>[__<column>-<value>].parquet: take it away")
+    return dict(zip(PARTS, pieces)) | {column: value for column, _, value in further}
 
 
 def _may_hold(path, where):

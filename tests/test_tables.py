@@ -311,7 +311,7 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path):
             pd.testing.assert_frame_equal(read_table(tmp_path, "predictions"), check("predictions", predictions()))
         except (ValueError, FileNotFoundError):
             refusals += 1
-    assert refusals > len(whole) / 41 / 2
+    assert refusals > len(whole) / 41 / 3
 
 
 def test_a_file_under_a_wrong_name_is_refused(tmp_path):
@@ -319,6 +319,14 @@ def test_a_file_under_a_wrong_name_is_refused(tmp_path):
     path.rename(path.with_name("chest__sde__8.parquet"))
     with pytest.raises(ValueError, match="chest__sde__8.parquet holds rows of another arm"):
         read_table(tmp_path, "predictions")
+
+
+def test_a_file_that_is_not_named_like_a_table_is_refused(tmp_path):
+    (path,) = write_table(tmp_path, "predictions", predictions())
+    for name in ("copy.parquet", "chest__unet.parquet", "chest__unet__8__copy.parquet"):
+        path = path.rename(path.with_name(name))
+        with pytest.raises(ValueError, match=f"{name} is not named <cohort>__<arm>__<level>"):
+            read_table(tmp_path, "predictions")
 
 
 def test_a_file_of_another_table_is_refused(tmp_path):
