@@ -201,6 +201,11 @@ def test_the_brain_is_dark_outside_and_within_range():
         assert (images[0, [0, -1]] == 0).all() and (images[0][:, [0, -1]] == 0).all()  # inside the field of view
 
 
+def test_beyond_the_atlas_slices_are_empty():
+    slices = render(BrainPatient((3,)), 64, 9, spacing_mm=30, kspace=True)
+    assert (slices.images[-2:] == 0).all() and not slices.masks[-2:].any()
+
+
 # ---- tumour
 
 
@@ -246,7 +251,9 @@ def test_conspicuity_lowers_the_contrast_and_leaves_the_mask():
 def test_aggressiveness_brings_oedema_necrosis_and_mass_effect():
     calm, wild = ([brain._person(p) for p in people(40, aggressiveness=a)] for a in (-1.5, 1.5))
     for trait in ("radius", "mass_effect", "oedema", "necrosis", "high_grade"):
-        assert np.mean([getattr(p, trait) for p in calm]) < np.mean([getattr(p, trait) for p in wild]), trait
+        assert np.mean([getattr(p.tumour, trait) for p in calm]) < np.mean([getattr(p.tumour, trait) for p in wild]), (
+            trait
+        )
 
 
 def test_astrocytoma_shows_the_mismatch_and_oligodendroglioma_the_calcium():

@@ -22,11 +22,12 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
-from .fields import Field, trilinear
+from .brain_tumour import KINDS as TUMOUR_KINDS
+from .brain_tumour import draw_tumour, push, tumour_shape, tumour_signal, without_islands
+from .fields import Field, sigmoid, trilinear
 
 FIELD_OF_VIEW = 212.0  # mm
 WHITE_LEVEL = 0.36  # image value of white matter with the default sequence
-TUMOUR_KINDS = ("glioblastoma", "astrocytoma", "oligodendroglioma")
 ATLAS_LOW, ATLAS_STEP = np.array([-78, -114, -40], np.float32), np.float32(1.5)  # mm
 F32 = np.float32
 
@@ -143,6 +144,7 @@ def render(
         Matrix size, even and at least 32; the field of view is 212 mm.
     n_slices : int
         At offsets 0, +1, -1, +2, ... times `spacing_mm` from the tumour's centre.
+        Beyond z = -40 and 80 mm the atlas ends and slices are empty.
     spacing_mm : float
     sequence : Sequence
     kspace : bool
@@ -169,7 +171,7 @@ def render(
         offset = spacing_mm * ((index + 1) // 2) * (1 if index % 2 else -1)
         slices.append(_slice(person, size, index, offset, values, tumour))
     images, masks, spectra, latents = zip(*slices)
-    latents = latents[0] | {"radius_mm": person.radius, "aggressiveness": float(patient.aggressiveness)}
+    latents = latents[0] | {"radius_mm": person.tumour.radius, "aggressiveness": float(patient.aggressiveness)}
     return BrainSlices(np.stack(images), np.stack(masks), np.stack(spectra) if kspace else None, latents)
 
 
@@ -179,8 +181,9 @@ def _atlas() -> SimpleNamespace:
     with np.load(Path(__file__).with_name("atlas.npz")) as stored:
         half, sites = stored["maps"].astype(F32) / F32(255), stored["sites"].astype(float)
     maps = np.concatenate([half[:, :0:-1], half], axis=1)
+    maps[..., [0, -1]] = 0  # below and above the atlas there is nothing
     smooth = ndimage.gaussian_filter(maps[3], 1.0)  # the 8-bit steps would show in the slope
-    depth = np.clip(ndimage.gaussian_filter(maps[2], 5.0) / 0.35 - 1.45, 0, 1)  # 0 at the surface, 1 from 6 mm inside
+    depth = np.clip(ndimage.gaussian_filter(maps[2], 5.0) / 0.35 - 1.45, 0, 1)  # 0 at the surface, 1 from 8 mm inside
     coarse = np.stack([*np.gradient(smooth, ATLAS_STEP), depth], axis=-1).astype(F32)
     return SimpleNamespace(maps=np.ascontiguousarray(np.moveaxis(maps, 0, -1)), coarse=coarse, sites=sites)
 
@@ -191,21 +194,13 @@ def _look_up(volume: np.ndarray, points) -> np.ndarray:
     return trilinear(volume, [np.clip(i, F32(0), F32(n - 1.001)) for i, n in zip(index, volume.shape)])
 
 
-def _sigmoid(x):
-    return 1 / (1 + np.exp(np.clip(-x, -30, 30)))
-
-
 def _person(patient: BrainPatient) -> SimpleNamespace:
     """Everything about a patient that does not depend on the slice. Sizes are standard deviations or means in mm."""
     rng = np.random.default_rng(np.random.SeedSequence(patient.exogenous, spawn_key=(0,)))
-    z = [float(value) for value in rng.standard_normal(40)]
-    weight = float(_sigmoid(1.8 * patient.aggressiveness))  # 0 indolent, 1 aggressive
-    between = lambda indolent, aggressive: indolent + (aggressive - indolent) * weight
+    z = [float(value) for value in rng.standard_normal(30)]
     site = _atlas().sites[rng.integers(len(_atlas().sites))] * [rng.choice([-1, 1]), 1, 1]
     warps = [(Field(rng, 22.0), (2.2, 2.6, 3.6)), (Field(rng, 9.0), (0.9, 0.9, 2.0))]
     shift = sum(_displacement(field, amplitude, site.astype(F32)[:, None]) for field, amplitude in warps)
-    centre = site - shift[:, 0]  # where the warps put the site
-    edge = np.clip((70 - np.hypot(centre[0] * 1.05, (centre[1] + 17) * 0.78)) / 22, 0.15, 1)
     return SimpleNamespace(
         exogenous=patient.exogenous,
         snr=patient.snr,
@@ -224,25 +219,7 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
         tissue=Field(rng, 2.0),
         patch=Field(rng, 3.5),
         shading=Field(rng, 70.0),
-        # the tumour
-        kind=patient.tumour_kind,
-        contrast=patient.conspicuity**0.4,
-        centre=centre.astype(F32),
-        radius=float(np.clip(math.exp(between(2.88, 2.98) + 0.30 * z[20]), 9, 36)),
-        mass_effect=between(0.16, 0.38) * math.exp(0.35 * z[21]) * float(edge),  # in radii
-        stretch=math.exp(0.22 * z[22]),
-        direction=z[23],
-        roughness=(between(0.12, 0.27) * math.exp(0.25 * z[24]), between(0.10, 0.19)),
-        spared_cortex=0.05 if patient.tumour_kind == "oligodendroglioma" else 0.20,
-        high_grade=float(_sigmoid(4 * (weight - 0.5))),
-        tumour_tone=math.exp(0.05 + 0.10 * z[29]),
-        softness=between(0.13, 0.10),
-        oedema=float(np.clip(between(-0.05, 0.55) + 0.28 * z[25], 0.0, 1.6)),  # extent in radii
-        mismatch=float(np.clip(0.35 + 0.4 * z[26], 0, 1)),
-        necrosis=float(np.clip(0.62 * (weight - 0.35) / 0.5 + 0.15 * z[27], 0.0, 0.88)),  # radius in radii
-        fluid=math.exp(0.4 * z[28]),
-        fine=Field(rng, 6.5),
-        coarse=Field(rng, 16.0),
+        tumour=draw_tumour(patient, site - shift[:, 0], z[20:], rng),  # where the warps put the site
     )
 
 
@@ -254,7 +231,7 @@ def _displacement(field: Field, amplitude, points) -> np.ndarray:
     """
     moved = field(points)[:3] * np.array(amplitude, F32)[:, None]
     moved *= 0.3 + 0.7 * _look_up(_atlas().coarse, points)[3]
-    moved[2] *= 0.35 + 0.65 * _sigmoid((points[2] + F32(2)) / F32(5))
+    moved[2] *= 0.35 + 0.65 * sigmoid((points[2] + F32(2)) / F32(5))
     return moved
 
 
@@ -266,9 +243,10 @@ def _slice(person, size, index, offset, values, tumour):
     tissue = _tissue(person, (x, y, z), _look_up(_atlas().maps, (x, y, z)), values)
     level, abnormal = tissue.level, np.zeros_like(x)
     if tumour:
-        near, shape = _tumour_shape(person, head, tissue)
-        abnormal[near] = _without_islands(np.maximum(shape.core, shape.oedema), inside[near], fine)
-        level[near] = _tumour_signal(person, shape, level[near], abnormal[near] > 0, values)
+        shape = tumour_shape(person.tumour, head, tissue.white, tissue.csf)
+        near, pixel = shape.near, FIELD_OF_VIEW / fine
+        abnormal[near] = without_islands(np.maximum(shape.core, shape.oedema), inside[near], fine, pixel)
+        level[near] = tumour_signal(person.tumour, shape, level[near], abnormal[near] > 0, tissue.noise[near], values)
     level *= np.exp(0.10 * shading) * tissue.brain
     flat = np.zeros((3, fine * fine), F32)
     flat[:, inside] = level, abnormal, tissue.brain
@@ -299,7 +277,7 @@ def _head(person, axis, offset):
     cos, sin = F32(math.cos(person.angle)), F32(math.sin(person.angle))
     x = (cos * right - sin * front) / F32(person.scale[0]) + F32(person.shift[0])
     y = (sin * right + cos * front) / F32(person.scale[1]) + F32(person.shift[1] - 17)
-    tilt, centre = person.tilt.astype(F32), person.centre
+    tilt, centre = person.tilt.astype(F32), person.tumour.centre
     z = centre[2] + F32(offset / person.scale[2]) + (x - centre[0]) * tilt[0] + (y - centre[1]) * tilt[1]
     return x, y, z
 
@@ -314,7 +292,7 @@ def _geometry(person, size, fine, offset, tumour):
     head = np.stack([p.ravel() for p in _head(person, knots, offset)])
     place = head + sum(_displacement(field, amplitude, head) for field, amplitude in person.warps)
     if tumour:
-        place -= _mass_effect(person, head)
+        place -= push(person.tumour, head)
     for _ in range(3):  # in steps, or a large ventricle would overshoot its middle
         place += F32(45 * person.ventricle) * _look_up(_atlas().coarse, place)[:3]
     brain = _look_up(_atlas().maps, place)[2]
@@ -323,14 +301,6 @@ def _geometry(person, size, fine, offset, tumour):
     inside = np.flatnonzero(ndimage.binary_dilation(smooth[4] > 0.02, iterations=2))
     x, y, z, shading = (np.take(channel, inside) for channel in smooth[:4])
     return x, y, z, shading, inside
-
-
-def _mass_effect(person, head):
-    """How far the tumour has pushed the tissue at each place, in mm (3, n): away from the centre, fading outwards."""
-    away = head - person.centre[:, None]
-    distance = np.sqrt((away**2).sum(axis=0)) + F32(1e-3)
-    push = person.mass_effect * person.radius * np.exp(-np.clip(distance / person.radius - 0.4, 0, None) / 0.9)
-    return away * (np.minimum(push, 0.8 * distance) / distance).astype(F32)
 
 
 def _enlarge(coarse: np.ndarray, n: int) -> np.ndarray:
@@ -358,7 +328,7 @@ def _tissue(person, place, prior, values):
     csf = np.clip(brain - grey - white, 0, 1)
     deep = np.clip(3 * potential, 0, 1)  # 1 at the ventricles
     # Sulci widen with atrophy; much less at the basal cisterns, which would fall apart.
-    widening = person.atrophy * (1 - deep) * (0.25 + 0.75 * _sigmoid((z + 4) / 4))
+    widening = person.atrophy * (1 - deep) * (0.25 + 0.75 * sigmoid((z + 4) / 4))
     nuclei = np.exp(-((((np.abs(x) - 15) / 17) ** 2) ** 2) - (((y + 3) / 26) ** 2) ** 2 - (((z - 5) / 17) ** 2) ** 2)
     sharp = (1 - 0.3 * nuclei) / 0.52  # nuclei keep the graded tone of the atlas
     rough = 0.38 * (1 - nuclei)
@@ -383,77 +353,12 @@ def _white_matter_lesions(person, y, white, white_now, potential, patch):
     """Weight in [0, 1] of caps and rims at the ventricles and of foci in the deep white matter."""
     horns = np.exp(-(((np.abs(y - 2) - 32) / 16) ** 2))
     rim = np.exp(-(((potential - 0.40) / 0.09) ** 2))
-    around = _sigmoid(8 * (rim * (0.62 + 0.40 * person.lesions + 0.25 * horns) + 0.16 * patch[0] - 0.80))
+    around = sigmoid(8 * (rim * (0.62 + 0.40 * person.lesions + 0.25 * horns) + 0.16 * patch[0] - 0.80))
     excess = (
         patch[1] + 0.35 * patch[0] + 0.15 * patch[2] - (2.75 - 0.50 * person.lesions)
     )  # peaks of a field: sizes and tones vary
     foci = np.clip(excess / 0.7, 0, 1) * (potential < 0.5) * np.clip(3 * (white - 0.6), 0, 1)
     return np.clip(around * np.clip(1.5 * white_now, 0, 1) + foci * white_now, 0, 1)
-
-
-def _tumour_shape(person, head, tissue):
-    """Pixels near the tumour (index into those of the brain) and its core and oedema there, each in [0, 1]."""
-    dx, dy, dz = (axis - centre for axis, centre in zip(head, person.centre))
-    cos, sin = F32(math.cos(person.direction)), F32(math.sin(person.direction))
-    across, along = (cos * dx - sin * dy) * F32(person.stretch), (sin * dx + cos * dy) / F32(person.stretch)
-    distance = np.sqrt(across**2 + along**2 + (F32(0.85) * dz) ** 2) / F32(person.radius)
-    near = np.flatnonzero(distance < max(1.7, 1.5 * (1 + person.oedema)))
-    distance, white, csf = distance[near], tissue.white[near], tissue.csf[near]
-    points = [axis[near] for axis in head]
-    fine, coarse = person.fine(points), person.coarse(points)
-
-    edge = distance - 1 + person.roughness[0] * fine[0] + person.roughness[1] * coarse[0]  # negative inside
-    barrier = np.minimum(1.6 * csf + person.spared_cortex * (1 - white), 2)
-    core = _sigmoid(-(edge + 0.9 * barrier) / person.softness) * (1 - 0.85 * csf)
-
-    # Fluid follows the white matter, stops at the cortex and at CSF.
-    reach = distance / (1 + person.oedema) - 1 + 0.30 * fine[1] + 0.22 * coarse[1]
-    oedema = _sigmoid(-(reach + (0.8 * (1 - white) + 0.9 * csf) * (1 - core)) / 0.10) * (1 - 0.9 * csf)
-    oedema *= np.minimum(_sigmoid((1.7 - distance) / 0.1) + (white > 0.6), 1) * min(6 * person.oedema, 1)
-    grain = tissue.noise[near]
-    return near, SimpleNamespace(core=core, oedema=oedema, edge=edge, distance=distance, fine=fine, grain=grain)
-
-
-def _without_islands(weight: np.ndarray, flat: np.ndarray, n: int) -> np.ndarray:
-    """Zero the small separate parts of a lesion given at the ascending flat indices of an (n, n) slice.
-
-    Parts are connected regions above 0.5; one below 80 mm2 or half of the largest goes, with the 3 mm around it.
-    """
-    top, pixel = flat[0] // n, FIELD_OF_VIEW / n
-    region = np.zeros((flat[-1] // n - top + 1, n), F32)
-    region.ravel()[flat - top * n] = weight
-    label, n_parts = ndimage.label(region > 0.5)
-    if n_parts < 2:
-        return weight
-    area = np.bincount(label.ravel())[1:] * pixel**2
-    large = np.concatenate([[False], area >= max(min(80, area.max()), area.max() / 2)])
-    steps = math.ceil(3 / pixel)
-    main = ndimage.binary_dilation(large[label], iterations=steps)
-    island = ndimage.binary_dilation((label > 0) & ~large[label], iterations=steps) & ~main
-    return np.where(island.ravel()[flat - top * n], F32(0), weight)
-
-
-def _tumour_signal(person, shape, healthy, part, values):
-    """Signal at the pixels near the tumour: oedema, then the core, low-grade tissue turning into high-grade."""
-    noise, edge, grain = shape.fine, shape.edge, shape.grain
-    contrast = 0.95 * person.contrast * part
-    oedema = values.oedema * person.tumour_tone * (1 + 0.06 * noise[2] + 0.03 * grain)
-    level = healthy + contrast * shape.oedema * (1 - shape.core) * (oedema - healthy)
-
-    low = values.low_grade * person.tumour_tone * (1 + 0.05 * noise[1] + 0.02 * grain)
-    if person.kind == "astrocytoma":
-        suppressed = _sigmoid(-(edge + 0.22 + 0.1 * noise[2]) / 0.07) * person.mismatch
-        low = low * (1 - suppressed) + values.mismatch * suppressed
-    elif person.kind == "oligodendroglioma":
-        spots = 0.6 * _sigmoid(5 * (noise[2] + 0.5 * grain - 1.5))
-        low = (low * (1 - spots) + values.calcified * spots) * (1 + 0.07 * noise[0])
-
-    rim = 0.7 * np.exp(-(((edge + 0.16) / 0.12) ** 2))
-    high = values.solid * (1 + 0.12 * noise[1] + 0.06 * grain) * (1 - rim) + values.rim * (1 + 0.05 * grain) * rim
-    if person.necrosis > 0.12:
-        dead = _sigmoid(-(shape.distance / person.necrosis - 1 + 0.38 * noise[2] + 0.2 * noise[0]) / 0.10)
-        high = high * (1 - dead) + values.necrosis * person.fluid * dead
-    return level + contrast * shape.core * (low + (high - low) * person.high_grade - level)
 
 
 def _acquire(person, level, size, index, white):

@@ -41,6 +41,11 @@ def trilinear(volume: np.ndarray, points) -> np.ndarray:
     return np.ascontiguousarray(total.T)
 
 
+def sigmoid(x):
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1 / (1 + np.exp(np.clip(-x, -30, 30)))
+
+
 def split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integer part (int64) and fraction (float32) of non-negative values."""
     whole = values.astype(np.int64)
