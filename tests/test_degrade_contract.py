@@ -21,7 +21,10 @@ def built_in(name: str) -> bool:
 
 def variants():
     """Every registered degradation as made by default, and the built-in ones in their named modes."""
-    options = {"mri": [{}, {"mode": "published"}, {"noise": 0.05}], "xray": [{}, {"mode": "published"}]}
+    options = {
+        "mri": [{}, {"mode": "published"}, {"noise": 0.05}],
+        "xray": [{}, {"mode": "published"}, {"mode": "radiograph"}],
+    }
     for name in degrade.names():
         for option in options.get(name, [{}]):
             marks = [] if name not in degrade.BUILT_IN or built_in(name) else pytest.mark.skip(f"no {name} module")
@@ -77,6 +80,25 @@ def test_batch_size_and_order_change_no_byte(subject, images):
     assert torch.equal(whole, backwards)
 
 
+class Degraded(torch.utils.data.Dataset):
+    """One degraded image at a time, as a training loop asks for them."""
+
+    def __init__(self, made, images, level):
+        self.made, self.images, self.level = made, images, level
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.made(self.images[i], self.level, NAMES[i], seed=1)
+
+
+def test_worker_processes_change_no_byte(subject, images):
+    made, level = subject
+    loader = torch.utils.data.DataLoader(Degraded(made, images, level), batch_size=2, num_workers=2)
+    assert torch.equal(torch.cat(list(loader)), made(images, level, NAMES, seed=1))
+
+
 def test_noise_follows_name_seed_and_level(subject, images):
     made, level = subject
     same = made(images, level, NAMES, seed=1)
@@ -91,7 +113,8 @@ def test_measurement_of_one_image_is_its_row_of_the_batch(subject, images):
     _, batch = made.measure(images, level, NAMES)
     _, single = made.measure(images[2], level, NAMES[2])
     assert batch.level == level
-    assert (batch.kspace is None) != (batch.sinogram is None)
+    assert batch.kspace is None or batch.sinogram is None, "a scan has one kind of raw data"
+    assert (batch.kspace is None) == (batch.mask is None) == (made.modality != "mri")
     for field in ("kspace", "sinogram"):
         one, all_of_them = getattr(single, field), getattr(batch, field)
         assert one is None or (len(all_of_them) == 5 and torch.equal(one, all_of_them[2]))
