@@ -122,11 +122,10 @@ def patient_signs(n_patients: int, n_draws: int, seed: int = 0) -> Iterator[np.n
     """Draw for every patient whether its arms are swapped: chunks of -1 and 1, int8, shape (b, patients)."""
     step = max(1, min(512, CHUNK_ELEMENTS // n_patients) // BLOCK) * BLOCK
     for first in range(0, n_draws, step):
-        blocks = [
-            np.random.default_rng([seed, 1, (first + i) // BLOCK]).integers(0, 2, (BLOCK, n_patients), np.int8)
-            for i in range(0, min(step, n_draws - first), BLOCK)
-        ]
-        yield np.concatenate(blocks)[: n_draws - first] * np.int8(2) - np.int8(1)
+        generators = (np.random.default_rng([seed, 1, (first + i) // BLOCK]) for i in range(0, step, BLOCK))
+        coins = np.stack([np.frombuffer(rng.bytes(BLOCK * n_patients // 8), np.uint8) for rng in generators])
+        signs = np.unpackbits(coins).reshape(step, n_patients).view(np.int8)
+        yield signs[: n_draws - first] * np.int8(2) - np.int8(1)
 
 
 def cell_sums(patient, codes, strata: Sequence[Stratum], n_patients: int | None = None) -> CellSums:

@@ -181,50 +181,57 @@ class _Spread:
 
 def _spread_of_stratum(weight, total, reference: int | str, rate: bool, min_support: int) -> dict:
     """Standard errors in one stratum from its sums by patient and group: weight (P, G), total (A, P, G)."""
-    own = _Side.of(weight, total, rate, min_support)
+    own = _sides(weight, total, rate, min_support)
     if reference == "rest":
         remaining = weight.sum(axis=1, keepdims=True) - weight, total.sum(axis=2, keepdims=True) - total
-        others = _Side.of(*remaining, rate, min_support)
+        others = _sides(*remaining, rate, min_support)
     else:
-        others = _Side(*(part[..., [reference]] for part in own))
-    out = {"n_patients": own.n_patients, "n_rows": weight.sum(axis=0)}
-    out |= {"variance": (own.psi**2).sum(axis=1), "smoothed": own.smoothed}
-    for kind in KINDS:
-        a, b = (side if kind in ("level", "gap") else side.change() for side in (own, others))
-        variance, variance_b = ((side.psi**2).sum(axis=1) + side.extra for side in (a, b))
-        if kind in ("level", "change"):
-            out["se", kind], out["df", kind] = np.sqrt(variance), np.broadcast_to(a.n_patients - 1, variance.shape)
-            continue
-        out["se", kind] = np.sqrt(((a.psi - b.psi) ** 2).sum(axis=1) + a.extra + b.extra)
+        others = [_Side(*(part[..., [reference]] for part in side)) for side in own]
+    out = {"n_patients": own[0].n_patients, "n_rows": weight.sum(axis=0)}
+    out |= {"variance": own[0].variance, "smoothed": own[0].value}
+    for a, b, alone, compared in zip(own, others, ("level", "change"), ("gap", "did")):
+        variance, variance_b = a.variance + a.extra, b.variance + b.extra
+        out["se", alone], out["df", alone] = np.sqrt(variance), np.broadcast_to(a.n_patients - 1, variance.shape)
+        out["se", compared] = np.sqrt(_squares(a.psi - b.psi) + a.extra + b.extra)
         with np.errstate(invalid="ignore", divide="ignore"):  # Satterthwaite
             df = (variance + variance_b) ** 2 / (variance**2 / (a.n_patients - 1) + variance_b**2 / (b.n_patients - 1))
-        out["df", kind] = np.where(np.isfinite(df), df, np.minimum(a.n_patients, b.n_patients) - 1)
+        out["df", compared] = np.where(np.isfinite(df), df, np.minimum(a.n_patients, b.n_patients) - 1)
     return out
 
 
 class _Side(NamedTuple):
-    """One side of a comparison: groups, or what they are compared with (last axis G or 1).
+    """One side of a comparison: the groups, or what they are compared with (last axis G or 1).
 
-    psi (A, P, G) influence; smoothed (A, G); extra (A, G) and extra_change (A - 1, G) variance of the pseudo-patients.
+    psi (A, P, G) influence; variance (A, G) its sum of squares; extra (A, G) variance of the pseudo-patients;
+    value (A, G) smoothed mean; n_patients (G,). With A - 1 instead of A for arm minus baseline.
     """
 
     psi: np.ndarray
-    n_patients: np.ndarray
-    smoothed: np.ndarray
+    variance: np.ndarray
     extra: np.ndarray
-    extra_change: np.ndarray
+    value: np.ndarray
+    n_patients: np.ndarray
 
-    @classmethod
-    def of(cls, weight, total, rate: bool, min_support: int) -> "_Side":
-        psi, n_patients = influence(weight, total), (weight > 0).sum(axis=0)
-        if rate:
-            return cls(psi, n_patients, *_pseudo_patients(weight, total, psi, n_patients >= min_support))
-        mean = _ratio(total.sum(axis=1), weight.sum(axis=0))
-        return cls(psi, n_patients, mean, np.zeros_like(mean), np.zeros_like(mean[1:]))
 
-    def change(self) -> "_Side":
-        """The same for arm minus baseline, (A - 1, ...)."""
-        return self._replace(psi=self.psi[1:] - self.psi[:1], extra=self.extra_change)
+def _sides(weight, total, rate: bool, min_support: int) -> tuple[_Side, _Side]:
+    """Levels, and changes from the baseline."""
+    n_patients, change = (weight > 0).sum(axis=0), total[1:] - total[:1]
+    psi = influence(weight, total)
+    moved = psi[1:] - psi[:1]
+    variance, variance_moved = _squares(psi), _squares(moved)
+    mean = _ratio(total.sum(axis=1), weight.sum(axis=0))
+    extra, extra_moved = np.zeros_like(variance), np.zeros_like(variance_moved)
+    if rate:
+        pooled = n_patients >= min_support
+        mean, extra = _smoothed_level(weight, mean, variance, pooled)
+        extra_moved = _smoothed_change(weight, change, variance_moved, pooled)
+    return (_Side(psi, variance, extra, mean, n_patients),
+            _Side(moved, variance_moved, extra_moved, mean[1:] - mean[:1], n_patients))  # fmt: skip
+
+
+def _squares(psi):
+    """Sum of squares over patients: (A, P, G) to (A, G)."""
+    return np.einsum("apg,apg->ag", psi, psi)
 
 
 def _ratio(total, weight):
@@ -254,29 +261,32 @@ def influence(weight: np.ndarray, total: np.ndarray) -> np.ndarray:
         return (total - mean[:, None] * weight) * scale
 
 
-def _pseudo_patients(weight, total, psi, pooled):
-    """Smoothed rates (A, G) and the variance that smoothing adds to levels (A, G) and changes (A - 1, G), at least 0.
+def _smoothed_level(weight, rate, variance, pooled):
+    """Rates with one success and one failure more among the effective rows, and the variance this adds (at least 0).
 
-    Level: one success and one failure more among the effective rows, rows / design effect (Agresti and Caffo).
-    Change: two patients more, one of whom changed, half up and half down (Agresti and Min). The design effect and how
-    much a changed patient changes are pooled over the groups named by `pooled`, bool (G,); with nothing seen there,
-    patients are taken as all or nothing.
+    Effective rows are rows / design effect, which is pooled over the groups named by `pooled`, bool (G,); where all
+    agree there, patients are taken as all or nothing (Agresti and Caffo 2000). Returns two arrays (A, G).
     """
     n = weight.sum(axis=0)
-    rate = _ratio(total.sum(axis=1), n)
     size = _ratio(n, (weight > 0).sum(axis=0))  # rows of a mean patient
-    plain, squares = rate * (1 - rate), (psi**2).sum(axis=1)
-    effect = _ratio((squares * n**2)[:, pooled].sum(axis=1), (plain * n)[:, pooled].sum(axis=1))[:, None]
+    plain = rate * (1 - rate)
+    effect = _ratio((variance * n**2)[:, pooled].sum(axis=1), (plain * n)[:, pooled].sum(axis=1))[:, None]
     effect = np.clip(np.where(np.isfinite(effect), effect, size), 1, np.maximum(size, 1))
     smoothed = _ratio(rate * n / effect + 1, n / effect + 2)
-    extra = smoothed * (1 - smoothed) / (n / effect + 2) - _ratio(plain * effect, n)
-    change = (total[1:] - total[:1])[..., pooled]
-    n_changed = (change != 0).sum(axis=(1, 2))
-    square = np.where(n_changed > 0, _ratio((change**2).sum(axis=(1, 2)), n_changed), np.nan)[:, None]
+    return smoothed, np.maximum(smoothed * (1 - smoothed) / (n / effect + 2) - _ratio(plain * effect, n), 0)
+
+
+def _smoothed_change(weight, change, variance, pooled):
+    """Variance added by two patients more, one of whom changed, half up and half down; (A - 1, G), at least 0.
+
+    By how much a patient changes who changes at all is pooled likewise (Agresti and Min 2005).
+    """
+    n = weight.sum(axis=0)
+    size = _ratio(n, (weight > 0).sum(axis=0))
+    seen = change[..., pooled]
+    square = _ratio((seen**2).sum(axis=(1, 2)), (seen != 0).sum(axis=(1, 2)))[:, None]
     square = np.where(np.isfinite(square), square, size**2)
-    squares = ((psi[1:] - psi[:1]) ** 2).sum(axis=1)
-    extra_change = (squares * n**2 + square) / (n + 2 * size) ** 2 - squares
-    return smoothed, np.maximum(extra, 0), np.maximum(extra_change, 0)
+    return np.maximum((variance * n**2 + square) / (n + 2 * size) ** 2 - variance, 0)
 
 
 def resample_aurocs(
