@@ -200,7 +200,7 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
     z = [float(value) for value in rng.standard_normal(30)]
     site = _atlas().sites[rng.integers(len(_atlas().sites))] * [rng.choice([-1, 1]), 1, 1]
     warps = [(Field(rng, 22.0), (2.2, 2.6, 3.6)), (Field(rng, 9.0), (0.9, 0.9, 2.0))]
-    shift = sum(_displacement(field, amplitude, site.astype(F32)[:, None]) for field, amplitude in warps)
+    shift = _displacement(warps, site.astype(F32)[:, None])
     return SimpleNamespace(
         exogenous=patient.exogenous,
         snr=patient.snr,
@@ -223,13 +223,13 @@ def _person(patient: BrainPatient) -> SimpleNamespace:
     )
 
 
-def _displacement(field: Field, amplitude, points) -> np.ndarray:
-    """Random smooth displacement in mm, (3, n).
+def _displacement(warps, points) -> np.ndarray:
+    """Sum of random smooth displacements at points, in mm, (3, n).
 
     It fades towards the surface, because a skull keeps the outline smooth, and up and down it fades below z = 0, where
     the temporal poles would get lumpy.
     """
-    moved = field(points)[:3] * np.array(amplitude, F32)[:, None]
+    moved = sum(field(points)[:3] * np.array(amplitude, F32)[:, None] for field, amplitude in warps)
     moved *= 0.3 + 0.7 * _look_up(_atlas().coarse, points)[3]
     moved[2] *= 0.35 + 0.65 * sigmoid((points[2] + F32(2)) / F32(5))
     return moved
@@ -290,7 +290,7 @@ def _geometry(person, size, fine, offset, tumour):
     axis = _axis(size, fine)
     knots = np.linspace(axis[0], axis[-1], GRID, dtype=F32)
     head = np.stack([p.ravel() for p in _head(person, knots, offset)])
-    place = head + sum(_displacement(field, amplitude, head) for field, amplitude in person.warps)
+    place = head + _displacement(person.warps, head)
     if tumour:
         place -= push(person.tumour, head)
     for _ in range(3):  # in steps, or a large ventricle would overshoot its middle

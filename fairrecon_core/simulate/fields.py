@@ -33,12 +33,19 @@ def trilinear(volume: np.ndarray, points) -> np.ndarray:
     rows = volume.reshape(-1, n_channels)
     (i, u), (j, v), (k, w) = (split(axis) for axis in points)
     corner = (i * n_y + j) * n_z + k
-    total = np.zeros((len(corner), n_channels), np.float32)
-    for a, x in ((0, 1 - u), (n_y * n_z, u)):
-        for b, y in ((0, 1 - v), (n_z, v)):
-            for c, z in ((0, 1 - w), (1, w)):
-                total += np.take(rows, corner + (a + b + c), axis=0) * (x * y * z)[:, None]
-    return np.ascontiguousarray(total.T)
+    u, v, w = (np.repeat(part, n_channels).reshape(-1, n_channels) for part in (u, v, w))
+
+    def mix(low, high, part):  # low + part (high - low), in the memory of `high`
+        high -= low
+        high *= part
+        high += low
+        return high
+
+    def along_z(offset):
+        return mix(np.take(rows, corner + offset, axis=0), np.take(rows, corner + (offset + 1), axis=0), w)
+
+    near, far = (mix(along_z(offset), along_z(offset + n_z), v) for offset in (0, n_y * n_z))
+    return np.ascontiguousarray(mix(near, far, u).T)
 
 
 def sigmoid(x):
