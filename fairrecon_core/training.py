@@ -210,8 +210,10 @@ def fit(
     fabric.launch()
     modules, state = recipe.modules(), _State(recipe, folder)
     state.resume()
-    for name, module in modules.items():
-        setattr(recipe, name, fabric.setup_module(module))
+    for name, module in modules.items():  # channels last: about a fifth faster on a CPU, and what GPUs want
+        module.to(fabric.device, memory_format=torch.channels_last)
+        if any(value.requires_grad for value in module.parameters()):
+            setattr(recipe, name, fabric.setup_module(module))
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in state.optimizers.items()}
     data = {"degradation": degradation, "levels": levels, "batch_size": batch_size, "seed": seed}
     bar = tqdm(total=epochs, initial=len(state.rows), disable=not progress or fabric.global_rank > 0, unit="epoch")

@@ -28,7 +28,8 @@ def made(name, modality="mri"):
     if name in ("tv", "nlm"):
         arm.fit(images, images, degradation(modality), [8])
     elif hasattr(arm, "net"):
-        nn.init.normal_(arm.net.out.weight, std=0.01)
+        network = getattr(arm, arm.saved)
+        nn.init.normal_(getattr(network, "body", network).out.weight, std=0.01)
         arm.ready()
     return arm
 
@@ -174,7 +175,7 @@ def test_the_generator_steps_against_a_discriminator_that_has_stepped():
     assert [recipe.rate(epoch, 10) for epoch in (0, 5, 9)] == pytest.approx([1.0, 1.0, 0.2])
 
 
-@pytest.mark.parametrize("name", ["unet", "pix2pix"])
+@pytest.mark.parametrize("name", ["unet", "pix2pix", "sde"])
 def test_saved_weights_load_into_an_equal_reconstructor_only(name, tmp_path, degraded):
     arm = made(name)
     arm.save(tmp_path / "w.safetensors", seed=3)

@@ -20,7 +20,14 @@ from fairrecon_core.training import Images
 
 REGISTRY: dict[str, type["Reconstructor"]] = {}
 # built in: the module is imported when its reconstructor is first asked for
-HOMES = {"degraded": "classical", "tv": "classical", "nlm": "classical", "unet": "unet", "pix2pix": "pix2pix"}
+HOMES = {
+    "degraded": "classical",
+    "tv": "classical",
+    "nlm": "classical",
+    "unet": "unet",
+    "pix2pix": "pix2pix",
+    "sde": "sde",
+}
 
 
 class Reconstructor:
