@@ -207,6 +207,7 @@ def write_cohort(
     age_cut_years: float | None = None,
     age_cut_is_young: bool = False,
     conflicts: str = "error",
+    tasks: Iterable[str] | None = None,
     chunk: int = 256,
     n_images: int | None = None,
     extra: dict | None = None,
@@ -247,6 +248,8 @@ def write_cohort(
         Whether an age exactly at the cut is young, as in the paper's UCSF-PDGM evaluation (58).
     conflicts : {"error", "unknown"}
         What to do with a patient who has two sexes or two races: refuse, or take the trait as unknown.
+    tasks : iterable of str, optional
+        Names of all tasks: a `y_` or `true_` of another is refused, a task that no row records gets a column of NaN.
     chunk : int
         Images held in memory at a time.
     n_images : int, optional
@@ -270,12 +273,14 @@ def write_cohort(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     head = {"version": COHORT_VERSION, "name": name, "seed": seed, "extra": extra or {}}
-    conversion = Conversion(folder, head, chunk)
+    tasks = None if tasks is None else list(tasks)
+    conversion = Conversion(folder, head, chunk, tasks)
     for item in tqdm(items, total=n_images, disable=n_images is None, desc=name, unit="image"):
         conversion.add(*item)
     table, digests = conversion.close()
     if n_images is not None and len(table) != n_images:
         raise ValueError(f"cohort {name!r} should have {n_images} images, the items hold {len(table)}")
+    table = table.assign(**{f"y_{task}": np.nan for task in tasks or () if f"y_{task}" not in table})
     table, cut, n_filled = with_traits(table, age_cut_years, age_cut_is_young, conflicts)
     table, n_folds = with_places(table, seed, split, roles, n_folds, skew)
     table = check("cohort", table.assign(row=np.arange(len(table))))
@@ -382,7 +387,8 @@ def write_excerpt(cohort: Cohort, folder: str | Path, rows: Iterable[int]) -> Co
 def _write_info(folder, info) -> None:
     """Write `cohort.json`, the sign that a cohort is complete."""
     part = folder / "cohort.json.part"
-    part.write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(info, indent=1, sort_keys=True, default=lambda other: other.item())
+    part.write_text(text + "\n", encoding="utf-8")
     part.replace(folder / "cohort.json")
 
 

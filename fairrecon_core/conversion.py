@@ -34,10 +34,12 @@ class Conversion:
         What tells this conversion from another; part files with another head are overwritten.
     chunk : int
         Images held in memory before they are written.
+    tasks : list of str, optional
+        The only tasks whose labels rows may bring.
     """
 
-    def __init__(self, folder: Path, head: dict, chunk: int):
-        self.folder, self.head, self.chunk = folder, json.loads(as_json(head)), chunk
+    def __init__(self, folder: Path, head: dict, chunk: int, tasks: list[str] | None = None):
+        self.folder, self.head, self.chunk, self.tasks = folder, json.loads(as_json(head)), chunk, tasks
         self.journal = folder / "rows.jsonl.part"
         self.patients, self.seen, self.pending = {}, set(), []
         self.kept = self._resume()  # row texts of the images that an interrupted conversion left, in order
@@ -55,7 +57,7 @@ class Conversion:
         ValueError
             As listed in `cohort.write_cohort`.
         """
-        row = clean_row(row)
+        row = clean_row(row, self.tasks)
         self._check_against_others(row)
         text, number = as_json(row), len(self.seen)
         self.seen.add(row["image_id"])
@@ -194,12 +196,12 @@ class Conversion:
         self.pending = []
 
 
-def clean_row(row: dict) -> dict:
+def clean_row(row: dict, tasks: list[str] | None = None) -> dict:
     """Check one row and put it into plain Python values.
 
     Parameters
     ----------
-    row : dict
+    row, tasks
         As given to `cohort.write_cohort`.
 
     Returns
@@ -217,6 +219,10 @@ def clean_row(row: dict) -> dict:
         if key not in row:
             raise ValueError(f"the row of {name} lacks {key!r}; rows need {', '.join(REQUIRED)}")
     try:
+        for key in row if tasks is not None else ():
+            kind, _, task = key.partition("_")
+            if kind in ("y", "true"):
+                check_word("task", task, tuple(tasks))
         return {key: _clean_value(key, value) for key, value in row.items()}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from error

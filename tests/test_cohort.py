@@ -247,6 +247,14 @@ def test_labels_not_given_are_not_recorded(tmp_path):
     assert np.isnan(table["y_gout"][0]) and table["y_gout"][1] == 1 and np.isnan(table["y_edema"][1])
 
 
+def test_declared_tasks_get_a_column_and_others_are_refused(tmp_path):
+    table = write(tmp_path, tasks=["edema", "gout"]).table
+    assert table["y_gout"].isna().all() and table["y_edema"].notna().all()
+    refused(
+        tmp_path, r"image 'image000': task 'edema' is not .* did you mean 'oedema'\?", make_items(), tasks=["oedema"]
+    )
+
+
 # pixels
 
 
