@@ -170,10 +170,10 @@ pd.DataFrame(ratios).T.rename_axis(["order, 256 px", "R asked for"]).round(2)
 
 # %% [markdown]
 # ## As published
-# The last three rows are the published code's masks. Its text cites golden-angle sampling; the code draws *half*-spokes
-# at equal angles, with counts (140, 60 and 32 for R = 4, 8, 16) tuned for images of 240 pixels and kept at 256. It cuts
-# coordinates to integers where it should round. So most samples lack their mirror at -k. A real object has a
-# mirrored k-space, so the zero-filled image of the physical mask is real; that of the published mask is complex.
+# The last three rows are the published code's masks. The paper cites golden-angle sampling; its code draws *half*-spokes
+# at equal angles. Their counts, 140, 60 and 32 for R = 4, 8 and 16, hit close to one sample in R at 240 pixels and were
+# kept at 256. And it cuts coordinates to integers where it should round, so most samples lack their mirror at -k. A real
+# object has a mirrored k-space: the zero-filled image of the physical mask is real, that of the published one complex.
 
 # %%
 published_mask = radial_mask(size, spokes_for(size, 8, "published"), "published")
