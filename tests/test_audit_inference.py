@@ -431,6 +431,9 @@ def test_simulated_power_at_the_minimal_detectable_effect_is_as_planned():
     assert np.mean(found) == pytest.approx(0.8, abs=0.085)
     assert 0.04 < flips < 0.2
     assert minimal_detectable_effect(1.0) == pytest.approx(2.80, abs=0.005)
+    own_flips = minimal_detectable_effect(0.03, n_group=100)
+    assert own_flips == pytest.approx(2.8016 * np.sqrt(0.03**2 + own_flips * (1 - own_flips) / 100), rel=1e-4)
+    assert minimal_detectable_effect(0.03, n_group=1e12) == pytest.approx(minimal_detectable_effect(0.03))
     assert se_from_flips(0.1, 400, 100, 1.3) == pytest.approx(np.sqrt(0.13 * (1 / 400 + 1 / 100)))
 
 

@@ -148,9 +148,22 @@ def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np
     return np.where(np.isfinite(question.estimate), names, "")
 
 
-def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8):
-    """Smallest true effect found with `power` by a two-sided test at `alpha`: 2.80 SE by default."""
-    return (norm.ppf(1 - alpha / 2) + norm.ppf(power)) * np.asarray(se)
+def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_group=None):
+    """Smallest true effect found with `power` by a two-sided test at `alpha`: 2.80 SE by default.
+
+    Parameters
+    ----------
+    se : float or array
+        Standard error without the effect, of this audit or from `se_from_flips`.
+    n_group : float or array, optional
+        Rows of the group with the label (divided by the design effect). A change of a rate by delta needs flips of its
+        own, which add delta (1 - delta) / n_group to the variance: with few positives 2.80 SE promises too much.
+    """
+    factor = (norm.ppf(1 - alpha / 2) + norm.ppf(power)) ** 2
+    if n_group is None:
+        return np.sqrt(factor) * np.asarray(se)
+    share = factor / np.asarray(n_group, dtype=float)  # delta**2 = factor se**2 + share delta (1 - delta), solved
+    return (share + np.sqrt(share**2 + 4 * (1 + share) * factor * np.asarray(se) ** 2)) / (2 * (1 + share))
 
 
 def se_from_flips(flip_rate: float, n_group: float, n_reference: float, design_effect: float = 1.0) -> float:
