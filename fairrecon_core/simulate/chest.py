@@ -48,10 +48,10 @@ SEVERITY_FLOOR: dict[str, float] = {
     "consolidation": 0.40,
     "pneumonia": 0.50,
     "atelectasis": 0.30,
-    "pneumothorax": 0.20,
+    "pneumothorax": 0.25,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
-    "fracture": 0.80,
+    "fracture": 1.00,
     "support_devices": 0.30,
 }
 SEVERITY_SCALE: dict[str, float] = {
@@ -62,7 +62,7 @@ SEVERITY_SCALE: dict[str, float] = {
     "consolidation": 0.9,
     "pneumonia": 1.0,
     "atelectasis": 0.9,
-    "pneumothorax": 0.8,
+    "pneumothorax": 0.9,
     "pleural_effusion": 0.8,
     "pleural_other": 1.0,
     "fracture": 1.2,
@@ -255,21 +255,19 @@ def _aerated(frame: Frame, depth, dome, centre: anatomy.Mediastinum) -> np.ndarr
     return np.clip(lung, 0, None) * (1 - under * (1 - recess))
 
 
-def _deposited(frame: Frame, person: Physique, ribs, vessels: Points, aerated, layers: Layers) -> np.ndarray:
-    """Line integral of ribs, shoulder girdle, vessels and devices, splatted together."""
-    pixel = frame.pixel / frame.scale
-    bone = (MU["bone"] - MU["soft"]) * person.bone * 1.1
+def _deposited(
+    frame: Frame, person: Physique, ribs: bones.Ribs, vessels: Points, aerated, layers: Layers
+) -> np.ndarray:
+    """Line integral of ribs, shoulder girdle, vessels (only where there is air around them) and devices."""
+    pixel, mineral = frame.pixel / frame.scale, (MU["bone"] - MU["soft"]) * person.bone * 1.1
     rib = bones.tube(ribs.x, ribs.y, ribs.radius, lambda s: 0.62 * bones.shell(s), pixel, ribs.stretch)
-    parts = [(rib, bone)] + [(points, bone) for points in bones.shoulder_girdle(person, pixel)]
-    parts += [(vessels, MU["soft"] * 1.35)] + layers.devices
-    x, y, mass = (np.concatenate([getattr(points, name).ravel() for points, _ in parts]) for name in Points._fields)
-    weight = np.repeat(np.array([mu for _, mu in parts], np.float32), [points.mass.size for points, _ in parts])
-    x, y = frame.place(x, y)
-    mass = mass * weight * np.float32(frame.scale**2)
-    first = sum(points.mass.size for points, _ in parts[: -1 - len(layers.devices)])
-    here = slice(first, first + vessels.mass.size)
-    mass[here] *= _nearest(aerated, x[here], y[here], frame)
-    return bones.splat(x, y, mass, frame.size)
+    parts = [(rib, mineral)] + [(points, mineral) for points in bones.shoulder_girdle(person, pixel)] + layers.devices
+    x, y = frame.place(vessels.x, vessels.y)
+    total = bones.splat(x, y, vessels.mass * _nearest(aerated, x, y, frame), frame.size) * (1.35 * MU["soft"])
+    for points, mu in parts:
+        x, y = frame.place(points.x.ravel(), points.y.ravel())
+        total += bones.splat(x, y, points.mass.ravel(), frame.size) * mu
+    return total * frame.scale**2
 
 
 def _nearest(values: np.ndarray, x, y, frame: Frame) -> np.ndarray:
@@ -339,10 +337,10 @@ def levels(person: Physique) -> tuple[float, float]:
     The constants are means over healthy patients of this simulator; what they leave open is 0.06 (standard deviation).
     """
     flesh, breast = person.habitus, person.breast**0.8
-    lung = math.exp(-(2.40 + 0.32 * flesh + 0.18 * breast - 0.06 * person.emphysema + 0.22 * person.bone))
-    centre = math.exp(-(3.30 + 0.35 * flesh + 0.13 * breast + 0.20 * person.bone + 0.25 * person.heart))
+    lung = math.exp(-(2.57 + 0.33 * flesh + 0.18 * breast - 0.05 * person.emphysema + 0.22 * person.bone))
+    centre = math.exp(-(2.73 + 0.36 * flesh + 0.14 * breast + 0.19 * person.bone + 0.75 * person.heart))
     scattered = person.scatter * SCATTER_YIELD * lung
-    behind_centre = scattered * (0.46 - 0.54 * (person.heart - 1.03))
+    behind_centre = scattered * (0.57 - 0.8 * (person.heart - 1.03))
     return -math.log((1 - person.scatter) * lung + scattered), -math.log((1 - person.scatter) * centre + behind_centre)
 
 
@@ -358,5 +356,5 @@ def display(signal: np.ndarray, person: Physique, pixel: float) -> np.ndarray:
     value = dark + (bright - dark) * value
     value = np.where(value > KNEE, KNEE + (1 - KNEE) * np.tanh((value - KNEE) / (1 - KNEE)), value)
     value = np.where(value < TOE, TOE * np.exp(np.minimum(value / TOE - 1, 0)), value)
-    value = np.clip(value * np.minimum(depth, 1), 0, 1) ** np.float32(person.gamma)  # bare film is black
+    value = np.clip(value * np.minimum(depth / 1.5, 1), 0, 1) ** np.float32(person.gamma)  # bare film is black
     return value.astype(np.float32, copy=False)

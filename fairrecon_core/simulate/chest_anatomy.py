@@ -62,10 +62,9 @@ def physique(rng: np.random.Generator, sex: float, age: float, supine: float, ex
 
     `supine` is 1 for an AP exposure; views overlap on purpose, a bedside film is not always a bad one.
     """
-    z = [float(v) for v in rng.standard_normal(40)]
+    z = [min(max(float(v), -2.2), 2.2) for v in rng.standard_normal(40)]  # nobody is extreme
     share = tuple(float(v) for v in rng.uniform(size=8))
     habitus = min(max(0.9 + 0.5 * z[1] + 0.1 * age, -0.3), 2.6)
-    female = 0.5 * abs(min(sex, 0.0)) * 2 * math.exp(0.25 * z[8] + 0.2 * (habitus - 0.9))
     return Physique(
         scale=math.exp(0.035 * z[0] + 0.05 * z[14] + 0.028 * sex + 0.02 * supine + 0.01),
         habitus=habitus,
@@ -75,7 +74,7 @@ def physique(rng: np.random.Generator, sex: float, age: float, supine: float, ex
         kyphosis=0.4 * age + 0.4 * z[5],
         unfolding=min(max(0.5 + 0.45 * age + 0.35 * z[6], -0.3), 2.0),
         calcium=min(max(0.55 * age + 0.35 * z[7] - 0.2, 0.0), 2.0),
-        breast=min(female, 2.2),
+        breast=min(max(-sex, 0.0) * math.exp(0.25 * z[8] + 0.2 * (habitus - 0.9)), 2.2),
         emphysema=min(max(0.3 * age + 0.5 * z[18], -1.0), 2.0),
         rotation=0.55 * z[9] + 0.3 * supine * z[10],
         tilt=math.radians((1.7 + 0.6 * supine) * z[11]),
@@ -83,8 +82,8 @@ def physique(rng: np.random.Generator, sex: float, age: float, supine: float, ex
         scapula=0.6 + 0.7 * z[19] + 0.9 * supine,
         exposure=math.exp(0.25 * z[15] - 0.25 * supine) * exposure,
         scatter=min(max(0.40 + 0.05 * z[16] + 0.04 * habitus + 0.03 * supine, 0.2), 0.7),
-        gamma=math.exp(0.10 * z[17]),
-        window=(0.40 + 0.05 * z[20], 0.83 + 0.04 * z[21]),
+        gamma=math.exp(0.08 * z[17]),
+        window=(0.42 + 0.045 * z[20], 0.81 + 0.03 * z[21]),
         sharpness=0.45 * math.exp(0.25 * z[22]),
         asymmetry=tuple(z[24:40]),
         share=share,
@@ -141,7 +140,7 @@ def body(frame: Frame, person: Physique) -> tuple[np.ndarray, np.ndarray]:
     half = 5.4 + 14.6 * shoulder * np.sqrt(shoulder) + (1.2 * habitus - 1.2) * step((y - 4) / 4)
     depth = (18.3 + 1.9 * habitus) * (0.80 + 0.20 * step((y + 11) / 2)) * (1 + 0.06 * step((y - 7) / 2))
     ratio = np.minimum(x / half, 1)
-    thickness = depth * np.sqrt(1 - ratio * ratio * np.sqrt(ratio))
+    thickness = depth * np.sqrt(1 - (ratio * ratio) ** 2)
     return thickness, (1.4 + 2.4 * max(habitus, 0.0)) * np.minimum(thickness / 4, 1)
 
 
@@ -228,7 +227,7 @@ def implicit(x, y, cx, cy, a, b, angle):
 def heart(frame: Frame, person: Physique, growth: float) -> np.ndarray:
     """Thickness (cm) of the heart: four ellipses joined smoothly, so that its border has no notches."""
     size, turn, z = person.heart * (1 + growth), person.rotation, person.asymmetry
-    low = 5.0 + 0.75 * person.inspiration - 2.4 * (size - 1)
+    low = 5.4 + 0.75 * person.inspiration - 2.4 * (size - 1)
     box = frame.box(-9 * size - 2, 11 * size + 2, low - 13, low + 8)
     x, y = frame.x[box], frame.y[box]
     parts = (

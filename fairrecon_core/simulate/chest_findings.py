@@ -91,12 +91,12 @@ def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Genera
         if patch >= n_patches:
             continue
         box, weight = blob(
-            site, side * (4.2 + 5 * u[0]), -6 + 13 * u[1], 2.2 + 1.3 * u[2], 1.8 + 1.1 * u[3], angle, 0.35, 0.3
+            site, side * (4.2 + 5 * u[0]), -6 + 13 * u[1], 2.3 + 1.4 * u[2], 1.9 + 1.2 * u[3], angle, 0.35, 0.3
         )
         mottle = 0.65 + 0.5 * np.tanh(0.9 * site.waves[3][box] + 0.9 * site.waves[5][box])
         np.maximum(
             layers.filled[box],
-            saturating(severity, 0.65, 0.62) * weight * np.clip(mottle, 0, 1),
+            saturating(severity, 0.7, 0.75) * weight * np.clip(mottle, 0, 1),
             out=layers.filled[box],
         )
 
@@ -162,9 +162,9 @@ def pneumothorax(layers: Layers, site: Site, severity: float, rng: np.random.Gen
     own_side = (x * side > 0) * site.lung
     if site.supine and in_front:
         place = np.exp(-(((np.abs(x) - 8.5) / 4.0) ** 2) - ((y - (6.5 - 4 * tail)) / 4.5) ** 2)
-        layers.free_air += saturating(severity, 0.95, 0.9) * place * own_side
+        layers.free_air += saturating(severity, 0.95, 1.4) * place * own_side
         return
-    rim = (2.6 * severity) * (0.3 + 0.2 * tail + (0.7 - 0.2 * tail) * step(-(y + 6) / 2.5))
+    rim = (3.6 * severity) * (0.45 + 0.2 * tail + (0.55 - 0.2 * tail) * step(-(y + 6) / 2.5))
     depth = np.abs(x) - (site.half_width - rim - 0.06 * rim * site.waves[0])  # cm outside the pleural line
     layers.free_air += step(depth / 0.10) * own_side * np.minimum(rim / 0.15, 1)
     layers.soft += 0.6 * min(severity / 0.4, 1) * np.exp(-((depth / 0.11) ** 2)) * own_side
@@ -213,7 +213,7 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
     Blood beside the fractures lifts the pleura.
     """
     n_broken, side, healed = 3 + int(2.99 * rng.uniform()), side_of(rng), rng.uniform() < 0.5
-    first, place = 2 + int(4.99 * rng.uniform()), 0.75 + 0.95 * rng.uniform()
+    first, place = 2 + int(4.99 * rng.uniform()), 0.5 + 0.95 * rng.uniform()
     jitter = 0.10 * rng.standard_normal(5)
     x, y, radius, stretch = (np.array(v) for v in ribs[:4])
     k = 0 if side < 0 else 1
@@ -227,15 +227,15 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
         gap = np.exp(-((offset / 0.04) ** 2))
         stretch[i, k] *= 1 - min(0.9 * severity, 0.9) * gap * (0.3 if healed else 1)
         if healed:
-            callus = np.exp(-((offset / 0.10) ** 2))
-            radius[i, k] += saturating(severity, 0.7, 0.6) * callus
-            stretch[i, k] *= 1 + saturating(severity, 0.8, 0.6) * callus
+            callus = np.exp(-((offset / 0.12) ** 2))
+            radius[i, k] += saturating(severity, 1.0, 0.6) * callus
+            stretch[i, k] *= 1 + saturating(severity, 0.6, 0.6) * callus
         else:
             at = int(np.argmin(np.abs(offset)))
-            cx, cy = float(x[i, k, at]), float(y[i, k, at])
+            cx, cy = float(x[i, k, at]) - 0.8 * side, float(y[i, k, at])
             box = site.frame.box(cx - 4, cx + 4, cy - 4, cy + 4)
             near = ((site.frame.x[box] - cx) / 1.6) ** 2 + ((site.frame.y[box] - cy) / 1.9) ** 2
-            blood = saturating(severity, 5.0, 0.5) * np.exp(-near) * site.lung[box]
+            blood = saturating(severity, 6.0, 0.5) * np.exp(-near) * site.lung[box]
             np.maximum(layers.soft[box], blood, out=layers.soft[box])
     pulled = np.hypot(np.gradient(x, axis=-1), np.gradient(y, axis=-1))  # a break adds no bone
     before = np.hypot(np.gradient(ribs.x, axis=-1), np.gradient(ribs.y, axis=-1))
