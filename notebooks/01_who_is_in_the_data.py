@@ -206,7 +206,8 @@ from fairrecon_core.plots import image_row
 def contact_sheet(cohort, n=6):
     """The first `n` images of different patients, with who they are."""
     rows = cohort.table.drop_duplicates("patient_id").head(n)
-    titles = [f"{row.sex}, {row.age_years:.0f} y" for row in rows.itertuples()]
+    ages = rows.age_years.map("{:.0f} y".format).replace("nan y", "age unknown")
+    titles = [f"{sex}, {age}" if sex != "unknown" else age for sex, age in zip(rows.sex, ages)]
     outlines = None if cohort.masks is None else cohort.masks_at(rows.row.to_numpy())
     origin = "simulated" if "simulator_version" in cohort.info else f"real: {cohort.name}"
     return image_row(cohort.images_at(rows.row.to_numpy()), titles, outlines=outlines, note=origin, height=2.2)
