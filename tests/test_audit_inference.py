@@ -22,6 +22,7 @@ from fairrecon_core.audit.gaps import (
 from fairrecon_core.audit.groups import resample_aurocs, resample_means
 from fairrecon_core.audit.inference import (
     Contrast,
+    bootstrap_t_interval,
     cluster_robust_did,
     contrast,
     expanded,
@@ -307,6 +308,27 @@ def test_mean_by_product_equals_mean_by_repeating_rows():
     by_product = patient_bootstrap(values, patient, n_boot=100, seed=4)
     by_rows = patient_bootstrap(values, patient, np.mean, n_boot=100, seed=4)
     assert by_product == pytest.approx(by_rows)
+
+
+def test_bootstrap_t_agrees_with_the_default_interval_in_large_groups():
+    patient, group, _, stratum = readings(np.random.default_rng(34), 1500, planted=0.05)
+    did, low, high = bootstrap_t_interval(patient, group, stratum, 2, n_boot=2000)
+    (result,) = resample_means(patient, group, [stratum], [2], n_boot=2000, reference=0)
+    question = contrast(result)
+    assert did[0, 1] == pytest.approx(question.estimate[0, 0, 1]) and np.isnan(did[0, 0])
+    default = question.interval()
+    width = default[1][0, 0, 1] - default[0][0, 0, 1]
+    assert low[0, 1] == pytest.approx(default[0][0, 0, 1], abs=0.08 * width)
+    assert high[0, 1] == pytest.approx(default[1][0, 0, 1], abs=0.08 * width)
+
+
+def test_bootstrap_t_follows_skewed_values():
+    rng = np.random.default_rng(35)
+    values = np.stack([np.zeros(80), rng.exponential(size=80)])
+    group = np.repeat([0, 1], 40)
+    stratum = Stratum("psnr", np.where(group == 1, values, 0), np.ones(80), rate=False)
+    did, low, high = bootstrap_t_interval(np.arange(80), group, stratum, 2, n_boot=2000)
+    assert high[0, 1] - did[0, 1] > 1.1 * (did[0, 1] - low[0, 1])  # the long tail is above
 
 
 # max-min gaps
