@@ -243,8 +243,9 @@ assert edges_kept["published"][0] < 0.7 * edges_kept["published"][1]
 # Through 10 cm more of water come e² = 7.4 times fewer photons: noise in the line integral grows with the *exponential*
 # of the path. If body size differs between subgroups, so does noise, and nobody decided that. The published code scales
 # each sinogram to its own maximum, which is as if every patient's tube were turned up until the thickest path gave the
-# same reading. We test both on cylinders of water, 64 pixels, twelve exposures each. The tick in the axis label matters:
-# noise is measured in the middle, as a multiple of that of the narrowest cylinder.
+# same reading. We test both on cylinders, 64 pixels, twelve exposures each: noise in the middle, as a multiple of that
+# of the narrowest cylinder. **What to look for:** the physical points follow the exponential, and end a little above it,
+# because a logarithm of few photons is noisier than 1/λ.
 
 
 # %%
@@ -306,7 +307,7 @@ ax.plot(t_cm, 10_000 * through, "-", color=plots.COLOURS["degraded"], label="cyl
 ax.plot(t_cm, 10_000 * made_for_it, ":", color=plots.COLOURS["clean"], label="bow-tie alone")
 ax.plot(t_cm, 10_000 * made_for_it * through, "-", color=plots.COLOURS["clean"], label="both")
 ax.set(xlabel="Position on the detector (cm)", ylabel="Photons per detector bin", yscale="log", ylim=(5, 2e4))
-ax.legend(frameon=False, title="simulated")
+ax.legend(frameon=False, title="simulated", loc="lower center", ncols=3)
 figure
 
 # %% [markdown]
@@ -320,7 +321,7 @@ from fairrecon_core.degrade import degradation
 
 
 def show_low_dose(image, photon_count=10_000, edge_transmission=0.05, mode="physical"):
-    """Degraded image, its error, and the difference from the published mode's noise-free image, at one setting."""
+    """Film, degraded film and error at one setting."""
     xray = degradation("xray", mode=mode, edge_transmission=edge_transmission)
     shown = xray(image, photon_count, image_ids="film", seed=settings.seed)
     figure, axes = plots.canvas(9, 3.2, 1, 3)

@@ -12,6 +12,7 @@ from skimage.transform import iradon
 from skimage.transform import radon as skimage_radon
 
 from fairrecon_core.degrade import degradation, noise_generator
+from fairrecon_core.degrade.bilinear import bilinear_beam
 from fairrecon_core.degrade.radon import backproject, fbp, radon
 from fairrecon_core.degrade.xray import (
     MODES,
@@ -161,6 +162,16 @@ def test_chunks_and_batches_change_nothing_but_rounding():
     together, alone = radon(images, 32), torch.stack([radon(image, 32) for image in images])
     assert torch.allclose(together, alone, atol=1e-5)
     assert torch.allclose(fbp(together, 32), torch.stack([fbp(s, 32) for s in alone]), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [63, 64])
+@pytest.mark.parametrize("n_views", [60, 61, 180])
+def test_the_bilinear_operator_is_that_of_scikit_image(size, n_views):
+    images, beam = smooth(size, 2), bilinear_beam(size, n_views)
+    theirs = np.stack([skimage_radon(image, angles(n_views), circle=False) for image in images.numpy()])
+    assert relative(beam.radon(images), theirs) <= 1e-6
+    back = [iradon(s, angles(n_views), filter_name="hann", circle=False, output_size=size) for s in theirs]
+    assert np.abs(beam.iradon_hann(torch.from_numpy(theirs)).numpy() - np.stack(back)).max() <= 2e-6
 
 
 # --- photons ---------------------------------------------------------------------------------------------------------

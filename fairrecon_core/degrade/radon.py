@@ -143,7 +143,7 @@ class ParallelBeam:
             raise ValueError(f"need at least 2 pixels, 1 view and 1 bin, got {size=}, {n_views=}, {n_detectors=}")
         self.size, self.n_views, self.n_detectors = size, n_views, n_detectors or math.ceil(math.sqrt(2) * size)
         self.like = {"dtype": dtype, "device": device}
-        steps, slope, kind = self._views()
+        steps, slope, kind = distinct_angles(n_views)
         slopes = torch.tan(steps * math.pi / n_views)  # (S,) in [0, 1]
         # K = N + 1 frequencies; the upper half runs backwards, so that N - k stands beside k
         self.low = size // 2 + 1
@@ -152,17 +152,6 @@ class ParallelBeam:
         self._make_tables(slopes, frequency)
         self._make_places(slope, kind, len(steps))
         self.fold = torch.tensor(FOLD, **self.like)
-
-    def _views(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct angles from the nearest axis (S,) in views, and for each view (A,) its number there and its kind.
-
-        Kinds: a, 180 - a (rays sheared along the columns), 90 - a, 90 + a degrees (along the rows).
-        """
-        view = torch.arange(self.n_views, dtype=torch.float64)
-        kind = torch.tensor([0, 2, 3, 1])[torch.ceil(4 * view / self.n_views - 1).clamp(0, 3).long()]
-        turn = torch.stack([view, self.n_views - view, self.n_views / 2 - view, view - self.n_views / 2])
-        steps, slope = torch.unique(turn.gather(0, kind[None])[0], return_inverse=True)
-        return steps, slope, kind
 
     def _make_tables(self, slopes: Tensor, frequency: Tensor) -> None:
         pixel = torch.arange(self.size // 2 + 1, dtype=torch.float64)  # from the centre, (M,)
@@ -207,7 +196,7 @@ class ParallelBeam:
 
     def _project(self, images: Tensor) -> Tensor:
         n, (half, n_slopes, n_bins), rest = len(images), self.folded_shape, self.size + 1 - self.low
-        parts = (self.fold @ _rows(images).index_select(0, self.from_image).view(4, -1)).view(4, half, -1)
+        parts = (self.fold @ as_rows(images).index_select(0, self.from_image).view(4, -1)).view(4, half, -1)
         waves = images.new_empty(2, self.size + 1, half, 2, 2 * n)  # (across, K, M, along, orientation and image)
         for part, (along, across) in zip(parts, PARITIES):
             even, odd = ((self.rows[along][start] @ part[start::2]).view(self.low, half, -1) for start in (0, 1))
@@ -229,7 +218,7 @@ class ParallelBeam:
 
     def _backproject(self, sinograms: Tensor) -> Tensor:
         n, (half, n_slopes, n_bins), rest = len(sinograms), self.folded_shape, self.size + 1 - self.low
-        views = _rows(sinograms).index_select(0, self.from_sinogram).view(2, 2, n_slopes, n_bins, 2 * n)
+        views = as_rows(sinograms).index_select(0, self.from_sinogram).view(2, 2, n_slopes, n_bins, 2 * n)
         even, odd = views[0] + views[1], views[0] - views[1]
         sides = sinograms.new_empty(2, n_slopes, n_bins, 2, 2 * n)
         torch.add(even[0], even[1], out=sides[0, :, :, 0])
@@ -254,6 +243,18 @@ class ParallelBeam:
         image = (self.fold.T @ parts.view(4, -1)).view(-1, n)
         image = image.index_select(0, self.pixels[0]).add_(image.index_select(0, self.pixels[1]))
         return image.T.reshape(n, self.size, self.size)
+
+
+def distinct_angles(n_views: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Angles a of [0, 45] degrees that occur (S,), in views; and for each view (A,) its number there and its kind.
+
+    Kind 0 is the view at a, 1 at 180 - a (rays sheared along the columns), 2 at 90 - a, 3 at 90 + a degrees (along rows).
+    """
+    view = torch.arange(n_views, dtype=torch.float64)
+    kind = torch.tensor([0, 2, 3, 1])[torch.ceil(4 * view / n_views - 1).clamp(0, 3).long()]
+    turn = torch.stack([view, n_views - view, n_views / 2 - view, view - n_views / 2])
+    steps, slope = torch.unique(turn.gather(0, kind[None])[0], return_inverse=True)
+    return steps, slope, kind
 
 
 def _waves(odd, factor, other, like, weight=None):
@@ -287,7 +288,7 @@ def _inverse(places: Tensor, shape: tuple, n: int) -> Tensor:
     return inverse
 
 
-def _rows(stack: Tensor) -> Tensor:
+def as_rows(stack: Tensor) -> Tensor:
     """(B, n, m) -> (n * m + 1, B), with a last row of zeros."""
     rows = stack.new_zeros(stack[0].numel() + 1, len(stack))
     rows[:-1] = stack.flatten(1).T
