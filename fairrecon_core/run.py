@@ -205,7 +205,7 @@ def run_folder(profile: str, overrides: dict) -> Path:
 
 
 def content_hash(items: Iterable) -> str:
-    """Hash of plain values and of the content (never the times) of files and folders given as `Path`."""
+    """Hash of `items`: plain values, and the content (never the times) of files and folders given as `Path`."""
     digest = hashlib.sha256()
     for item in items:
         if isinstance(item, Path):
@@ -267,7 +267,18 @@ def _show_figures() -> None:
 
 # ---------------------------------------------------------------------- command line
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, audit; the exit status."""
+    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, audit.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The command line without the program.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv[0] if argv else ""
     if verb == "test":

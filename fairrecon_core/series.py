@@ -106,7 +106,7 @@ def run_series(
 
 
 def choose(paths: list[Path], only: list[str], start: str) -> list[Path]:
-    """The notebooks whose numbers are in `only` (all if empty) and not before `start`.
+    """Those of the notebooks `paths` whose numbers are in `only` (all if empty) and not before `start`.
 
     Raises
     ------

@@ -161,7 +161,13 @@ def as_batch(images) -> Tensor:
 
 
 def register(kind: type) -> type:
-    """Class decorator: make a reconstructor known under its `name`; a name in use by another class is refused."""
+    """Class decorator: make the reconstructor `kind` known under its `name`.
+
+    Raises
+    ------
+    ValueError
+        It has no name, or another class has it.
+    """
     if not getattr(kind, "name", ""):
         raise ValueError(f"{kind.__name__} needs a name, such as name = 'mine'")
     taken = REGISTRY.get(kind.name)

@@ -48,7 +48,10 @@ class Tuned(Reconstructor):
         raise NotImplementedError
 
     def fit(self, train, validation, degradation, levels, *, seed: int = 0, **options) -> pd.DataFrame:
-        """Choose the strength for every level; the table of level, strength and mean squared error."""
+        """Choose the strength for every level in `levels` on `validation`, degraded by `degradation` with `seed`.
+
+        `train` is not used. Returns the table of level, strength and mean squared error.
+        """
         rows = []
         for level in levels:
             for batch in batches(validation, degradation, [level], len(validation), seed=seed):
@@ -64,7 +67,15 @@ class Tuned(Reconstructor):
         return table
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
-        """Filter each image with the strength of its level."""
+        """Filter each image of `degraded` with the strength of its `level`.
+
+        `image_ids`, `seed`, `sample` and `measurement` play no part.
+
+        Raises
+        ------
+        ValueError
+            The level is not among those tuned and no strength was given.
+        """
         strength = self.strengths.get(level, self.fixed)
         if strength is None:
             known = ", ".join(f"{value:g}" for value in self.strengths) or "none"
@@ -120,7 +131,7 @@ class DataConsistent(Reconstructor):
         return self.inner.fit(*arguments, **options)
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
-        """Reconstruct, then replace what was measured."""
+        """Reconstruct, then replace what was measured; ValueError without a measurement."""
         if measurement is None:
             raise ValueError(f"{self.name} needs measurement=: take it from degradation.measure(...)")
         images = self.inner(degraded, level, image_ids=image_ids, seed=seed, sample=sample, measurement=measurement)

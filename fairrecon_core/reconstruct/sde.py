@@ -95,7 +95,7 @@ class Schedule:
         return float(a), float(b), float(gain / self.sigma[t])
 
     def times(self, n_steps: int) -> np.ndarray:
-        """`n_steps` + 1 whole times from T down to 0, evenly spaced."""
+        """`n_steps` + 1 whole times from T down to 0, evenly spaced; ValueError for less than 1 or more than T steps."""
         if not 1 <= n_steps <= self.steps:
             raise ValueError(f"between 1 and {self.steps} reverse steps, got {n_steps}")
         return np.round(np.linspace(self.steps, 0, n_steps + 1)).astype(int)
@@ -334,7 +334,7 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         return alpha * self.residual_sd**2 / variance, sigma * self.residual_sd / variance**0.5, variance**-0.5
 
     def denoise(self, z: Tensor, t: int, degraded: Tensor, level: float) -> Tensor:
-        """Expected residual z_0 for z_t, all (B, 1, H, W)."""
+        """Expected residual z_0 for z_t and the degraded images of a level, all (B, 1, H, W)."""
         alpha, sigma = float(self.schedule.alpha[t]), float(self.schedule.sigma[t])
         times, code = torch.full((len(z),), int(t), device=z.device), level_code(self.modality, level)
         if self.loss == "published":

@@ -50,7 +50,7 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, in_channels, H, W) and perhaps (B, embedding) to (B, out_channels, H, W)."""
+        """Image (B, in_channels, H, W) and perhaps a condition (B, embedding) to (B, out_channels, H, W); ValueError for odd sides."""
         step = 2**self.depth
         if image.shape[-1] % step or image.shape[-2] % step:
             raise ValueError(f"this U-Net takes sides that are multiples of {step}, got {tuple(image.shape[-2:])}")
