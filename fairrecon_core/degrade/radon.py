@@ -84,7 +84,9 @@ def fbp(sinogram: Tensor, size: int, window: str = "ramp") -> Tensor:
     """
     n_detectors, n_views = sinogram.shape[-2:]
     table = _filter(n_detectors, check_choice("window", window, WINDOWS), _float(sinogram), sinogram.device)
-    return backproject(table @ sinogram, size) * (math.pi / n_views)
+    table = table * (math.pi / n_views)  # symmetric, so its own transpose
+    beam = _beam(size, n_views, n_detectors, sinogram.dtype, sinogram.device)
+    return _apply(sinogram, lambda p: beam.backproject(table @ p), lambda x: table @ beam.project(x))
 
 
 @functools.lru_cache(maxsize=16)
@@ -100,12 +102,12 @@ def _filter(n_detectors: int, window: str, dtype, device) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear map whose gradient is its transpose."""
+    """A linear map, chunk by chunk, whose gradient is its transpose."""
 
     @staticmethod
     def forward(ctx, values, forward, transpose):
         ctx.maps = forward, transpose
-        return forward(values)
+        return torch.cat([forward(_widened(part))[: len(part)] for part in values.split(CHUNK)])
 
     @staticmethod
     def backward(ctx, gradient):
@@ -117,6 +119,11 @@ def _apply(values: Tensor, forward, transpose) -> Tensor:
     batch = values if values.ndim == 3 else values[None]
     result = _Linear.apply(batch, forward, transpose)
     return result if values.ndim == 3 else result[0]
+
+
+def _widened(batch: Tensor) -> Tensor:
+    """At least 4 images: below, matrix libraries add in another order, and the last bit depends on the batch size."""
+    return batch if len(batch) >= 4 else torch.cat([batch, batch.new_zeros(4 - len(batch), *batch.shape[1:])])
 
 
 def _float(values: Tensor):
@@ -187,14 +194,7 @@ class ParallelBeam:
         self.from_sinogram = _inverse(views, self.sinogram_shape, views.numel()).to(device)
 
     def project(self, images: Tensor) -> Tensor:
-        """Sinograms (B, T, A) of images (B, N, N)."""
-        return torch.cat([self._project(part) for part in images.split(CHUNK)])
-
-    def backproject(self, sinograms: Tensor) -> Tensor:
-        """Transpose of `project`: the sum over views, (B, N, N), of sinograms (B, T, A) smeared along their rays."""
-        return torch.cat([self._backproject(part) for part in sinograms.split(CHUNK)])
-
-    def _project(self, images: Tensor) -> Tensor:
+        """Sinograms (B, T, A) of one chunk of images (B, N, N)."""
         n, (half, n_slopes, n_bins), rest = len(images), self.folded_shape, self.size + 1 - self.low
         parts = (self.fold @ as_rows(images).index_select(0, self.from_image).view(4, -1)).view(4, half, -1)
         waves = images.new_empty(2, self.size + 1, half, 2, 2 * n)  # (across, K, M, along, orientation and image)
@@ -216,7 +216,8 @@ class ParallelBeam:
         views = torch.stack([views[0] + views[1], views[0] - views[1]])
         return views.view(-1, n).index_select(0, self.views).T.reshape(n, self.n_detectors, self.n_views)
 
-    def _backproject(self, sinograms: Tensor) -> Tensor:
+    def backproject(self, sinograms: Tensor) -> Tensor:
+        """Transpose of `project`: the views (B, T, A) smeared along their rays and added, (B, N, N)."""
         n, (half, n_slopes, n_bins), rest = len(sinograms), self.folded_shape, self.size + 1 - self.low
         views = as_rows(sinograms).index_select(0, self.from_sinogram).view(2, 2, n_slopes, n_bins, 2 * n)
         even, odd = views[0] + views[1], views[0] - views[1]
@@ -248,7 +249,7 @@ class ParallelBeam:
 def distinct_angles(n_views: int) -> tuple[Tensor, Tensor, Tensor]:
     """Angles a of [0, 45] degrees that occur (S,), in views; and for each view (A,) its number there and its kind.
 
-    Kind 0 is the view at a, 1 at 180 - a (rays sheared along the columns), 2 at 90 - a, 3 at 90 + a degrees (along rows).
+    Kind 0 is the view at a, 1 at 180 - a degrees (rays sheared along columns), 2 at 90 - a, 3 at 90 + a (along rows).
     """
     view = torch.arange(n_views, dtype=torch.float64)
     kind = torch.tensor([0, 2, 3, 1])[torch.ceil(4 * view / n_views - 1).clamp(0, 3).long()]
