@@ -152,7 +152,7 @@ import dataclasses
 from pathlib import Path
 
 from fairrecon_core.cohort import assign_splits, load_cohort, write_cohort
-from fairrecon_core.simulate import SIMULATOR_VERSION, simulate
+from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
 def make_cohort(name):
@@ -171,7 +171,7 @@ def make_cohort(name):
         ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
         name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
         n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
-        n_folds=settings.n_folds, extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
+        n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
     )  # fmt: skip
 
 
