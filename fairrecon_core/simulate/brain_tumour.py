@@ -61,7 +61,7 @@ def draw_tumour(patient, centre: np.ndarray, z: list[float], rng: np.random.Gene
         high_grade=float(sigmoid(4 * (weight - 0.5))),
         necrosis=float(np.clip(0.62 * (weight - 0.35) / 0.5 + 0.15 * z[6], 0.0, 0.88)),
         fluid=math.exp(0.4 * z[7]),
-        tone=math.exp(0.05 + 0.10 * z[8]),
+        tone=math.exp(0.05 + float(np.clip(0.15 * z[8], -0.3, 0.3))),
         mismatch=float(np.clip(0.35 + 0.4 * z[9], 0, 1)),
         fine=Field(rng, 6.5),
         coarse=Field(rng, 16.0),
