@@ -46,12 +46,12 @@ SEVERITY_FLOOR: dict[str, float] = {
     "lung_lesion": 0.50,
     "edema": 0.15,
     "consolidation": 0.40,
-    "pneumonia": 0.50,
+    "pneumonia": 0.60,
     "atelectasis": 0.30,
     "pneumothorax": 0.25,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
-    "fracture": 1.00,
+    "fracture": 1.10,
     "support_devices": 0.30,
 }
 SEVERITY_SCALE: dict[str, float] = {
@@ -72,7 +72,6 @@ SEVERITY_SCALE: dict[str, float] = {
 PHOTONS = 3.5e6  # per cm2 of the film at relative exposure 1 without a patient
 SCATTER_WIDTH = 2.6  # cm, standard deviation of the scatter kernel
 SCATTER_YIELD = 0.80  # scatter that reaches the detector, per primary lost from it
-
 
 KNEE, TOE = 0.55, 0.30  # display levels beyond which the grey scale flattens
 
@@ -190,47 +189,52 @@ def _check(patient: ChestPatient, size: int) -> None:
 
 
 def _line_integral(patient, seen, person: Physique, frame: Frame, waves) -> tuple[np.ndarray, dict]:
-    """Sum attenuation times path length over all structures; float32 (H, W), and the latents."""
-    body, fat = anatomy.body(frame, person)
+    """Place the anatomy, apply the findings, add up; float32 (H, W), and the latents."""
     depth, half_width = anatomy.cavity(frame, person)
     dome = anatomy.diaphragm(frame, person, waves[0])
-    site = Site(frame, person, patient.view == "AP", half_width, dome, None, waves)
     if seen["atelectasis"] > 0:
-        dome = dome - findings.raised_diaphragm(site, seen["atelectasis"], _stream(patient, "atelectasis"))
-    centre = anatomy.mediastinum(
-        frame, person, 0.20 * min(seen["cardiomegaly"], 4), 0.085 * min(seen["enlarged_cardiomediastinum"], 5)
-    )
+        dome = dome - findings.raised_diaphragm(frame, seen["atelectasis"], _stream(patient, "atelectasis"))
+    growth, widening = 0.20 * min(seen["cardiomegaly"], 4), 0.085 * min(seen["enlarged_cardiomediastinum"], 5)
+    centre = anatomy.mediastinum(frame, person, growth, widening)
     lung = _aerated(frame, depth, dome, centre)
-    inside = np.clip(lung / 3, 0, 1)
-    site = Site(frame, person, patient.view == "AP", half_width, dome, inside, waves)
+    site = Site(frame, person, patient.view == "AP", half_width, dome, np.clip(lung / 3, 0, 1), waves)
     layers = Layers(*(np.zeros_like(lung) for _ in range(5)))
-    ribs = bones.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
     for name, draw in _DRAWN.items():
         if seen[name] > 0:
             draw(layers, site, seen[name], _stream(patient, name))
+    ribs = bones.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
     if seen["fracture"] > 0:
         ribs = findings.fracture(ribs, layers, site, seen["fracture"], _stream(patient, "fracture"))
     vessels = bones.vessel_tree(person, _stream(patient, "vessels"), frame.pixel, 0.10 * min(seen["edema"], 4))
+    layers.free_air, layers.fluid = np.clip(layers.free_air, 0, 1), np.clip(layers.fluid, 0, 0.97)
 
-    air, fluid = np.clip(layers.free_air, 0, 1), np.clip(layers.fluid, 0, 0.97)
-    filled = np.clip(layers.filled, 0, 0.92)
-    gas = anatomy.airways(frame, person) + anatomy.abdomen_gas(frame, person, waves[2], waves[4]) * step(
-        (frame.y - dome - 0.4) / 0.15
-    )
+    body, fat = anatomy.body(frame, person)
+    total = _tissue(site, body, lung, centre, layers) - (MU["soft"] - MU["fat"]) * fat + _mineral(site, layers)
+    around_vessels = np.clip(lung / 9, 0, 1) * (1 - layers.free_air) * (1 - layers.fluid)
+    total = np.where(body > 0, total * (1 + 0.01 * waves[1]), 0)
+    total += _deposited(frame, person, ribs, vessels, around_vessels, layers)
+    return total.astype(np.float32, copy=False), _latents(frame, site, centre, lung, layers.fluid)
+
+
+def _tissue(site: Site, body, lung, centre: anatomy.Mediastinum, layers: Layers) -> np.ndarray:
+    """Line integral of soft tissue and lung, with what findings put into them; `body` and `lung` in cm."""
+    frame, person, waves = site.frame, site.person, site.waves
+    below = step((frame.y - site.dome - 0.4) / 0.15)
+    gas = anatomy.airways(frame, person) + anatomy.abdomen_gas(frame, person, waves[2], waves[4]) * below
+    soft = np.clip(body - lung - gas, 0, None) + layers.soft + 0.3 * centre.hila * site.lung
     texture = 1 + 0.14 * waves[6] + 0.05 * waves[4] - 0.12 * person.emphysema
-    parenchyma = (1 - air) * (MU["lung"] * texture * (1 - filled) + MU["soft"] * filled)
-    total = MU["soft"] * (np.clip(body - lung - gas, 0, None) + layers.soft + 0.3 * centre.hila * inside)
-    total += lung * ((1 - fluid) * parenchyma + MU["soft"] * fluid)
-    total += 0.19 * anatomy.breasts(frame, person) - (MU["soft"] - MU["fat"]) * fat
-    mineral = bones.spine(frame, person) + bones.blade_and_humerus(frame, person)
-    mineral += bones.calcification(frame, person, waves[5])
-    total += (MU["bone"] - MU["soft"]) * (mineral * person.bone + layers.bone)
-    total *= 1 + 0.01 * waves[1]
-    total = np.where(body > 0, total, 0) + _deposited(
-        frame, person, ribs, vessels, np.clip(lung / 9, 0, 1) * (1 - air) * (1 - fluid), layers
-    )
-    latents = _latents(frame, site, centre, lung, fluid)
-    return total.astype(np.float32, copy=False), latents
+    filled = np.clip(layers.filled, 0, 0.92)
+    parenchyma = (1 - layers.free_air) * (MU["lung"] * texture * (1 - filled) + MU["soft"] * filled)
+    breast = (MU["soft"] + MU["fat"]) / 2 * anatomy.breasts(frame, person)
+    return MU["soft"] * soft + lung * ((1 - layers.fluid) * parenchyma + MU["soft"] * layers.fluid) + breast
+
+
+def _mineral(site: Site, layers: Layers) -> np.ndarray:
+    """What the bones that are drawn as maps, and mineral or metal of findings, attenuate beyond soft tissue."""
+    frame, person = site.frame, site.person
+    bone = bones.spine(frame, person) + bones.blade_and_humerus(frame, person)
+    bone += bones.calcification(frame, person, site.waves[5])
+    return (MU["bone"] - MU["soft"]) * (bone * person.bone + layers.bone)
 
 
 _DRAWN = {

@@ -15,7 +15,7 @@ from fairrecon_core.simulate.chest_bones import Points, Ribs, curve, shell, soli
 
 @dataclass
 class Layers:
-    """What findings put into the chest; maps are float32 (H, W), made before any finding is applied.
+    """What findings put into the chest; maps are float32 (H, W) and start at 0.
 
     `filled` is the share of each airspace filled with fluid, `fluid` that of the depth taken by pleural fluid,
     `free_air` that taken by air outside the lung, `soft` soft tissue and `bone` mineral added, in cm.
@@ -96,7 +96,7 @@ def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Genera
         mottle = 0.65 + 0.5 * np.tanh(0.9 * site.waves[3][box] + 0.9 * site.waves[5][box])
         np.maximum(
             layers.filled[box],
-            saturating(severity, 0.7, 0.75) * weight * np.clip(mottle, 0, 1),
+            saturating(severity, 0.75, 0.85) * weight * np.clip(mottle, 0, 1),
             out=layers.filled[box],
         )
 
@@ -127,9 +127,9 @@ def atelectasis(layers: Layers, site: Site, severity: float, rng: np.random.Gene
     layers.filled[box] += own_side * (saturating(severity, 0.6, 0.9) * plate + saturating(severity, 0.45, 0.5) * base)
 
 
-def raised_diaphragm(site: Site, severity: float, rng: np.random.Generator) -> np.ndarray:
+def raised_diaphragm(frame: Frame, severity: float, rng: np.random.Generator) -> np.ndarray:
     """How far (cm) atelectasis lifts the diaphragm on its side; a copy of its stream gives the same side."""
-    own_side = site.frame.x * side_of(rng) > 0
+    own_side = frame.x * side_of(rng) > 0
     return np.float32(0.5 * min(severity, 4.0)) * own_side
 
 
@@ -210,7 +210,7 @@ def pleural_other(layers: Layers, site: Site, severity: float, rng: np.random.Ge
 def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> Ribs:
     """Three to five neighbouring ribs broken along a line: a gap, a step between the ends, callus when healed.
 
-    Blood beside the fractures lifts the pleura.
+    Blood beside the fractures, or the scar it leaves, lifts the pleura.
     """
     n_broken, side, healed = 3 + int(2.99 * rng.uniform()), side_of(rng), rng.uniform() < 0.5
     first, place = 2 + int(4.99 * rng.uniform()), 0.5 + 0.95 * rng.uniform()
@@ -221,22 +221,20 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
         i, where = min(first + j, 9), place + 0.03 * j + float(jitter[j])
         offset = ribs.angle[i] - np.float32(where)
         past = step(offset / 0.012)
-        displaced = saturating(severity, 1.6, 0.6)
+        displaced = saturating(severity, 1.9, 0.6)
         y[i, k] += displaced * past * np.exp(-np.clip(offset, 0, None) / 0.5)
         x[i, k] -= side * 0.35 * displaced * past * np.exp(-np.clip(offset, 0, None) / 0.4)
         gap = np.exp(-((offset / 0.04) ** 2))
         stretch[i, k] *= 1 - min(0.9 * severity, 0.9) * gap * (0.3 if healed else 1)
         if healed:
             callus = np.exp(-((offset / 0.12) ** 2))
-            radius[i, k] += saturating(severity, 1.0, 0.6) * callus
-            stretch[i, k] *= 1 + saturating(severity, 0.6, 0.6) * callus
-        else:
-            at = int(np.argmin(np.abs(offset)))
-            cx, cy = float(x[i, k, at]) - 0.8 * side, float(y[i, k, at])
-            box = site.frame.box(cx - 4, cx + 4, cy - 4, cy + 4)
-            near = ((site.frame.x[box] - cx) / 1.6) ** 2 + ((site.frame.y[box] - cy) / 1.9) ** 2
-            blood = saturating(severity, 6.0, 0.5) * np.exp(-near) * site.lung[box]
-            np.maximum(layers.soft[box], blood, out=layers.soft[box])
+            radius[i, k] += saturating(severity, 0.8, 0.6) * callus
+        at = int(np.argmin(np.abs(offset)))
+        cx, cy = float(x[i, k, at]) - 0.8 * side, float(y[i, k, at])
+        box = site.frame.box(cx - 4.5, cx + 4.5, cy - 4.5, cy + 4.5)
+        near = ((site.frame.x[box] - cx) / 1.7) ** 2 + ((site.frame.y[box] - cy) / 2.0) ** 2
+        blood = saturating(severity, 5.0 if healed else 7.0, 0.5) * np.exp(-near) * site.lung[box]
+        np.maximum(layers.soft[box], blood, out=layers.soft[box])
     pulled = np.hypot(np.gradient(x, axis=-1), np.gradient(y, axis=-1))  # a break adds no bone
     before = np.hypot(np.gradient(ribs.x, axis=-1), np.gradient(ribs.y, axis=-1))
     return Ribs(x, y, radius, stretch * np.minimum(before / (pulled + np.float32(1e-6)), 1), ribs.angle)
