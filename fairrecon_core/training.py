@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,10 @@ class Batch:
     clean: Tensor
     level: float
     names: list
+
+    def to(self, device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(self.degraded.to(device), self.clean.to(device), self.level, self.names)
 
 
 class Recipe:
@@ -138,15 +142,41 @@ def batches(
         yield Batch(degraded[:, None], clean[:, None], float(level), names)
 
 
-def fit(
-    recipe: Recipe,
+def pairs(
     train: Images,
     validation: Images,
     degradation: Degradation,
     levels,
     *,
-    epochs: int,
     batch_size: int = 8,
+    seed: int = 0,
+    flips: bool = False,
+) -> Callable:
+    """What a reconstructor learns from: `draw(epoch, rank)` for `fit`, pairs of degraded and clean images.
+
+    All arguments are those of `batches`.
+
+    Raises
+    ------
+    ValueError
+        No images, no level, or an empty batch.
+    """
+    if not len(train) or not len(validation) or not len(levels) or batch_size < 1:
+        raise ValueError(f"nothing to train on: {len(train)=}, {len(validation)=}, {levels=}, {batch_size=}")
+    options = {"seed": seed, "flips": flips}
+
+    def draw(epoch: int | None, rank: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        images = validation if epoch is None else train
+        return batches(images, degradation, levels, batch_size, epoch=epoch, rank=rank, **options)
+
+    return draw
+
+
+def fit(
+    recipe: Recipe,
+    draw: Callable,
+    *,
+    epochs: int,
     patience: int = 0,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -154,7 +184,6 @@ def fit(
     devices: int | str = 1,
     nodes: int = 1,
     precision: str = "auto",
-    flips: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train a recipe's modules and leave the best weights in them.
@@ -162,27 +191,21 @@ def fit(
     Parameters
     ----------
     recipe : Recipe
-    train, validation : Images
-        Clean images; they are degraded as they are drawn, with new noise in every epoch.
-    degradation : Degradation
-    levels : sequence of float
-        One network covers them all; a list of one is the paper's setting.
+    draw : callable
+        `draw(epoch, rank)` yields the batches of an epoch, `draw(None)` those of validation, always the same. A batch
+        has `names` and `to(device)`. See `pairs`.
     epochs : int
         At most; fewer with `patience`.
-    batch_size : int
-        Per process.
     patience : int
         Stop after so many epochs without a better validation loss; 0: never.
     seed : int
-        Decides order, levels, noise and dropout. The modules' first weights are the caller's.
+        Of dropout and of what a recipe draws from torch's random state. The modules' first weights are the caller's.
     folder : path, optional
         Where the state after each epoch is kept; a second call with the same folder goes on from there.
     accelerator, devices, nodes
         As in lightning-fabric: "cpu", "cuda", "auto"; a number of devices per node; a number of nodes.
     precision : str
         "auto" is "bf16-mixed" on a GPU and "32-true" on the CPU.
-    flips : bool
-        As in `batches`.
     progress : bool
         Show a bar with loss and time left.
 
@@ -194,14 +217,14 @@ def fit(
     Raises
     ------
     ValueError
-        Nothing to train on, or a state in `folder` that belongs to other modules.
+        Less than one epoch, or a state in `folder` that belongs to other modules.
     RuntimeError
         A loss is not finite, or the GPU ran out of memory; the message says what to lower.
     """
     from lightning_fabric import Fabric  # only here: it is heavy
 
-    if not len(train) or not len(validation) or not len(levels) or epochs < 1 or batch_size < 1:
-        raise ValueError(f"nothing to train on: {len(train)=}, {len(validation)=}, {levels=}, {epochs=}, {batch_size=}")
+    if epochs < 1:
+        raise ValueError(f"need at least one epoch, got {epochs}")
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"
     if precision == "auto":
@@ -215,7 +238,6 @@ def fit(
         if any(value.requires_grad for value in module.parameters()):
             setattr(recipe, name, fabric.setup_module(module))
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in state.optimizers.items()}
-    data = {"degradation": degradation, "levels": levels, "batch_size": batch_size, "seed": seed}
     bar = tqdm(total=epochs, initial=len(state.rows), disable=not progress or fabric.global_rank > 0, unit="epoch")
     try:
         for epoch in range(len(state.rows), epochs):
@@ -224,17 +246,16 @@ def fit(
             began = time.time()
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))  # of dropout
             state.set_rates(recipe.rate(epoch, epochs))
-            rank = (fabric.global_rank, fabric.world_size)
-            drawn = batches(train, **data, epoch=epoch, flips=flips, rank=rank)
+            drawn = draw(epoch, (fabric.global_rank, fabric.world_size))
             losses = _one_epoch(fabric, recipe, optimizers, drawn)
-            value = _validate(fabric, recipe, batches(validation, **data))
+            value = _validate(fabric, recipe, draw(None))
             row = {"epoch": epoch, **losses, "validation": value, "seconds": round(time.time() - began, 2)}
             state.end_of_epoch(row, save=fabric.global_rank == 0)
             bar.set_postfix(loss=f"{value:.3g}", best=f"{state.best_loss():.3g}")
             bar.update(1)
     except torch.cuda.OutOfMemoryError:
-        size = f"batch_size (now {batch_size}), width or image_size"
-        raise RuntimeError(f"the GPU ran out of memory: lower {size}, or use precision='bf16-mixed'") from None
+        advice = "lower batch_size, width or image_size, or use precision='bf16-mixed'"
+        raise RuntimeError(f"the GPU ran out of memory: {advice}") from None
     finally:
         bar.close()
         for name, module in modules.items():
@@ -249,7 +270,7 @@ def _one_epoch(fabric, recipe: Recipe, optimizers: dict, drawn: Iterator[Batch])
         getattr(recipe, name).train()
     totals: dict[str, list[float]] = {name: [] for name in optimizers}
     for batch in drawn:
-        for name, loss in recipe.losses(_on_device(fabric, batch)):
+        for name, loss in recipe.losses(batch.to(fabric.device)):
             if not torch.isfinite(loss):
                 raise RuntimeError(f"the loss of {name!r} is {loss.item()}: lower the learning rate, check the images")
             optimizers[name].zero_grad(set_to_none=True)
@@ -267,13 +288,9 @@ def _validate(fabric, recipe: Recipe, drawn: Iterator[Batch]) -> float:
         getattr(recipe, name).eval()
     total, n = 0.0, 0
     for batch in drawn:
-        total += float(recipe.validation_loss(_on_device(fabric, batch))) * len(batch.names)
+        total += float(recipe.validation_loss(batch.to(fabric.device))) * len(batch.names)
         n += len(batch.names)
     return total / n
-
-
-def _on_device(fabric, batch: Batch) -> Batch:
-    return Batch(batch.degraded.to(fabric.device), batch.clean.to(fabric.device), batch.level, batch.names)
 
 
 class _State:

@@ -10,7 +10,7 @@ from fairrecon_core.reconstruct import REGISTRY, Reconstructor, names, reconstru
 from fairrecon_core.reconstruct.classical import DataConsistent
 from fairrecon_core.reconstruct.pix2pix import PatchGAN, Pix2PixReconstructor
 from fairrecon_core.reconstruct.unet import UNet, UNetReconstructor
-from fairrecon_core.training import Images, fit
+from fairrecon_core.training import Images
 
 NAMES = ["a", "b", "c"]
 
@@ -170,7 +170,7 @@ def test_the_generator_steps_against_a_discriminator_that_has_stepped():
     torch.manual_seed(0)
     images = Images(smooth_images(4), NAMES + ["d"])
     recipe = Pix2PixReconstructor(width=2)
-    losses = fit(recipe, images, images, degradation("mri"), [8], epochs=2, progress=False, accelerator="cpu")
+    losses = recipe.fit(images, images, degradation("mri"), [8], epochs=2, progress=False, accelerator="cpu")
     assert {"train_judge", "train_net", "validation"} <= set(losses.columns) and np.isfinite(losses["train_net"]).all()
     assert [recipe.rate(epoch, 10) for epoch in (0, 5, 9)] == pytest.approx([1.0, 1.0, 0.2])
 

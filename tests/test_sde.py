@@ -7,7 +7,7 @@ from scipy.stats import ks_2samp, wasserstein_distance
 
 from fairrecon_core.degrade import degradation
 from fairrecon_core.reconstruct.sde import SAMPLERS, SCHEDULE, Schedule, SDEReconstructor, true_epsilon, walk_back
-from fairrecon_core.training import Images, fit
+from fairrecon_core.training import Images, fit, pairs
 
 
 class Mixture:
@@ -183,12 +183,13 @@ def test_samples_differ_and_repeat_by_seed_and_sample():
 @pytest.mark.parametrize("loss", ["unbiased", "published"])
 def test_training_lowers_the_loss_and_resumes_to_the_same_weights(loss, tmp_path):
     train, validation = Images(blobs(16, 1), [f"t{k}" for k in range(16)]), Images(blobs(8, 2), list("abcdefgh"))
-    options = {"batch_size": 4, "progress": False, "accelerator": "cpu"}
+    draw = pairs(train, validation, degradation("mri"), [4], batch_size=4)
+    options = {"progress": False, "accelerator": "cpu"}
 
     def trained(epochs, folder=None):
         torch.manual_seed(1)
         recipe = SDEReconstructor(width=4, loss=loss, learning_rate=1e-2, average=0.9)
-        table = fit(recipe, train, validation, degradation("mri"), [4], epochs=epochs, folder=folder, **options)
+        table = fit(recipe, draw, epochs=epochs, folder=folder, **options)
         return table, recipe
 
     table, whole = trained(12)

@@ -14,6 +14,7 @@ from fairrecon_core.training import (
     batches,
     fit,
     load_weights,
+    pairs,
     read_safetensors,
     save_weights,
 )
@@ -45,18 +46,19 @@ def weights(module):
 
 
 def test_a_killed_training_ends_with_the_same_weights_as_an_undisturbed_one(data, tmp_path, monkeypatch):
-    options = {"epochs": 5, "batch_size": 4, "seed": 3, "progress": False, "flips": True, "accelerator": "cpu"}
+    options = {"epochs": 5, "seed": 3, "progress": False, "accelerator": "cpu"}
+    draw = pairs(*data, LEVELS, batch_size=4, seed=3, flips=True)
     undisturbed = small()
-    losses = fit(undisturbed, *data, LEVELS, **options)
+    losses = fit(undisturbed, draw, **options)
     killed = small()
     rate = killed.rate
     monkeypatch.setattr(
         killed, "rate", lambda epoch, epochs: (_ for _ in ()).throw(Killed) if epoch == 3 else rate(epoch, epochs)
     )
     with pytest.raises(Killed):
-        fit(killed, *data, LEVELS, folder=tmp_path, **options)
+        fit(killed, draw, folder=tmp_path, **options)
     resumed = small(seed=99)
-    again = fit(resumed, *data, LEVELS, folder=tmp_path, **options)
+    again = fit(resumed, draw, folder=tmp_path, **options)
     assert torch.equal(weights(undisturbed.net), weights(resumed.net))
     assert again.drop(columns="seconds").equals(losses.drop(columns="seconds")) and len(losses) == 5
 
@@ -66,7 +68,7 @@ def test_the_best_weights_reproduce_the_validation_loss_of_their_epoch(data):
 
     recipe = small()
     recipe.rate = lambda epoch, epochs: [1, 1, 60][epoch]  # the last epoch throws the weights away
-    losses = fit(recipe, *data, LEVELS, epochs=3, batch_size=4, progress=False, accelerator="cpu")
+    losses = fit(recipe, pairs(*data, LEVELS, batch_size=4), epochs=3, progress=False, accelerator="cpu")
     assert losses["validation"].idxmin() < 2
     value = _validate(Fabric(accelerator="cpu"), recipe, batches(data[1], data[2], LEVELS, 4))
     assert value == pytest.approx(losses["validation"].min(), rel=1e-6)
@@ -77,14 +79,14 @@ def test_learning_beats_the_degraded_image(data):
     train, validation, mri = data
     degraded = np.mean([float(((b.degraded - b.clean) ** 2).mean()) for b in batches(validation, mri, [4], 6)])
     recipe = UNetReconstructor(width=4, learning_rate=3e-3)
-    losses = fit(recipe, train, validation, mri, [4], epochs=40, batch_size=4, progress=False, accelerator="cpu")
+    losses = fit(recipe, pairs(train, validation, mri, [4], batch_size=4), epochs=40, progress=False, accelerator="cpu")
     assert losses["validation"].min() < 0.8 * degraded
 
 
 def test_training_stops_when_patience_is_spent(data):
     recipe = small()
     recipe.rate = lambda epoch, epochs: 0.0
-    losses = fit(recipe, *data, LEVELS, epochs=50, patience=2, batch_size=4, progress=False, accelerator="cpu")
+    losses = fit(recipe, pairs(*data, LEVELS, batch_size=4), epochs=50, patience=2, progress=False, accelerator="cpu")
     assert len(losses) == 3
 
 
@@ -108,7 +110,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(data):
             yield "net", self.predict(batch.degraded, batch.level).mean() * float("nan")
 
     with pytest.raises(RuntimeError, match="loss of 'net' is nan: lower the learning rate"):
-        fit(Broken(width=2), *data, LEVELS, epochs=1, progress=False, accelerator="cpu")
+        fit(Broken(width=2), pairs(*data, LEVELS), epochs=1, progress=False, accelerator="cpu")
 
 
 def test_running_out_of_gpu_memory_says_what_to_lower(data):
@@ -119,16 +121,18 @@ def test_running_out_of_gpu_memory_says_what_to_lower(data):
             raise torch.cuda.OutOfMemoryError("out of memory")
             yield
 
-    with pytest.raises(RuntimeError, match=r"lower batch_size \(now 8\), width or image_size"):
-        fit(Greedy(width=2), *data, LEVELS, epochs=1, progress=False, accelerator="cpu")
+    with pytest.raises(RuntimeError, match="lower batch_size, width or image_size"):
+        fit(Greedy(width=2), pairs(*data, LEVELS), epochs=1, progress=False, accelerator="cpu")
 
 
 def test_nothing_to_train_on_is_refused(data):
     empty = Images(np.zeros((0, 16, 16), np.float32), [])
     with pytest.raises(ValueError, match="nothing to train on"):
-        fit(Recipe(), empty, data[1], data[2], LEVELS, epochs=1)
+        pairs(empty, data[1], data[2], LEVELS)
     with pytest.raises(ValueError, match="nothing to train on"):
-        fit(Recipe(), *data, (), epochs=1)
+        pairs(*data, ())
+    with pytest.raises(ValueError, match="at least one epoch"):
+        fit(Recipe(), pairs(*data, LEVELS), epochs=0)
 
 
 def test_stored_integers_become_intensities():
@@ -160,6 +164,13 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
 
 
 def test_a_state_of_another_network_is_refused(data, tmp_path):
-    fit(small(), *data, LEVELS, epochs=1, progress=False, accelerator="cpu", folder=tmp_path)
+    fit(small(), pairs(*data, LEVELS), epochs=1, progress=False, accelerator="cpu", folder=tmp_path)
     with pytest.raises(ValueError, match="belongs to other modules"):
-        fit(UNetReconstructor(width=3), *data, LEVELS, epochs=2, progress=False, accelerator="cpu", folder=tmp_path)
+        fit(
+            UNetReconstructor(width=3),
+            pairs(*data, LEVELS),
+            epochs=2,
+            progress=False,
+            accelerator="cpu",
+            folder=tmp_path,
+        )

@@ -95,7 +95,7 @@ class Schedule:
         return float(a), float(b), float(gain / self.sigma[t])
 
     def times(self, n_steps: int) -> np.ndarray:
-        """`n_steps` + 1 whole times from T down to 0, evenly spaced; ValueError for less than 1 or more than T steps."""
+        """`n_steps` + 1 whole times from T down to 0, evenly spaced; ValueError if there are not so many."""
         if not 1 <= n_steps <= self.steps:
             raise ValueError(f"between 1 and {self.steps} reverse steps, got {n_steps}")
         return np.round(np.linspace(self.steps, 0, n_steps + 1)).astype(int)

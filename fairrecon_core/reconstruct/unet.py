@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairrecon_core.reconstruct import Reconstructor, register
-from fairrecon_core.training import Batch, Recipe, fit, load_weights, save_weights
+from fairrecon_core.training import Batch, Recipe, fit, load_weights, pairs, save_weights
 
 
 class UNet(nn.Module):
@@ -50,7 +50,10 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Image (B, in_channels, H, W) and perhaps a condition (B, embedding) to (B, out_channels, H, W); ValueError for odd sides."""
+        """Image (B, in_channels, H, W), perhaps with a condition (B, embedding), to (B, out_channels, H, W).
+
+        ValueError for sides that cannot be halved `depth` times.
+        """
         step = 2**self.depth
         if image.shape[-1] % step or image.shape[-2] % step:
             raise ValueError(f"this U-Net takes sides that are multiples of {step}, got {tuple(image.shape[-2:])}")
@@ -110,11 +113,33 @@ class NetworkReconstructor(Reconstructor):
         super().__init__(modality)
         self.width, self.device, self.options = width, device, options
 
-    def fit(self, train, validation, degradation, levels, *, seed: int = 0, **options):
-        """Train with `training.fit`; the table of losses. The best weights stay in the network."""
+    def fit(
+        self,
+        train,
+        validation,
+        degradation,
+        levels,
+        *,
+        seed: int = 0,
+        batch_size: int = 8,
+        flips: bool = False,
+        **options,
+    ):
+        """Train with `training.fit`; the table of losses. The best weights stay in the network.
+
+        Parameters
+        ----------
+        train, validation, degradation, levels, batch_size, flips
+            As in `training.pairs`.
+        seed : int
+            Of the first weights and of everything random in training.
+        **options
+            Of `training.fit`: epochs, patience, folder, accelerator, ...
+        """
         torch.manual_seed(seed)
         self.build()
-        losses = fit(self, train, validation, degradation, levels, seed=seed, **options)
+        draw = pairs(train, validation, degradation, levels, batch_size=batch_size, seed=seed, flips=flips)
+        losses = fit(self, draw, seed=seed, **options)
         self.ready()
         return losses
 
