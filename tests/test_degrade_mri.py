@@ -252,6 +252,13 @@ def test_measured_kspace_gives_the_degraded_image():
         assert torch.equal(measured.kspace[measured.mask], to_kspace(head())[measured.mask])
 
 
+@pytest.mark.parametrize("option", [{}, {"mode": "published"}, {"noise": 2.0}])
+def test_what_leaves_the_unit_range_is_clipped(option):
+    degraded, measured = RadialMRI(**option).measure(1 - head(), 4, "a")
+    assert zero_filled(measured.kspace).max() > 1, "bright surroundings overshoot"
+    assert degraded.max() == 1
+
+
 def test_a_mask_of_ones_is_the_identity():
     everything = torch.ones(64, 64, dtype=torch.bool)
     torch.testing.assert_close(zero_filled(acquire(head()[None], everything))[0], head(), rtol=0, atol=1e-6)
