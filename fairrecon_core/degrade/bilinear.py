@@ -2,7 +2,7 @@
 
 The published X-ray degradation used scikit-image (circle=False), whose rays read the image by bilinear interpolation
 and whose back-projection reads each view by linear interpolation. Both are fixed sparse matrices. Each is written here
-as a weighted sum of gathered rows (`torch.nn.functional.embedding_bag`) with the images of a batch side by side in the row;
+as a weighted sum of gathered rows (`torch.nn.functional.embedding_bag`), the images of a batch side by side in the row;
 views at a, 180 - a, 90 - a and 90 + a degrees are the same rays through a mirrored image and share one matrix.
 
 Conventions as in `radon.py`. Tables take 160 MB at 256 pixels and views and grow with the cube of the size, so physics

@@ -25,8 +25,8 @@ from fairrecon_core.degrade import check_choice
 
 CHUNK = 16  # images at a time: fewer make thin matrix products, more leave the cache
 WINDOWS = ("ramp", "hann")
-PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]  # even 0 or odd 1: along the sheared row, and across, from row to row
-FOLD = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]  # parities from mirror images, ++ +- -+ --
+LARGE = 2**23  # numbers in a table: above, the ramp filter is applied by itself and not merged into a second table
+FOLD = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]  # even and odd parts from mirror images
 
 
 def radon(images: Tensor, n_views: int | None = None, n_detectors: int | None = None) -> Tensor:
@@ -82,23 +82,25 @@ def fbp(sinogram: Tensor, size: int, window: str = "ramp") -> Tensor:
     -------
     images : Tensor, shape (B, size, size) or (size, size)
     """
-    n_detectors, n_views = sinogram.shape[-2:]
-    table = _filter(n_detectors, check_choice("window", window, WINDOWS), _float(sinogram), sinogram.device)
-    table = table * (math.pi / n_views)  # symmetric, so its own transpose
-    beam = _beam(size, n_views, n_detectors, sinogram.dtype, sinogram.device)
+    (n_detectors, n_views), kind = sinogram.shape[-2:], _float(sinogram)
+    check_choice("window", window, WINDOWS)
+    beam = _beam(size, n_views, n_detectors, kind, sinogram.device)
+    if beam.bins[0].numel() <= LARGE:
+        return _apply(sinogram, lambda p: beam.backproject(p, window), lambda x: beam.project(x, window))
+    at = torch.arange(n_detectors)
+    table = _ramp(n_detectors, window)[(at[:, None] - at).abs()] * (math.pi / n_views)
+    table = table.to(sinogram)  # (T, T), symmetric, so its own transpose
     return _apply(sinogram, lambda p: beam.backproject(table @ p), lambda x: table @ beam.project(x))
 
 
-@functools.lru_cache(maxsize=16)
-def _filter(n_detectors: int, window: str, dtype, device) -> Tensor:
-    """The ramp, sampled in space so that it has no offset (Kak and Slaney, eq. 3.61), as a (T, T) convolution."""
-    lag = torch.arange(-n_detectors - 1, n_detectors + 2, dtype=torch.float64)
+def _ramp(n: int, window: str) -> Tensor:
+    """Filter at lags 0 ... n - 1: the ramp, sampled in space so that it has no offset (Kak and Slaney, eq. 3.61)."""
+    lag = torch.arange(-1, n + 1, dtype=torch.float64)
     kernel = torch.where(lag % 2 == 0, 0.0, -1 / (math.pi * lag) ** 2)
-    kernel[n_detectors + 1] = 0.25
+    kernel[1] = 0.25
     if window == "hann":  # a factor (1 + cos 2 pi f) / 2 is a weighting of neighbours by 1/4, 1/2, 1/4
         kernel[1:-1] = kernel[1:-1] / 2 + (kernel[:-2] + kernel[2:]) / 4
-    at = torch.arange(n_detectors)
-    return kernel[at[:, None] - at + n_detectors + 1].to(dtype=dtype, device=device)
+    return kernel[1:-1]
 
 
 class _Linear(torch.autograd.Function):
@@ -143,6 +145,9 @@ class ParallelBeam:
         Phase ramps: shear by each slope, add the rows.
     bins : tables (S, T / 2, K)
         From frequencies along the row to bins of the detector, which is coarser by the cosine of the angle.
+
+    Each is a pair, cosine for what is even and sine for what is odd: `along` the sheared row, `across` from row to row,
+    or on either `side` of the detector's middle.
     """
 
     def __init__(self, size: int, n_views: int, n_detectors: int | None = None, dtype=torch.float32, device="cpu"):
@@ -157,6 +162,7 @@ class ParallelBeam:
         order = torch.cat([torch.arange(self.low), size - torch.arange(size + 1 - self.low)])
         frequency = order.double() / (2 * size)  # cycles per pixel
         self._make_tables(slopes, frequency)
+        self._filtered = {}
         self._make_places(slope, kind, len(steps))
         self.fold = torch.tensor(FOLD, **self.like)
 
@@ -193,22 +199,39 @@ class ParallelBeam:
         self.from_image = _inverse(torch.cat(pixels), self.image_shape, self.size**2).to(device)
         self.from_sinogram = _inverse(views, self.sinogram_shape, views.numel()).to(device)
 
-    def project(self, images: Tensor) -> Tensor:
-        """Sinograms (B, T, A) of one chunk of images (B, N, N)."""
+    def filtered(self, window: str | None) -> list[Tensor]:
+        """`bins`, and if a window is named with the ramp filter merged into them."""
+        if window is None:
+            return self.bins
+        if window not in self._filtered:
+            at = torch.arange(self.n_detectors // 2 + 1)
+            kernel = _ramp(2 * len(at), window) * (math.pi / self.n_views)
+            near, far = kernel[(at[:, None] - at).abs()], kernel[at[:, None] + at]
+            near[0], far[0] = near[0] / 2, far[0] / 2  # the middle bin is its own mirror image
+            self._filtered[window] = [
+                torch.stack([fold.T.to(bins) @ table for table in bins])
+                for fold, bins in zip((near + far, near - far), self.bins)
+            ]
+        return self._filtered[window]
+
+    def project(self, images: Tensor, window: str | None = None) -> Tensor:
+        """Sinograms (B, T, A) of one chunk of images (B, N, N), filtered if a window is named."""
+        bins = self.filtered(window)
         n, (half, n_slopes, n_bins), rest = len(images), self.folded_shape, self.size + 1 - self.low
         parts = (self.fold @ as_rows(images).index_select(0, self.from_image).view(4, -1)).view(4, half, -1)
-        waves = images.new_empty(2, self.size + 1, half, 2, 2 * n)  # (across, K, M, along, orientation and image)
-        for part, (along, across) in zip(parts, PARITIES):
-            even, odd = ((self.rows[along][start] @ part[start::2]).view(self.low, half, -1) for start in (0, 1))
-            torch.add(even, odd, out=waves[across, : self.low, :, along])
-            even, odd = (odd, even) if along else (even, odd)
-            torch.sub(even[:rest], odd[:rest], out=waves[across, self.low :, :, along])
-        summed = images.new_empty(2, n_slopes, self.size + 1, 2, 2 * n)  # (side, S, K, across, ...)
+        summed = images.new_empty(2, n_slopes, self.size + 1, 2, 2 * n)  # (side, S, K, across, orientation and image)
+        waves = images.new_empty(self.size + 1, half, 2, 2 * n)  # (K, M, along, ...)
         for across in (0, 1):
-            sheared = torch.bmm(self.shear[across], waves[across].flatten(2)).unflatten(2, (2, -1)).transpose(0, 1)
+            for along in (0, 1):
+                part = parts[2 * along + across]
+                even, odd = ((self.rows[along][start] @ part[start::2]).view(self.low, half, -1) for start in (0, 1))
+                torch.add(even, odd, out=waves[: self.low, :, along])
+                even, odd = (odd, even) if along else (even, odd)
+                torch.sub(even[:rest], odd[:rest], out=waves[self.low :, :, along])
+            sheared = torch.bmm(self.shear[across], waves.flatten(2)).unflatten(2, (2, -1)).transpose(0, 1)
             for along in (0, 1):
                 summed[along ^ across, :, :, across] = sheared[:, :, along]
-        even, odd = (torch.bmm(self.bins[side], summed[side].flatten(2)).unflatten(2, (2, -1)) for side in (0, 1))
+        even, odd = (torch.bmm(bins[side], summed[side].flatten(2)).unflatten(2, (2, -1)) for side in (0, 1))
         views = images.new_empty(2, 2, n_slopes, n_bins, 2 * n)
         for other, sign in ((0, 1), (1, -1)):
             torch.add(even[:, :, 0], even[:, :, 1], alpha=sign, out=views[0, other])
@@ -216,8 +239,9 @@ class ParallelBeam:
         views = torch.stack([views[0] + views[1], views[0] - views[1]])
         return views.view(-1, n).index_select(0, self.views).T.reshape(n, self.n_detectors, self.n_views)
 
-    def backproject(self, sinograms: Tensor) -> Tensor:
-        """Transpose of `project`: the views (B, T, A) smeared along their rays and added, (B, N, N)."""
+    def backproject(self, sinograms: Tensor, window: str | None = None) -> Tensor:
+        """Transpose of `project`: views (B, T, A) filtered, smeared along their rays and added, (B, N, N)."""
+        bins = self.filtered(window)
         n, (half, n_slopes, n_bins), rest = len(sinograms), self.folded_shape, self.size + 1 - self.low
         views = as_rows(sinograms).index_select(0, self.from_sinogram).view(2, 2, n_slopes, n_bins, 2 * n)
         even, odd = views[0] + views[1], views[0] - views[1]
@@ -228,19 +252,21 @@ class ParallelBeam:
         torch.sub(odd[1], odd[0], out=sides[1, :, :, 1])
         summed = sinograms.new_empty(2, self.size + 1, n_slopes, 2, 2 * n)  # (across, K, S, along, ...)
         for side in (0, 1):
-            spread = torch.bmm(self.bins[side].transpose(1, 2), sides[side].flatten(2)).unflatten(2, (2, -1))
+            spread = torch.bmm(bins[side].transpose(1, 2), sides[side].flatten(2)).unflatten(2, (2, -1))
             for across in (0, 1):
                 summed[across, :, :, side ^ across] = spread[:, :, across].transpose(0, 1)
         parts = sinograms.new_empty(4, half, half * 2 * n)
-        waves = [torch.bmm(self.shear[a].transpose(1, 2), summed[a].flatten(2)).unflatten(2, (2, -1)) for a in (0, 1)]
-        for part, (along, across) in zip(parts, PARITIES):
-            low, high = waves[across][: self.low, :, along], waves[across][self.low :, :, along]
-            plus, minus = low.clone(), low.clone()
-            plus[:rest] += high
-            minus[:rest] -= high
-            even, odd = (minus, plus) if along else (plus, minus)
-            torch.mm(self.rows[along][0].T, even.flatten(1), out=part[0::2])
-            torch.mm(self.rows[along][1].T, odd.flatten(1), out=part[1::2])
+        for across in (0, 1):
+            waves = torch.bmm(self.shear[across].transpose(1, 2), summed[across].flatten(2)).unflatten(2, (2, -1))
+            for along in (0, 1):
+                low, high = waves[: self.low, :, along], waves[self.low :, :, along]
+                plus, minus = low.clone(), low.clone()
+                plus[:rest] += high
+                minus[:rest] -= high
+                even, odd = (minus, plus) if along else (plus, minus)
+                part = parts[2 * along + across]
+                torch.mm(self.rows[along][0].T, even.flatten(1), out=part[0::2])
+                torch.mm(self.rows[along][1].T, odd.flatten(1), out=part[1::2])
         image = (self.fold.T @ parts.view(4, -1)).view(-1, n)
         image = image.index_select(0, self.pixels[0]).add_(image.index_select(0, self.pixels[1]))
         return image.T.reshape(n, self.size, self.size)

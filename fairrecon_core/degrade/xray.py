@@ -78,7 +78,9 @@ class LowDoseXRay(Degradation):
     Parameters
     ----------
     mode : {"physical", "published", "radiograph"}
-        See `physical_sinogram`, `published_sinogram` and `_film`.
+        "physical": N0 b(t) exp(-p) photons, logarithm, back-projection. "published": `published_sinogram`, scaled so
+        that its largest value *in this image* is the photon count, Poisson, scaled back, `published_image`.
+        "radiograph": N0 exp(-p) photons at each pixel, p in proportion to the film's grey value, logarithm.
     field_of_view_cm, attenuation_per_cm : float
         Width of the image, and attenuation of a white pixel.
     edge_transmission : float
