@@ -1,0 +1,490 @@
+"""What the conversion scripts share: reading downloads safely, fitting films to a square, and reporting what came out.
+
+Conventions: a source is a folder, a zip or a tar (compressed or not), or a folder that holds such archives; its files
+are named by paths with `/` and read one at a time, never unpacked. Codes of a table are looked up in a dict of the
+script: an unknown one is refused by name. A film becomes float32 in [0, 1] first and a square second, as in the
+published code.
+"""
+
+import argparse
+import io
+import os
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
+
+from fairrecon_core.cohort import Cohort, write_cohort
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+LARGEST = 2**30  # bytes of one file; anything above is no film, and may be an archive bomb
+DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError,
+           RuntimeError, NotImplementedError, Image.DecompressionBombError)  # fmt: skip
+
+
+class Source:
+    """The files of a download, wherever they lie, read one by one without unpacking anything.
+
+    Parameters
+    ----------
+    path : path
+        A folder (archives in it count as folders too), a zip or a tar.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at `path`.
+    ValueError
+        An archive is damaged, or holds a member whose path climbs out; the message names it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._places: dict[str, tuple] = {}  # name -> (reader, place in it)
+        self._fetched: dict[str, bytes] = {}
+        if self.path.is_dir():
+            self._add_folder()
+        elif self.path.exists():
+            self._add_archive(self.path, "")
+        else:
+            raise FileNotFoundError(f"nothing at {self.path}: give the folder or the archive as downloaded")
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Paths of all files, in no particular order."""
+        return self._places.keys()
+
+    def read(self, name: str) -> bytes:
+        """Bytes of the file `name`; ValueError if it is damaged or larger than a film can be."""
+        if name in self._fetched:
+            return self._fetched[name]
+        reader, place = self._places[name]
+        try:
+            return reader.read(place)
+        except DAMAGED as error:
+            raise ValueError(f"{name} in {self.path} cannot be read ({error}): fetch it again") from error
+
+    def find(self, *wanted: str, required: bool = True) -> str | None:
+        """Name of the one file called like one of `wanted`, in whatever folder; case does not matter.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none, and it is `required`.
+        ValueError
+            There are several, and they differ.
+        """
+        known = {name.lower() for name in wanted}
+        found = sorted((n for n in self.names if n.rpartition("/")[2].lower() in known), key=lambda n: (len(n), n))
+        if not found and required:
+            raise FileNotFoundError(
+                f"no {' or '.join(wanted)} in {self.path}: give the folder or archive as downloaded"
+            )
+        if len({self.read(name) for name in found}) > 1:
+            raise ValueError(f"{self.path} holds {' and '.join(found[:2])}, which differ: leave only one there")
+        return found[0] if found else None
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """Names in the order to read them in: numbers count as numbers; in a compressed tar as they are stored."""
+        return sorted(names, key=lambda name: (self._rank(name), natural(name)))
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Read files of a compressed tar, where going back is dear, in one go; elsewhere nothing. Forgets the last."""
+        names = [name for name in names if self._rank(name)[1] is not None]
+        if set(names) != set(self._fetched):
+            self._fetched = {}
+            self._fetched = {name: self.read(name) for name in sorted(names, key=self._rank)}
+
+    def _rank(self, name) -> tuple:
+        """Archive and offset of a file in a compressed tar; the same for every other file of its container."""
+        reader, place = self._places[name]
+        return (reader.order, place[0]) if getattr(reader, "compressed", False) else ("", None)
+
+    def _add_folder(self) -> None:
+        reader = _Folder(self.path)
+        for folder, folders, files in os.walk(self.path):
+            folders.sort()
+            for file in sorted(files):
+                name = (Path(folder) / file).relative_to(self.path).as_posix()
+                if file.lower().endswith(ARCHIVES):
+                    self._add_archive(Path(folder) / file, name + "/")
+                elif not _is_litter(name):
+                    self._places[name] = (reader, name)
+
+    def _add_archive(self, path, prefix) -> None:
+        kind = _Zip if zipfile.is_zipfile(path) else _Tar
+        try:
+            reader = kind(path)
+            members = reader.members()
+        except DAMAGED as error:
+            if isinstance(error, _Climbs):
+                raise ValueError(str(error)) from None
+            raise ValueError(f"{path} is not a whole zip or tar archive ({error}): download it again") from error
+        for name, place in members.items():
+            if not _is_litter(name):
+                self._places[prefix + name] = (reader, place)
+
+
+class _Climbs(ValueError):
+    """A member of an archive would land outside of it."""
+
+
+class _Folder:
+    def __init__(self, path):
+        self.path = path
+
+    def read(self, name) -> bytes:
+        return _bounded((self.path / name).read_bytes())
+
+
+class _Zip:
+    def __init__(self, path):
+        self.path, self.file = path, zipfile.ZipFile(path)
+
+    def members(self) -> dict:
+        return {_inside(info.filename, self.path): info for info in self.file.infolist() if not info.is_dir()}
+
+    def read(self, info) -> bytes:
+        if info.file_size > LARGEST:
+            raise ValueError(f"{info.file_size:,} bytes are more than a film can have")
+        return self.file.read(info)
+
+
+class _Tar:
+    def __init__(self, path):
+        self.path, self.order = path, str(path)
+        self.file = tarfile.open(path)  # noqa: SIM115
+        try:
+            tarfile.open(path, "r:").close()
+            self.compressed = False
+        except tarfile.ReadError:
+            self.compressed = True
+
+    def members(self) -> dict:
+        found = {}
+        while (info := self.file.next()) is not None:
+            name = _inside(info.name, self.path)
+            if info.isreg():  # links and devices are not read
+                found[name] = (info.offset_data, info.size)
+            self.file.members.clear()  # tarfile would keep every header
+        return found
+
+    def read(self, place) -> bytes:
+        offset, size = place
+        if size > LARGEST:
+            raise ValueError(f"{size:,} bytes are more than a film can have")
+        self.file.fileobj.seek(offset)
+        data = self.file.fileobj.read(size)
+        if len(data) < size:
+            raise EOFError("the archive ends too early")
+        return data
+
+
+def _inside(name: str, archive) -> str:
+    """A member's path with `/`; refused if it climbs out of the archive."""
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or (parts[0] == "" and len(parts) > 1) or parts[0].endswith(":"):
+        raise _Climbs(
+            f"{archive} holds {name!r}, a path that climbs out of the archive: nothing was read; "
+            "download it again from its publisher"
+        )
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a file is a leftover of a file manager."""
+    return "__MACOSX/" in name or name.rpartition("/")[2].startswith(("._", ".DS_Store"))
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > LARGEST:
+        raise ValueError(f"{len(data):,} bytes are more than a film can have")
+    return data
+
+
+def natural(name: str) -> list:
+    """Sort key under which `slice_10` comes after `slice_9`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def read_csv(source: Source, name: str, columns: Iterable[str]) -> pd.DataFrame:
+    """A table of the source as texts, blanks "", with at least `columns`.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or lacks a column; the message names both, and the columns that are there.
+    """
+    try:
+        data = io.BytesIO(source.read(name))
+        frame = pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="replace")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{name} is not a whole CSV table ({error}): fetch it again") from error
+    return with_columns(frame, name, columns)
+
+
+def with_columns(frame: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataFrame:
+    """The frame of texts with blanks stripped; ValueError if the table called `name` lacks one of `columns`."""
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        there = ", ".join(map(str, frame.columns))
+        raise ValueError(f"{name} has no column {', '.join(map(repr, missing))}; it has {there}: take the original")
+    return frame.apply(lambda values: values.str.strip())
+
+
+def lookup(codes: dict, value: str, column: str, where: str, table: str):
+    """Meaning of a code; None for a blank.
+
+    Parameters
+    ----------
+    codes : dict
+        Code (text) to meaning.
+    value : str
+        As it stands in the source.
+    column, where : str
+        Column and row, for the message.
+    table : str
+        Name of the dict in the script, for the message.
+
+    Raises
+    ------
+    ValueError
+        The code is not in `codes`.
+    """
+    if value == "":
+        return None
+    if value not in codes:
+        raise ValueError(f"{where}: unknown code {value!r} in column {column!r}; known are {', '.join(codes)}. If the "
+                         f"source's legend explains it, add it to {table} in {Path(sys.argv[0]).name}")  # fmt: skip
+    return codes[value]
+
+
+def number(value: str, column: str, where: str) -> float | None:
+    """A number written in a table; None for a blank; ValueError that names `column` and row (`where`) otherwise."""
+    try:
+        return float(value) if value else None
+    except ValueError:
+        raise ValueError(f"{where}: {value!r} in column {column!r} is no number: mend the table") from None
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Pixels of a PNG, JPEG or TIFF file.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    name : str
+        Its name, for the message.
+
+    Returns
+    -------
+    ndarray, uint8 or uint16, shape (H, W), or (H, W, 3) of a colour TIFF
+        Other colour images are turned into grey; the camera's orientation is applied.
+
+    Raises
+    ------
+    ValueError
+        The file is truncated or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as film:
+            film.load()
+            if film.format == "TIFF" and film.mode == "RGB":
+                return np.asarray(film)
+            film = ImageOps.exif_transpose(film) if film.format == "JPEG" else film
+            deep = film.mode.startswith("I")
+            return np.asarray(film).astype(np.uint16) if deep else np.asarray(film.convert("L"))
+    except DAMAGED as error:
+        raise ValueError(
+            f"{name} is truncated or no image ({error}): fetch that file again, then start again"
+        ) from error
+
+
+def to_unit(image: np.ndarray, scale: str) -> np.ndarray:
+    """Grey values as float32 in [0, 1].
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+        Of any type; a whole-number type tells the full scale.
+    scale : {"image", "fixed"}
+        Minimum to 0 and maximum to 1 of this image, as published (an even image becomes 0); or 0 to the largest
+        number of its type, which keeps the brightness of images comparable.
+    """
+    image = np.asarray(image)
+    low, high = (0, np.iinfo(image.dtype).max) if scale == "fixed" else (float(image.min()), float(image.max()))
+    return (image.astype(np.float32) - np.float32(low)) / np.float32(high - low if high > low else 1)
+
+
+def to_square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """Fit an image to a square.
+
+    Parameters
+    ----------
+    image : ndarray, float32, shape (H, W), in [0, 1]
+    size : int
+        Side of the square, in pixels.
+    fit : {"squeeze", "pad"}
+        Stretch both sides to `size`, as published; or keep the proportions and put black beside the short side.
+
+    Returns
+    -------
+    ndarray, float32, shape (size, size)
+        Resampled bilinearly with antialiasing; an image of that size is returned as it is.
+    """
+    height, width = image.shape
+    if fit == "pad":
+        height, width = (max(1, round(side * size / max(image.shape))) for side in image.shape)
+    else:
+        height = width = size
+    if image.shape != (height, width):
+        film = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
+        image = np.asarray(film.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
+    top, left = (size - height) // 2, (size - width) // 2
+    return np.pad(image, ((top, size - height - top), (left, size - width - left)))
+
+
+def mask_to_square(mask: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """Fit a mask, bool (H, W), to a square as `to_square` does: True where at least half is covered (`size`, `fit`)."""
+    return to_square(mask.astype(np.float32), size, fit) >= 0.5
+
+
+def parser(doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int = 1) -> argparse.ArgumentParser:
+    """The options that all conversions share.
+
+    Parameters
+    ----------
+    doc : str
+        Docstring of the script.
+    scales : tuple of str
+        Choices of --scale, the default first.
+    folds : int
+        Default of --folds.
+    """
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("source", metavar="SOURCE", type=Path, help="folder or archive as downloaded")
+    options.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder of the cohort to write")
+    options.add_argument("--size", type=int, default=256, help="side of the square images in pixels (256)")
+    options.add_argument("--fit", choices=("squeeze", "pad"), default="squeeze", help="how a film becomes a square")
+    options.add_argument("--scale", choices=scales, default=scales[0], help=f"what becomes 1 ({scales[0]})")
+    options.add_argument("--seed", type=int, default=1, help="decides splits, roles and folds (1)")
+    options.add_argument("--folds", type=int, default=folds, help=f"cross-validation by patient if above 1 ({folds})")
+    options.add_argument("--age-cut", type=float, metavar="YEARS", help="young is below (default: see above)")
+    options.add_argument("--patients", type=int, metavar="N", help="only the first N patients, to try things out")
+    return options
+
+
+def first_patients(frame: pd.DataFrame, n_patients: int | None) -> pd.DataFrame:
+    """Rows of the first `n_patients` patients (column `patient_id`), all if None."""
+    return frame if n_patients is None else frame[frame["patient_id"].isin(frame["patient_id"].unique()[:n_patients])]
+
+
+def convert(
+    arguments: argparse.Namespace,
+    items: Iterable,
+    n_images: int,
+    *,
+    name: str,
+    about: dict,
+    expected: dict[str, int],
+    notes: list[str],
+    **options,
+) -> Cohort:
+    """Write the cohort, then print its summary, what was noted and the check of counts.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of `parser`.
+    items : iterable
+        As `write_cohort` takes them.
+    n_images : int
+        How many there are.
+    name : str
+        Name of the cohort.
+    about : dict
+        Goes into `cohort.json`, with size, fit and scale: source, licence, what to cite, options of the script.
+    expected : dict of str to int
+        Patients and images of the complete data set under these options.
+    notes : list of str
+        Blemishes found and what became of them.
+    **options
+        For `write_cohort`.
+
+    Raises
+    ------
+    ValueError
+        `arguments` lacks the folder to write, or the size is not a positive number; also all of `write_cohort`.
+    """
+    if arguments.out is None or arguments.size < 1:
+        raise ValueError(f"need a folder OUT and a size of at least 1 pixel, got {arguments.out} and {arguments.size}")
+    if not n_images:
+        raise ValueError(f"no image of the table is in {arguments.source}: give the folder or archive as downloaded")
+    about = about | {key: getattr(arguments, key) for key in ("size", "fit", "scale")} | {"notes": notes}
+    if arguments.age_cut is not None:
+        options |= {"age_cut_years": arguments.age_cut, "age_cut_is_young": False}
+    cohort = write_cohort(
+        arguments.out, items, name=name, seed=arguments.seed, n_folds=arguments.folds, n_images=n_images, extra=about,
+        **options,
+    )  # fmt: skip
+    print(summary(cohort))
+    print("\n".join(["", "Noted", *(f"  {note}" for note in notes or ["nothing"])]))
+    print("\n".join(["", "Counts", *(f"  {line}" for line in check_counts(cohort.info["counts"], expected))]))
+    return cohort
+
+
+def summary(cohort: Cohort) -> str:
+    """Tables of who and what is in a cohort: subgroups by patients and images, labels, and what is missing."""
+    table = cohort.table
+    cut = cohort.info["age_cut_years"]
+    at = "up to" if cohort.info["age_cut_is_young"] else "below"
+    parts = [f"{cohort.name}: {cohort.info['counts']['patients']} patients, {len(cohort)} images of "
+             f"{cohort.images.shape[1]} px", "", cohort.describe().to_string(), "",
+             "no age is known" if cut is None else f"young: {at} {cut:g} years"]  # fmt: skip
+    rows = {}
+    for task in cohort.tasks:
+        label = table[f"y_{task}"]
+        patients = table["patient_id"]
+        rows[task] = [(label == 1).sum(), (label == 0).sum(), label.isna().sum(), patients[label == 1].nunique(),
+                      patients[label == 0].nunique()]  # fmt: skip
+    columns = ["images with", "without", "not recorded", "patients with", "without"]
+    parts += ["", pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(), ""]
+    once = table.drop_duplicates("patient_id")
+    unknown = {trait: int((once[trait] == "unknown").sum()) for trait in ("sex", "age_group", "race")}
+    parts += ["patients with unknown " + ", ".join(f"{trait} {n}" for trait, n in unknown.items())]
+    if cohort.masks is not None and "x_tumour" in table:
+        parts += [f"images with a tumour {int(table['x_tumour'].sum())} of {len(table)}"]
+    return "\n".join(parts)
+
+
+def check_counts(found: dict[str, int], expected: dict[str, int]) -> list[str]:
+    """One line per count that the complete data set has, saying whether `found` is complete, partial or too many."""
+    lines = []
+    for what, wanted in expected.items():
+        n = found[what]
+        verdict = (
+            "complete" if n == wanted else "partial" if n < wanted else "more than there should be: look at SOURCE"
+        )
+        lines.append(f"{what}: {n} of {wanted}, {verdict}")
+    return lines
+
+
+def run(main: Callable[[list[str] | None], object]) -> None:
+    """Call a script's `main`; an expected error ends it with one line instead of a traceback."""
+    try:
+        main(None)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"{error}\nNothing that was converted so far is lost: the same command goes on.") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped; the same command goes on from here") from None
