@@ -1,0 +1,433 @@
+"""The frozen readers: classifiers and a segmenter, trained on clean images and run over every arm.
+
+Conventions: images are (n, H, W) in [0, 1]; a score is a probability; a label is 0, 1 or NaN (missing or uncertain). A
+reader never sees which arm it reads, so its scores on `clean` are the same whatever runs beside it. Rows go to the
+tables `predictions` (key, task, score) and `overlap` (key, pixels of mask and prediction); Dice follows from these.
+Source: paper Sec. 3.2 "Prediction"; ResNet-50 of He et al. 2016 from torchvision, its first convolution averaged to one
+channel; the published code in fact used a ResNet-18 and a DenseNet, so the backbone is a setting.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairrecon_core.reconstruct.unet import UNet
+from fairrecon_core.training import Images, Recipe, fit, load_weights, save_weights
+
+LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
+BACKBONES = ("resnet18", "resnet50", "xrv_densenet")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images (B, 1, H, W), their targets (labels (B, tasks) with NaN, or masks (B, 1, H, W)), and their names."""
+
+    images: Tensor
+    targets: Tensor
+    names: list
+
+    def to(self, device) -> "Labelled":
+        """The same batch on a device."""
+        return Labelled(self.images.to(device), self.targets.to(device), self.names)
+
+
+def labelled(
+    train: Images, train_targets, validation: Images, validation_targets, *, batch_size=16, seed=0, flips=False
+) -> Callable:
+    """What a reader learns from: `draw(epoch, rank)` for `training.fit`.
+
+    Parameters
+    ----------
+    train, validation : Images
+    train_targets, validation_targets : array
+        Labels (n, tasks) in {0, 1, NaN}, or masks (n, H, W) of bool; row i belongs to image i.
+    batch_size, seed : int
+    flips : bool
+        Mirror half of the training images, and their masks, left to right.
+
+    Raises
+    ------
+    ValueError
+        Numbers of images and targets differ, there are none, or a label is not 0, 1 or NaN.
+    """
+    data = {}
+    for what, images, targets in (("train", train, train_targets), ("validation", validation, validation_targets)):
+        targets = np.asarray(targets)
+        if len(images) != len(targets) or not len(images):
+            raise ValueError(f"{what}: {len(images)} images and {len(targets)} targets, need as many and at least one")
+        data[what] = (images, targets if targets.dtype == bool else check_labels(targets))
+
+    def draw(epoch: int | None, rank: tuple[int, int] = (0, 1)) -> Iterator[Labelled]:
+        images, targets = data["validation" if epoch is None else "train"]
+        rows, mirrored = np.arange(len(images)), np.zeros(len(images), dtype=bool)
+        if epoch is not None:
+            generator = np.random.default_rng([seed, epoch])
+            rows, mirrored = generator.permutation(rows), flips & (generator.random(len(rows)) < 0.5)
+        for start in range(rank[0] * batch_size, len(rows), rank[1] * batch_size):
+            chosen = rows[start : start + batch_size]
+            pixels, names = images.at(chosen)
+            target = torch.from_numpy(targets[chosen].astype(np.float32))
+            turn = torch.from_numpy(mirrored[chosen])[:, None, None]
+            pixels = torch.where(turn, pixels.flip(-1), pixels)
+            if target.ndim == 3:
+                target = torch.where(turn, target.flip(-1), target)[:, None]
+            yield Labelled(pixels[:, None], target, names)
+
+    return draw
+
+
+def check_labels(labels) -> np.ndarray:
+    """Labels as float32 (n, tasks); ValueError for a value other than 0, 1 and NaN."""
+    labels = np.asarray(labels, dtype=np.float32)
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    odd = ~(np.isnan(labels) | (labels == 0) | (labels == 1))
+    if odd.any():
+        raise ValueError(f"labels are 0, 1 or empty (NaN), found {labels[odd][0]:g}: map uncertain codes first")
+    return labels
+
+
+class Reader(Recipe):
+    """What classifier and segmenter share: fitting, saving, loading, and reading image by image on the CPU."""
+
+    kind = ""
+
+    def __init__(self, learning_rate: float, device: str, **card):
+        self.learning_rate, self.device, self.settings = learning_rate, device, card
+        self.build()
+
+    def build(self) -> None:
+        """Make `net` with weights from torch's random state (and ImageNet's where they can be had)."""
+        raise NotImplementedError
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {"net": self.net}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam."""
+        return {"net": torch.optim.Adam(self.net.parameters(), lr=self.learning_rate)}
+
+    def fit(self, draw: Callable, *, seed: int = 0, **options) -> pd.DataFrame:
+        """Train on batches of `labelled` with `training.fit` (`options`); the table of losses. Best weights stay."""
+        torch.manual_seed(seed)
+        self.build()
+        losses = fit(self, draw, seed=seed, **options)
+        self.ready()
+        return losses
+
+    def ready(self) -> None:
+        """Freeze the network and move it to the device of inference."""
+        self.net.to(self.device).eval().requires_grad_(False)
+
+    def save(self, path, **card) -> None:
+        """Write float16 weights with their model card."""
+        save_weights(path, self.net, {"reader": self.kind} | self.settings | card)
+
+    def load(self, path, **expected) -> dict:
+        """Read weights that `save` wrote and return their card; refuses those of another reader."""
+        self.build()
+        card = load_weights(path, self.net, reader=self.kind, **self.settings, **expected)
+        self.ready()
+        return card
+
+    def outputs(self, images) -> Tensor:
+        """Logits for images (n, H, W): one at a time on the CPU, so that the batch changes no byte."""
+        images = torch.as_tensor(np.asarray(images), dtype=torch.float32)[:, None]
+        step = 1 if self.device == "cpu" else 64
+        with torch.inference_mode():
+            parts = [self.net(images[i : i + step].to(self.device)).float().cpu() for i in range(0, len(images), step)]
+        return torch.cat(parts)
+
+
+class Classifier(Reader):
+    """One network with one output per task; missing labels are masked, rare positives weigh more.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+    backbone : {"resnet18", "resnet50", "xrv_densenet"}
+        xrv_densenet is the architecture that the published code used for chest films; it needs torchxrayvision.
+    positive_weight : sequence of float, optional
+        Weight of the positive cases of each task, see `positive_weights`.
+    label_policy : {"ignore", "zeros", "ones"}
+        What a missing or uncertain label counts as in training.
+    imagenet : bool
+        Start from ImageNet weights (torchvision downloads them); `started_from` says what came of it.
+    learning_rate, device
+        Of Adam; of inference.
+    """
+
+    kind = "classifier"
+
+    def __init__(self, tasks: Sequence[str], backbone="resnet50", *, positive_weight=None, label_policy="ignore",
+                 imagenet=False, learning_rate=1e-4, device="cpu"):  # fmt: skip
+        if backbone not in BACKBONES or label_policy not in LABEL_POLICIES:
+            raise ValueError(f"{backbone=} or {label_policy=} unknown: {BACKBONES}, {tuple(LABEL_POLICIES)}")
+        self.tasks, self.backbone, self.label_policy = list(tasks), backbone, label_policy
+        self.imagenet, self.started_from = imagenet, "random"
+        self.positive_weight = torch.as_tensor(positive_weight or [1.0] * len(self.tasks), dtype=torch.float32)
+        super().__init__(learning_rate, device, tasks=self.tasks, backbone=backbone)
+
+    def build(self) -> None:
+        """The backbone with one input channel and one output per task."""
+        self.net = XRVDenseNet(len(self.tasks)) if self.backbone == "xrv_densenet" else self._resnet()
+
+    def _resnet(self) -> nn.Module:
+        from torchvision import models
+
+        make, weights = getattr(models, self.backbone), None
+        if self.imagenet:
+            try:
+                net = make(weights="IMAGENET1K_V1")
+                self.started_from = weights = "ImageNet"
+            except OSError as error:
+                warnings.warn(f"no ImageNet weights ({error}): starting from random ones", stacklevel=3)
+        net = net if weights else make()
+        first = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        first.weight.data = net.conv1.weight.data.mean(dim=1, keepdim=True)
+        net.conv1, net.fc = first, nn.Linear(net.fc.in_features, len(self.tasks))
+        return net
+
+    def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
+        """Cross-entropy over the known labels."""
+        yield "net", self._loss(batch, weighted=True)
+
+    def validation_loss(self, batch: Labelled) -> Tensor:
+        """The same."""
+        return self._loss(batch, weighted=True)
+
+    def _loss(self, batch: Labelled, weighted: bool) -> Tensor:
+        target, fill = batch.targets, LABEL_POLICIES[self.label_policy]
+        known = ~target.isnan() if fill is None else torch.ones_like(target, dtype=torch.bool)
+        target = target.nan_to_num(fill or 0.0)
+        weight = self.positive_weight.to(target.device)
+        loss = F.binary_cross_entropy_with_logits(self.net(batch.images), target, pos_weight=weight, reduction="none")
+        return (loss * known).sum() / known.sum().clamp(min=1)
+
+    def scores(self, images) -> np.ndarray:
+        """Probabilities (n, tasks) for images (n, H, W)."""
+        return self.outputs(images).sigmoid().numpy().astype(float)
+
+
+class XRVDenseNet(nn.Module):
+    """TorchXRayVision's DenseNet-121 with its own input scale of -1024 to 1024, and logits out."""
+
+    def __init__(self, n_tasks: int):
+        super().__init__()
+        try:
+            import torchxrayvision
+        except ImportError as error:
+            raise ImportError("backbone 'xrv_densenet' needs torchxrayvision: pip install torchxrayvision") from error
+        self.net = torchxrayvision.models.DenseNet(num_classes=n_tasks, in_channels=1, weights=None)
+        self.net.apply_sigmoid = False
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) in [0, 1] to logits (B, tasks)."""
+        features = F.relu(self.net.features(image * 2048 - 1024))
+        return self.net.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
+
+
+def positive_weights(labels, most: float = 10.0) -> list[float]:
+    """Negatives per positive of each task, at most `most`; 1 where a task has no known positive."""
+    labels = check_labels(labels)
+    positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    return [float(min(n / p, most)) if p else 1.0 for p, n in zip(positive, negative)]
+
+
+class Segmenter(Reader):
+    """U-Net for the whole tumour, Dice and cross-entropy on logits.
+
+    Parameters
+    ----------
+    width : int
+        Feature maps of the first level.
+    threshold : float
+        Probability from which a pixel is tumour.
+    learning_rate, device
+        Of Adam; of inference.
+    """
+
+    kind = "segmenter"
+
+    def __init__(self, width: int = 16, *, threshold: float = 0.5, learning_rate: float = 1e-3, device: str = "cpu"):
+        self.width, self.threshold = width, threshold
+        super().__init__(learning_rate, device, width=width)
+
+    def build(self) -> None:
+        """One U-Net with normalisation."""
+        self.net = UNet(1, 1, self.width, norm=True)
+
+    def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
+        """Half soft Dice over the batch, half cross-entropy."""
+        yield "net", self.validation_loss(batch)
+
+    def validation_loss(self, batch: Labelled) -> Tensor:
+        """The same."""
+        logits = self.net(batch.images)
+        probability = logits.sigmoid()
+        overlap = (probability * batch.targets).sum()
+        soft_dice = (2 * overlap + 1) / (probability.sum() + batch.targets.sum() + 1)
+        return (1 - soft_dice + F.binary_cross_entropy_with_logits(logits, batch.targets)) / 2
+
+    def masks(self, images) -> np.ndarray:
+        """Predicted masks of bool (n, H, W) for images (n, H, W)."""
+        return (self.outputs(images)[:, 0].sigmoid() >= self.threshold).numpy()
+
+
+# ---------------------------------------------------------------------- reading the arms
+def read_arm(
+    batches: Iterable[tuple], classifiers: Iterable[Classifier] = (), segmenter: Segmenter | None = None, **key
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run frozen readers over one arm, batch after batch, keeping scores but no images.
+
+    Parameters
+    ----------
+    batches : iterable of (images, image_ids) or (images, image_ids, masks)
+        Images (B, H, W) in [0, 1]; masks of bool where a segmenter reads.
+    classifiers : iterable of Classifier
+    segmenter : Segmenter, optional
+    **key
+        `cohort`, `arm`, `level`, and `fold`, `train_seed`, `sample` (0 by default).
+
+    Returns
+    -------
+    predictions, overlap : DataFrame
+        Rows of those tables; a frame without rows where nothing was asked for.
+
+    Raises
+    ------
+    ValueError
+        An image holds a value that is not finite.
+    """
+    key = {"fold": 0, "train_seed": 0, "sample": 0} | key
+    predictions, overlaps, classifiers = [], [], list(classifiers)
+    for images, image_ids, *masks in batches:
+        images = np.asarray(images, dtype=np.float32)
+        if not np.isfinite(images).all():
+            raise ValueError(
+                f"arm {key.get('arm')!r} holds an image that is not finite, among {list(image_ids)[:3]} ..."
+            )
+        head = {"image_id": list(map(str, image_ids))} | key
+        for classifier in classifiers:
+            scores = classifier.scores(images)
+            predictions += [
+                pd.DataFrame(head | {"task": task, "score": scores[:, k]}) for k, task in enumerate(classifier.tasks)
+            ]
+        if segmenter is not None:
+            found, truth = segmenter.masks(images), np.asarray(masks[0], dtype=bool)
+            counts = {"intersection": found & truth, "predicted": found, "actual": truth}
+            overlaps.append(pd.DataFrame(head | {name: part.sum(axis=(1, 2)) for name, part in counts.items()}))
+    columns = ["image_id", *key]
+    join = lambda frames, extra: (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
+    )
+    return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])
+
+
+def patient_scores(predictions: pd.DataFrame, patients: pd.Series, rule: str = "median") -> pd.DataFrame:
+    """Scores of patients from scores of their images.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Table `predictions`.
+    patients : Series
+        patient_id, indexed by image_id.
+    rule : {"median", "mean"}
+        Median as in the published evaluation.
+
+    Returns
+    -------
+    DataFrame
+        The same columns with `patient_id` in place of `image_id`.
+
+    Raises
+    ------
+    ValueError
+        Unknown rule, or an image without a patient.
+    """
+    if rule not in ("median", "mean"):
+        raise ValueError(f"rule is 'median' or 'mean', got {rule!r}")
+    keys = [column for column in predictions.columns if column not in ("image_id", "score")]
+    named = _with_patients(predictions, patients)
+    return named.groupby(["patient_id", *keys], as_index=False, sort=False)["score"].agg(rule)
+
+
+def dice_table(overlap: pd.DataFrame, patients: pd.Series, per: str = "image", empty: float = np.nan) -> pd.DataFrame:
+    """Dice of slices, or of patients' volumes, from pixels.
+
+    Parameters
+    ----------
+    overlap : DataFrame
+        Table `overlap`.
+    patients : Series
+        patient_id, indexed by image_id.
+    per : {"image", "patient"}
+        A patient's volume pools the pixels of all slices.
+    empty : float
+        Dice where mask and prediction are both empty: NaN leaves them out, 1 counts them as right.
+
+    Returns
+    -------
+    DataFrame
+        Key columns, `patient_id` and `dice`.
+
+    Raises
+    ------
+    ValueError
+        Unknown unit, or an image without a patient.
+    """
+    if per not in ("image", "patient"):
+        raise ValueError(f"per is 'image' or 'patient', got {per!r}")
+    pixels = ["intersection", "predicted", "actual"]
+    named = _with_patients(overlap, patients)
+    if per == "patient":
+        keys = [column for column in named.columns if column not in ("image_id", *pixels)]
+        named = named.groupby(keys, as_index=False, sort=False)[pixels].sum()
+    total = named["predicted"] + named["actual"]
+    dice = (2 * named["intersection"] / total.where(total > 0)).where(total > 0, empty)
+    return named.drop(columns=pixels).assign(dice=dice)
+
+
+def _with_patients(table: pd.DataFrame, patients: pd.Series) -> pd.DataFrame:
+    named = table.assign(patient_id=table["image_id"].map(patients))
+    lost = named.loc[named["patient_id"].isna(), "image_id"]  # a groupby would drop them in silence
+    if len(lost):
+        raise ValueError(f"{lost.nunique()} images have no patient, such as {lost.iloc[0]!r}")
+    return named
+
+
+def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.ndarray:
+    """Where in an image a network finds evidence for one of its outputs.
+
+    Parameters
+    ----------
+    network : Module
+        From (1, 1, H, W) to (1, outputs).
+    layer : Module
+        Whose features are weighed, usually the last convolutional block.
+    image : array, shape (H, W)
+    output : int
+        Number of the task.
+
+    Returns
+    -------
+    ndarray, shape (h, w) of the layer, at least 0
+        Features weighed by the mean gradient of the output, negative evidence cut off (Selvaraju et al. 2017).
+    """
+    kept = {}
+    hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
+    try:
+        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None].requires_grad_(True)
+        logit = network(pixels)[0, output]
+        gradient = torch.autograd.grad(logit, kept["features"])[0]
+    finally:
+        hook.remove()
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return F.relu((weights * kept["features"]).sum(dim=1))[0].detach().numpy()
