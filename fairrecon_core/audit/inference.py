@@ -34,6 +34,7 @@ from fairrecon_core.audit.engine import (
 )
 from fairrecon_core.audit.groups import KINDS, GroupMeans, influence
 
+TIE = 1e-5  # figures this close (relative) are equal: float32 sums of a discrete law
 VERDICTS = ("changed", "changed_within_margin", "equivalent", "undetermined")
 
 
@@ -58,7 +59,8 @@ class Contrast:
 
     def p_value(self) -> np.ndarray:
         """Two-sided p of "no difference", at least 1 / (B + 1)."""
-        exceed = (np.abs(self.deviations) >= np.abs(self.estimate).astype(np.float32)).sum(axis=0)
+        size = np.abs(self.estimate).astype(np.float32) * np.float32(1 - TIE)
+        exceed = (np.abs(self.deviations) >= size).sum(axis=0)
         p = (1 + exceed) / (len(self.deviations) + 1)
         return np.where(np.isfinite(self.estimate), p, np.nan)
 

@@ -14,9 +14,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 from fairrecon_core.audit.engine import Stratum, cell_sums, patient_signs
-from fairrecon_core.audit.inference import Contrast
-
-TIE = 1e-5  # statistics this close (relative) are equal: float32 products of a discrete law
+from fairrecon_core.audit.inference import TIE, Contrast
 
 
 def step_down_max_t(family: Sequence[Contrast]) -> list[np.ndarray]:
@@ -50,7 +48,7 @@ def step_down_max_t(family: Sequence[Contrast]) -> list[np.ndarray]:
         size, kind="stable"
     )  # the largest is compared with the maximum over all, the next without it ...
     largest = np.maximum.accumulate(draws[order], axis=0)
-    exceed = (largest >= size[order, None].astype(np.float32)).sum(axis=1)
+    exceed = (largest >= (size[order, None] * (1 - TIE)).astype(np.float32)).sum(axis=1)
     adjusted = np.empty(len(size))
     adjusted[order] = np.maximum.accumulate(((1 + exceed) / (n_boot.pop() + 1))[::-1])[::-1]
     return _unflatten(adjusted, known)
