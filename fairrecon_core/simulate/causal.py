@@ -130,9 +130,15 @@ PRESETS = {
 
 
 def as_bias(bias: "str | float | Bias" = "realistic", attribute: str = "sex") -> Bias:
-    """A `Bias` from a preset's name, or from a number k: `realistic` plus k of injected conspicuity.
+    """A `Bias` from its short name.
 
-    Not all knobs at once: they can cancel. A `Bias` is returned as it is. Text such as "0.5" counts as a number.
+    Parameters
+    ----------
+    bias : str, float or Bias
+        "null" (attributes change nothing), "realistic", "injected" (realistic plus 1), or a number k, also as text:
+        realistic plus k of injected conspicuity. Not all knobs at once: they can cancel. A `Bias` is returned as it is.
+    attribute : {"sex", "age_group", "race"}
+        Whom it is about; ignored when `bias` is a `Bias`.
 
     Raises
     ------
