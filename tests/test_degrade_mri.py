@@ -338,6 +338,12 @@ def test_a_noisy_scan_is_worse_and_repeats_by_name():
     assert not torch.equal(noisy[1], undersample(head(), 4, noise=0.2, image_ids="b", seed=6))
 
 
+def test_another_acceleration_is_another_scan_with_noise_of_its_own():
+    four, eight = (RadialMRI(noise=0.1).measure(head(), R, "a")[1] for R in (4, 8))
+    both = four.mask & eight.mask
+    assert both.any() and (four.kspace[both] != eight.kspace[both]).all()
+
+
 # Data consistency
 
 
