@@ -154,7 +154,14 @@ def pairs(
 ) -> Callable:
     """What a reconstructor learns from: `draw(epoch, rank)` for `fit`, pairs of degraded and clean images.
 
-    All arguments are those of `batches`.
+    Parameters
+    ----------
+    train, validation : Images
+    degradation : Degradation
+    levels : sequence of float
+        One network covers them all; a list of one is the paper's setting.
+    batch_size, seed, flips
+        As in `batches`.
 
     Raises
     ------
