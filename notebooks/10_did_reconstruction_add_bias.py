@@ -210,6 +210,7 @@ count
 def change_by_task(name=last, attribute="sex", metric="tpr"):
     """Difference in differences per task, one panel per arm, with interval, noise band, margin and verdict colour."""
     cells = signed_cells(audits[name, attribute]).query("metric == @metric")
+    cells = cells[(metric != "logit_shift") | (cells["label"] == "1")]  # of patients who have the finding
     arms = list(cells["arm"].unique())
     n_rows = int(cells.groupby("arm").size().max())
     figure, axes = plots.canvas(
@@ -227,7 +228,7 @@ def change_by_task(name=last, attribute="sex", metric="tpr"):
                      verdicts=list(rows["verdict"]), bands=bands, margin=rows["margin"].iloc[0])  # fmt: skip
         ax.set_title(arm, fontsize=10)
     who = "against " + REFERENCE[attribute] if several else f"{rows['subgroup'].iloc[0]} - {rows['reference'].iloc[0]}"
-    figure.supxlabel(f"Change of the {metric.upper()} gap, {who} ({name}; {WHOSE})", fontsize=9)
+    figure.supxlabel(f"Change of the {metric.replace('_', ' ')} gap, {who} ({name}; {WHOSE})", fontsize=9)
     return figure
 
 
@@ -243,7 +244,8 @@ run.figure(change_by_task(next(iter(cohorts)), "sex"), "10_fig_12_sex")
 
 # %% [markdown]
 # **What to look for:** the brain's intervals are wide: a hundred test patients, twenty of them without the label. The paper's "slightly
-# reduced bias for sex" in its Fig. 12 rests on as many. The colours: orange changed, blue equivalent, grey undetermined.
+# reduced bias for sex" in its Fig. 12 rests on as many. The colours: orange changed, blue equivalent, grey undetermined. Choose race above:
+# empty rows are groups below the minimum support, and they are most of the rows.
 
 # %% [markdown]
 # ## Fig. 11: averaged absolute change, and what noise makes of it
@@ -593,7 +595,7 @@ assert needed > 8000
 arm = "blurred_reader" if "blurred_reader" in set(table["arm"]) else table["arm"].iloc[0]
 within = audits[last, "sex"].query("arm == @arm and metric == 'tpr' and subgroup != '' and reference == ''")
 print(within.groupby("subgroup")[["baseline", "value", "delta"]].mean().round(3))
-assert (within["value"] <= 1).all() and len(within)
+assert len(within) and not (within["value"] > 1).any()
 # Every TPR falls, the gaps hardly move. An audit of gaps alone would call this reader harmless.
 
 # %% [markdown]

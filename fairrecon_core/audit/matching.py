@@ -95,7 +95,7 @@ class _Keys:
             raise ValueError(f"results of several cohorts, {list(columns['cohort'][1])}: audit them one by one")
         image = _image_positions(predictions, cohort)
         (arm, arms), (level, levels) = columns["arm"], columns["level"]
-        pairs, condition = np.unique(arm.astype(np.int64) * len(levels) + level, return_inverse=True)
+        condition, pairs = _compressed(arm * np.int32(len(levels)) + level)
         conditions = [(str(arms[pair // len(levels)]), float(levels[pair % len(levels)])) for pair in pairs]
         order = sorted(range(len(pairs)), key=conditions.__getitem__)  # the order of rows must not show
         conditions, condition = [conditions[i] for i in order], np.argsort(order)[condition]
@@ -111,10 +111,9 @@ class _Keys:
         task = _codes(predictions, "task")[0] if "task" in predictions else np.zeros(len(self.image), np.int32)
         parts = [task, self.condition, self.fold, self.replicate, self.image]
         key = np.ravel_multi_index([part.astype(np.int64) for part in parts], [int(part.max()) + 1 for part in parts])
-        order = np.argsort(key, kind="stable")
-        twice = np.flatnonzero(np.diff(key[order]) == 0)
+        twice = np.flatnonzero(pd.Series(key).duplicated())
         if twice.size:
-            row = predictions.iloc[order[twice[0]]]
+            row = predictions.iloc[twice[0]]
             shown = {name: row[name] for name in ("image_id", "arm", "level", "task") if name in predictions}
             raise ValueError(f"{twice.size} rows occur twice, e.g. {shown}: drop them, or number them in 'sample'")
 
@@ -158,8 +157,16 @@ def _codes(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
     if (codes < 0).any():
         way_out = "the identity level is 1, or inf photons" if name == "level" else "fill it"
         raise ValueError(f"{int((codes < 0).sum())} rows have no {name!r}: {way_out}")
-    used, codes = np.unique(codes, return_inverse=True)
-    return codes.astype(np.int32), np.asarray(names)[used]
+    codes, used = _compressed(codes)
+    return codes, np.asarray(names)[used]
+
+
+def _compressed(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small non-negative integers renumbered without holes, and those that occur; faster than sorting them."""
+    used = np.flatnonzero(np.bincount(codes))
+    place = np.zeros(used.max() + 1, np.int32)
+    place[used] = np.arange(len(used))
+    return place[codes], used
 
 
 def _image_positions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> np.ndarray:
