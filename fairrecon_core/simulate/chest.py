@@ -45,13 +45,13 @@ SEVERITY_FLOOR: dict[str, float] = {
     "cardiomegaly": 0.30,
     "lung_lesion": 0.50,
     "edema": 0.15,
-    "consolidation": 0.40,
-    "pneumonia": 0.60,
+    "consolidation": 0.50,
+    "pneumonia": 0.50,
     "atelectasis": 0.30,
-    "pneumothorax": 0.25,
+    "pneumothorax": 0.30,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
-    "fracture": 1.10,
+    "fracture": 1.20,
     "support_devices": 0.30,
 }
 SEVERITY_SCALE: dict[str, float] = {
@@ -62,7 +62,7 @@ SEVERITY_SCALE: dict[str, float] = {
     "consolidation": 0.9,
     "pneumonia": 1.0,
     "atelectasis": 0.9,
-    "pneumothorax": 0.9,
+    "pneumothorax": 1.0,
     "pleural_effusion": 0.8,
     "pleural_other": 1.0,
     "fracture": 1.2,
@@ -202,10 +202,11 @@ def _line_integral(patient, seen, person: Physique, frame: Frame, waves) -> tupl
     for name, draw in _DRAWN.items():
         if seen[name] > 0:
             draw(layers, site, seen[name], _stream(patient, name))
-    ribs = bones.rib_axes(person, _stream(patient, "ribs"), frame.pixel)
+    pixel = frame.pixel / frame.scale
+    ribs = bones.rib_axes(person, _stream(patient, "ribs"), pixel)
     if seen["fracture"] > 0:
         ribs = findings.fracture(ribs, layers, site, seen["fracture"], _stream(patient, "fracture"))
-    vessels = bones.vessel_tree(person, _stream(patient, "vessels"), frame.pixel, 0.10 * min(seen["edema"], 4))
+    vessels = bones.vessel_tree(person, _stream(patient, "vessels"), pixel, 0.10 * min(seen["edema"], 4))
     layers.free_air, layers.fluid = np.clip(layers.free_air, 0, 1), np.clip(layers.fluid, 0, 0.97)
 
     body, fat = anatomy.body(frame, person)

@@ -161,7 +161,9 @@ def diaphragm(frame: Frame, person: Physique, wave: np.ndarray) -> np.ndarray:
     top = np.where(right, np.float32(8.0 + 0.3 * z[0]), np.float32(9.1 + 0.35 * z[1])) + 0.9 * person.inspiration
     from_top = frame.x - np.where(right, np.float32(-6.4), np.float32(6.8))
     angle = np.clip((np.abs(frame.x) - 9.8) / 3, 0, None)
-    return top + (0.045 + 0.006 * z[2]) * from_top * from_top + 2.2 * angle * angle + 0.16 * wave
+    medial = np.abs(frame.x) < 6.6
+    steep = np.where(medial, np.float32(0.012), np.float32(0.045 + 0.006 * z[2]))
+    return top + steep * from_top * from_top + 2.2 * angle * angle + 0.16 * wave
 
 
 class Mediastinum(NamedTuple):

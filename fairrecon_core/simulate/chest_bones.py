@@ -244,7 +244,7 @@ def vessel_tree(person: Physique, rng: np.random.Generator, pixel: float, swelli
     length = 2.7 * (1 + 0.25 * normal(2, n_roots))
     out = []
     for generation in range(5):
-        n = max(4, math.ceil(1.25 * 2.7 * 0.8**generation / pixel))
+        n = max(5, math.ceil(1.7 * 2.7 * 0.8**generation / pixel))
         t = ((np.arange(n) + 0.5) / n).astype(np.float32)
         dx, dy = sides * np.cos(angle), np.sin(angle)
         bend = 0.22 * normal(*angle.shape) * length

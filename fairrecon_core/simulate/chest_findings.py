@@ -96,7 +96,7 @@ def pneumonia(layers: Layers, site: Site, severity: float, rng: np.random.Genera
         mottle = 0.65 + 0.5 * np.tanh(0.9 * site.waves[3][box] + 0.9 * site.waves[5][box])
         np.maximum(
             layers.filled[box],
-            saturating(severity, 0.75, 0.85) * weight * np.clip(mottle, 0, 1),
+            saturating(severity, 0.72, 0.78) * weight * np.clip(mottle, 0, 1),
             out=layers.filled[box],
         )
 
