@@ -23,7 +23,6 @@ import numpy as np
 from report import Report, parser
 
 from fairrecon_core import simulate
-from fairrecon_core.simulate import brain, chest, chest_anatomy, chest_findings, fields
 
 WRITE = """
 import sys, tempfile
@@ -88,7 +87,8 @@ class Stopwatch:
 
 def stages(report: Report, name: str, n: int, largest: int = 9) -> None:
     """Report the share of the largest stages of an image at 128 px."""
-    modules = [brain, fields] if name == "brain" else [chest, chest_anatomy, chest_findings]
+    prefixes = tuple(f"fairrecon_core.simulate.{part}" for part in (name, "fields"))
+    modules = [module for path, module in sys.modules.items() if path.startswith(prefixes)]
     with Stopwatch(modules) as watch:
         list(simulate.simulate(name, n, size=128, n_slices=1))
     total = sum(watch.own.values())

@@ -99,7 +99,25 @@ def reference_rates(
     by: str | None = None,
     age_cut: float | None = None,
 ) -> pd.DataFrame:
-    """Exact rates of the reference reader in every subgroup; parameters and columns as in `reference_reader`."""
+    """Exact rates of the reference reader in every subgroup, without a table.
+
+    Parameters
+    ----------
+    name, bias, attribute, race
+        The model, as in `patient_table`.
+    task, sigma, threshold, by, age_cut
+        As in `reference_reader`.
+
+    Returns
+    -------
+    rates : DataFrame
+        As `ReferenceReader.rates`.
+
+    Raises
+    ------
+    ValueError
+        An unknown task, attribute or cohort, a sigma that is not positive.
+    """
     bias = causal.as_bias(bias, attribute)
     causal.known(task, FINDINGS if name == "chest" else causal.TASKS["brain"], "task of the reference reader")
     if not sigma > 0:
@@ -181,12 +199,21 @@ def true_gap_by_monte_carlo(
     by, age_cut
         As in `reference_reader`.
     labels : {"true", "recorded"}
+    batch_size : int
+        Images per call of `score`.
+    n_jobs : int
+        Processes that draw images.
 
     Returns
     -------
     gaps : DataFrame, index = subgroup
         n_positive, n_negative, tpr, tpr_se, fpr, fpr_se and, against everybody else, tpr_gap, tpr_gap_se, fpr_gap,
         fpr_gap_se. Standard errors are binomial; a rate without anybody behind it is NaN.
+
+    Raises
+    ------
+    ValueError
+        An unknown task or kind of labels, or whatever `simulate` refuses.
     """
     from fairrecon_core.simulate import patient_table, simulate
 
