@@ -39,6 +39,7 @@ RACE = np.array([0.0031, 0.1221, 0.0544, 0.0152, 0.1696, 0.6356])  # shares of t
 RACE = RACE / RACE.sum()
 SEX = np.array([0.55, 0.45])
 TPR, FPR = 0.78, 0.15
+PATIENTS = 3000  # of a score-level trial
 ROWS: list[dict] = []
 
 
@@ -242,7 +243,7 @@ def injected(scale):
 def gap_intervals(scale):
     for shares, kind in ((SEX, "2 groups"), (RACE, "6 groups, race shares")):
         for gap in (0.0, 0.02, 0.10):
-            rng, n = np.random.default_rng(6), scale(400)
+            rng, n = np.random.default_rng(6), scale(250)
             covered, positive, changes = 0, 0, 0
             for seed in range(n):
                 patient, group, decisions = readings(rng, 1600, 2, shares, gap=gap)
@@ -261,7 +262,7 @@ def gap_intervals(scale):
 
 
 def equivalence(scale):
-    rng, n = np.random.default_rng(7), scale(500)
+    rng, n = np.random.default_rng(7), scale(300)
     for margin, planted_change, low, high in ((0.02, 0.02, None, 0.075), (0.02, 0.0, 0.8, None)):
         within = ["equivalent", "changed_within_margin"]
         declared = [verdicts(one_did(rng, n_patients=3000, images=3, planted=planted_change), margin)[0, 0, 1] in within
@@ -288,7 +289,7 @@ def families(scale):
             if effect:
                 arm[..., :3] &= ~((rng.random((3, 2000, 3)) < 0.05) & (group == 1)[:, None])
             strata = [rate(np.concatenate([base[None], arm])[..., task]) for task in range(12)]
-            (result,) = resample_means(np.arange(2000), group, strata, [2], n_boot=999, seed=seed, reference=0)
+            (result,) = resample_means(np.arange(2000), group, strata, [2], n_boot=499, seed=seed, reference=0)
             question = contrast(result)
             p = question.p_value()
             values = {
@@ -381,19 +382,23 @@ def swaps(scale):
              0.035 if exact else 0.03, 0.065 if exact else 0.07)  # fmt: skip
 
 
-# Score level: the package's control arms, 3 000 test patients
+# Score level: the package's control arms, 3 000 test patients. A batch of trials is one table, for speed.
 
 
-def score_table(rng, prevalences, n_patients=3000, gap=0.06):
+def score_table(rng, prevalences, n_trials, gap=0.06):
     """One image a patient; scores of a reader whose TPR is lower by `gap` in the second sex; cohort, predictions."""
-    cohort = pd.DataFrame({"image_id": [f"i{i}" for i in range(n_patients)]})
-    cohort["sex"] = np.where(rng.random(n_patients) < SEX[1], "female", "male")
-    cohort["race"] = rng.choice(["native", "asian", "black", "islander", "other", "white"], n_patients, p=RACE)
+    n = n_trials * PATIENTS
+    cohort = pd.DataFrame(
+        {"image_id": np.arange(n), "female": rng.random(n) < SEX[1], "race": rng.choice(6, n, p=RACE)}
+    )
+    cohort["sex"] = np.where(cohort["female"], "female", "male")
+    trial = cohort["image_id"] // PATIENTS
+    cohort["cell"] = (trial * 12 + cohort["female"] * 6 + cohort["race"]).astype(str)  # subgroup within its trial
     parts = []
     for task, prevalence in prevalences.items():
-        truth = rng.random(n_patients) < prevalence
-        cut = np.where(truth, norm.ppf(TPR - gap * (cohort["sex"] == "female")), norm.ppf(FPR))
-        score = 1 / (1 + np.exp(-(cut - rng.normal(size=n_patients))))
+        truth = rng.random(n) < prevalence
+        cut = np.where(truth, norm.ppf(TPR - gap * cohort["female"]), norm.ppf(FPR))
+        score = 1 / (1 + np.exp(-(cut - rng.normal(size=n))))
         cohort[f"y_{task}"] = truth.astype(float)
         parts.append(pd.DataFrame({"image_id": cohort["image_id"], "task": task, "score": score}))
     return cohort, pd.concat(parts, ignore_index=True)
@@ -401,35 +406,41 @@ def score_table(rng, prevalences, n_patients=3000, gap=0.06):
 
 def noisy_arm(rng, cohort, predictions, noise=0.3, gap=0.06):
     """Other scores of the same law: the latent z becomes (z + noise) / sqrt(1 + noise^2), so nothing changed."""
-    female = np.tile((cohort["sex"] == "female").to_numpy(), predictions["task"].nunique())
-    truth = np.concatenate([cohort[f"y_{task}"] for task in predictions["task"].unique()]) == 1
+    tasks = predictions["task"].unique()
+    female = np.tile(cohort["female"].to_numpy(), len(tasks))
+    truth = np.concatenate([cohort[f"y_{task}"] for task in tasks]) == 1
     cut = np.where(truth, norm.ppf(TPR - gap * female), norm.ppf(FPR))
     latent = cut - metrics.logit(predictions["score"].to_numpy())
     latent = (latent + noise * rng.normal(size=len(latent))) / np.hypot(1, noise)
     return predictions.assign(score=1 / (1 + np.exp(-(cut - latent))))
 
 
-def strata_of_scores(cohort, arms, tasks) -> list[Stratum]:
-    strata = []
-    for task in tasks:
-        decisions = np.stack([(arm.loc[arm["task"] == task, "score"] >= 0.5).to_numpy() for arm in arms])
-        truth = cohort[f"y_{task}"].to_numpy()
-        strata += [rate(decisions, truth == 1), rate(decisions, truth == 0)]
-    return strata
+def trials(rng, n, prevalences, make_arms, batch=25):
+    """Yield (seed, groups (patients, 2), strata TPR and FPR of each task) of n trials of PATIENTS patients."""
+    for first in range(0, n, batch):
+        size = min(batch, n - first)
+        cohort, clean = score_table(rng, prevalences, size)
+        arms = [clean, *make_arms(cohort, clean, first)]
+        shape = (len(prevalences), size, PATIENTS)
+        decisions = np.stack([arm["score"].to_numpy().reshape(shape) >= 0.5 for arm in arms])
+        truth = np.stack([cohort[f"y_{task}"] for task in prevalences]).reshape(shape)
+        codes = cohort[["female", "race"]].to_numpy(dtype=int).reshape(size, PATIENTS, 2)
+        for i in range(size):
+            strata = [
+                rate(decisions[:, task, i], truth[task, i] == label) for task in range(len(truth)) for label in (1, 0)
+            ]
+            yield first + i, codes[i], strata
 
 
 def score_null(scale):
     """Null and placebo: how often is a family, or a cell, flagged?"""
     rng, n = np.random.default_rng(13), scale(1000)
-    prevalences = {"common": 0.40, "less": 0.16, "rare": 0.08}
     family = {(arm, name): [] for arm in ("null", "placebo") for name in ("sex", "race")}
     cells = {key: [0, 0] for key in family}
-    for seed in range(n):
-        cohort, clean = score_table(rng, prevalences)
-        arms = [clean, noisy_arm(rng, cohort, clean), placebo(clean, cohort, ["sex", "race"], share=0.2, seed=seed)]
-        codes = np.stack([(cohort["sex"] == "female").astype(int), pd.factorize(cohort["race"], sort=True)[0]], axis=1)
-        results = resample_means(np.arange(len(cohort)), codes, strata_of_scores(cohort, arms, prevalences), [2, 6],
-                                 n_boot=499, seed=seed)  # fmt: skip
+    make_arms = lambda cohort, clean, seed: [noisy_arm(rng, cohort, clean),
+                                             placebo(clean, cohort, "cell", share=0.2, seed=seed)]  # fmt: skip
+    for seed, codes, strata in trials(rng, n, {"common": 0.40, "less": 0.16, "rare": 0.08}, make_arms):
+        results = resample_means(np.arange(PATIENTS), codes, strata, [2, 6], n_boot=499, seed=seed)
         for name, result in zip(("sex", "race"), results):
             question = contrast(result)
             p = question.p_value()
@@ -449,42 +460,44 @@ def score_null(scale):
 def score_planted(scale):
     """A planted change of .10: found and covered; the minimal detectable effect against simulated power."""
     for prevalence in (0.40, 0.16, 0.08):
-        rng, n = np.random.default_rng(14), scale(1000)
-        patients, own, base_se, flips, found, covered, estimates = 3000, TPR - 0.06, [], [], [], [], []
-        for seed in range(60):
-            cohort, clean = score_table(rng, {"task": prevalence})
-            question, arms = planted_question(rng, cohort, clean, 0.0, seed, n_boot=2)
-            base_se.append(question.se[0, 0, 1])
-        n_group = patients * prevalence * SEX[1]
-        effect = 0.10 if prevalence == 0.40 else float(minimal_detectable_effect(np.mean(base_se), n_group=n_group))
-        for seed in range(n):
-            cohort, clean = score_table(rng, {"task": prevalence})
-            question, arms = planted_question(rng, cohort, clean, effect / own, seed)
+        rng, n, own = np.random.default_rng(14), scale(1000), TPR - 0.06
+        base = [question.se[0, 0, 1] for question in planted_questions(rng, 50, prevalence, 0.0, n_boot=2)]
+        plain = float(minimal_detectable_effect(np.mean(base)))
+        n_group = PATIENTS * prevalence * SEX[1]
+        effect = 0.10 if prevalence == 0.40 else float(minimal_detectable_effect(np.mean(base), n_group=n_group))
+        found, covered, estimates = [], [], []
+        for question in planted_questions(rng, n, prevalence, effect / own):
             low, high = (bound[0, 0, 1] for bound in question.interval())
             found.append(question.p_value()[0, 0, 1] <= 0.05)
             covered.append(low <= -effect <= high)
             estimates.append(question.estimate[0, 0, 1])
-            flips.append(np.mean((arms[0]["score"] >= 0.5) != (arms[1]["score"] >= 0.5)))
         setting = f"3 000 patients, prevalence {prevalence:.2f}, TPR -{effect:.3f}"
         if prevalence == 0.40:
             note("score", "planted change: power", setting, n, np.mean(found), 0.9, None)
         else:
             note("score", "planted MDE (power .80 promised): power", setting, n, np.mean(found), 0.75, 0.85)
-            plain = float(minimal_detectable_effect(np.mean(base_se)))
             note("score", "MDE without the effect's own flips (2.80 SE)", setting, n, plain, None, None)
+            weak = [
+                question.p_value()[0, 0, 1] <= 0.05
+                for question in planted_questions(rng, n // 2, prevalence, plain / own)
+            ]
+            note("score", "  its true power", setting, n // 2, np.mean(weak), None, None)
         note("score", "planted change: coverage of 95 %", setting, n, np.mean(covered), 0.93, 0.97)
         note("score", "planted change: mean estimate + effect", setting, n, np.mean(estimates) + effect, -0.005, 0.005)
 
 
-def planted_question(rng, cohort, clean, share, seed, n_boot=999):
-    """DiD of a noisy arm in which a share of the females' true positives is flipped besides; and both arms."""
-    arm = noisy_arm(rng, cohort, clean)
-    if share:
-        arm = planted(arm, cohort, "sex", "female", thresholds=0.5, share=share, seed=seed)
-    female = (cohort["sex"] == "female").astype(int)
-    strata = strata_of_scores(cohort, [clean, arm], ["task"])[:1]
-    (result,) = resample_means(np.arange(len(cohort)), female, strata, [2], n_boot=n_boot, seed=seed, reference=0)
-    return contrast(result), [clean, arm]
+def planted_questions(rng, n, prevalence, share, n_boot=499):
+    """DiD of n noisy arms in which a share of the females' true positives is flipped besides."""
+
+    def make_arms(cohort, clean, seed):
+        arm = noisy_arm(rng, cohort, clean)
+        return [planted(arm, cohort, "sex", "female", thresholds=0.5, share=share, seed=seed) if share else arm]
+
+    for seed, codes, strata in trials(rng, n, {"task": prevalence}, make_arms):
+        (result,) = resample_means(
+            np.arange(PATIENTS), codes[:, 0], strata[:1], [2], n_boot=n_boot, seed=seed, reference=0
+        )
+        yield contrast(result)
 
 
 SECTIONS = {"A": point_metrics, "B": engine, "C1": null_p_values, "C2": published_test, "C3": injected,
@@ -496,21 +509,30 @@ README = """# Calibration of the audit
 Does the inference keep its promises where the truth is known? One row of `calibration.csv` is one acceptance test.
 All data are simulated. `low` and `high` bound the figure that was promised; empty: nothing was, the row informs.
 
-- Command: `python benchmarks/calibration.py{options}`
+- Command: `python benchmarks/calibration.py{options} --out results/calibration` (in parts with `--only`)
 - Commit: {commit}
 - Seeds: fixed in the source, one for each section
 - CPU time: {seconds:.0f} s on one core; {n} tests, {missed} missed
 """
 
 
-def write(folder: Path, seconds: float, options: str) -> None:
-    """Put the table and how it was made into `folder`."""
+def write(folder: Path, options: str) -> None:
+    """Put the table and how it was made into `folder`; sections that were not run keep their rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(ROWS).to_csv(folder / "calibration.csv", index=False, float_format="%.6g")
+    table, file = pd.DataFrame(ROWS), folder / "calibration.csv"
+    if file.exists():
+        before = pd.read_csv(file)
+        table = pd.concat(
+            [before[~before["section"].isin(table["section"])], table.astype({"low": float, "high": float})]
+        )
+    order = {name: i for i, name in enumerate(SECTIONS)}
+    table = table.sort_values("section", key=lambda column: column.map(order), kind="stable")
+    table.to_csv(file, index=False, float_format="%.6g")
     root = Path(__file__).resolve().parents[1]
     asked = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    text = README.format(options=options, commit=asked.stdout.strip() or "unknown", seconds=seconds, n=len(ROWS),
-                         missed=sum(not row["holds"] for row in ROWS))  # fmt: skip
+    text = README.format(options=options, commit=asked.stdout.strip() or "unknown", n=len(table),
+                         seconds=table.groupby("section")["section_cpu_s"].first().sum(),
+                         missed=int((~table["holds"].astype(bool)).sum()))  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -524,12 +546,14 @@ def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)
     start = time.process_time()
     for name in arguments.only or SECTIONS:
-        before = time.process_time()
+        before, first = time.process_time(), len(ROWS)
         SECTIONS[name](scale)
-        print(f"  {name}: {time.process_time() - before:.1f} s CPU", flush=True)
+        spent = round(time.process_time() - before, 1)
+        print(f"  {name}: {spent} s CPU", flush=True)
+        ROWS[first:] = [{"section": name} | row | {"section_cpu_s": spent} for row in ROWS[first:]]
+        if arguments.out:
+            write(arguments.out, " --quick" if arguments.quick else "")
     seconds = time.process_time() - start
-    if arguments.out:
-        write(arguments.out, seconds, " --quick" if arguments.quick else "")
     report = Report("calibration")
     for row in ROWS:
         goal = f"[{row['low']}, {row['high']}]" if row["low"] is not None or row["high"] is not None else ""
