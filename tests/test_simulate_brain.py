@@ -131,6 +131,13 @@ def test_without_inversion_the_fluid_is_the_brightest():
     assert np.array_equal(flair.masks, t2.masks)
 
 
+def test_a_sequence_that_nulls_white_matter_still_has_noise():
+    t1 = brain.TISSUES["white"][0]
+    null = t1 * math.log(2 / (1 + math.exp(-9000 / t1)))
+    image = render(BrainPatient((5,)), 64, 1, sequence=Sequence(ti_ms=null)).images[0]
+    assert np.isfinite(image).all() and 0.02 < image[image > 0].mean() < 0.9
+
+
 def test_air_is_rayleigh_and_white_matter_has_the_asked_snr():
     residual, air = [], []
     for person in people(6, snr=20.0):

@@ -69,9 +69,12 @@ def signal(tissue: str, sequence: Sequence = SEQUENCE) -> float:
 
 @lru_cache(maxsize=16)
 def signal_table(sequence: Sequence) -> SimpleNamespace:
-    """Image value of each tissue: one receiver gain per sequence, whatever the patient, so that none clips."""
-    values = {tissue: signal(tissue, sequence) for tissue in TISSUES}
-    gain = min(WHITE_LEVEL / values["white"], 0.9 / max(values.values()))
+    """Image value of each tissue: one receiver gain per sequence, whatever the patient, so that none clips.
+
+    `reference` is what white matter would give with the default sequence: the noise of the receiver is set against it.
+    """
+    values = {tissue: signal(tissue, sequence) for tissue in TISSUES} | {"reference": signal("white")}
+    gain = min(WHITE_LEVEL / max(values["white"], 1e-6), 0.9 / max(signal(tissue, sequence) for tissue in TISSUES))
     return SimpleNamespace(**{tissue: F32(gain * value) for tissue, value in values.items()})
 
 
@@ -94,7 +97,7 @@ class BrainPatient:
     conspicuity : float
         1 leaves the tumour as it is; its contrast is multiplied by conspicuity^0.4.
     snr : float
-        White-matter signal over the standard deviation of the noise in one channel, in the rendered pixels.
+        White-matter signal (default sequence) over the standard deviation of the noise in one channel, per pixel.
     """
 
     exogenous: tuple[int, ...]
@@ -236,8 +239,8 @@ def _displacement(warps, points) -> np.ndarray:
 
 
 def _slice(person, size, index, offset, values, tumour):
-    """One slice: image, mask, k-space, latents. Tissue is drawn on a grid 1.25 times finer than the image."""
-    fine = 2 * round(0.625 * size)
+    """One slice: image, mask, k-space, latents. Tissue is drawn on a grid 1.2 times finer than the image."""
+    fine = 2 * round(0.6 * size)
     x, y, z, shading, inside = _geometry(person, size, fine, offset, tumour)
     head = [axis.ravel()[inside] for axis in _head(person, _axis(size, fine), offset)]
     tissue = _tissue(person, (x, y, z), _look_up(_atlas().maps, (x, y, z)), values)
@@ -251,7 +254,7 @@ def _slice(person, size, index, offset, values, tumour):
     flat = np.zeros((3, fine * fine), F32)
     flat[:, inside] = level, abnormal, tissue.brain
     level, abnormal, brain = flat.reshape(3, fine, fine)
-    image, spectrum = _acquire(person, level, size, index, values.white)
+    image, spectrum = _acquire(person, level, size, index, values.reference / person.snr)
     abnormal, brain = _shrink(np.stack([abnormal, brain]), size)
     stripped = brain > 0.5
     mask = (abnormal > 0.5) & stripped
@@ -282,7 +285,7 @@ def _head(person, axis, offset):
     return x, y, z
 
 
-GRID = 44  # knots per side on which the smooth displacements are computed
+GRID = 40  # knots per side on which the smooth displacements are computed
 
 
 def _geometry(person, size, fine, offset, tumour):
@@ -361,7 +364,7 @@ def _white_matter_lesions(person, y, white, white_now, potential, patch):
     return np.clip(around * np.clip(1.5 * white_now, 0, 1) + foci * white_now, 0, 1)
 
 
-def _acquire(person, level, size, index, white):
+def _acquire(person, level, size, index, noise_sd):
     """Crop the k-space of a finer object (point spread and Gibbs ringing), add complex noise: magnitude, k-space."""
     fine = level.shape[0]
     a, b, c, d, e = person.phase
@@ -373,7 +376,7 @@ def _acquire(person, level, size, index, white):
     spectrum = spectrum[low : low + size, low : low + size] * F32(size / fine)
     rng = np.random.default_rng(np.random.SeedSequence(person.exogenous, spawn_key=(1, index)))
     noise = rng.standard_normal((size, size, 2), dtype=F32).view(np.complex64)[..., 0]
-    spectrum += F32(white / person.snr) * noise
+    spectrum += F32(noise_sd) * noise
     image = scipy.fft.fftshift(scipy.fft.ifft2(scipy.fft.ifftshift(spectrum), norm="ortho"))
     return np.abs(image), spectrum
 

@@ -33,7 +33,7 @@ def trilinear(volume: np.ndarray, points) -> np.ndarray:
     rows = volume.reshape(-1, n_channels)
     (i, u), (j, v), (k, w) = (split(axis) for axis in points)
     corner = (i * n_y + j) * n_z + k
-    u, v, w = (np.repeat(part, n_channels).reshape(-1, n_channels) for part in (u, v, w))
+    u, v, w = (np.repeat(part, n_channels).reshape(-1, n_channels) for part in (u, v, w))  # full size: much faster
 
     def mix(low, high, part):  # low + part (high - low), in the memory of `high`
         high -= low
