@@ -87,9 +87,8 @@ class Source:
         known = {name.lower() for name in wanted}
         found = sorted((n for n in self.names if n.rpartition("/")[2].lower() in known), key=lambda n: (len(n), n))
         if not found and required:
-            raise FileNotFoundError(
-                f"no {' or '.join(wanted)} in {self.path}: give the folder or archive as downloaded"
-            )
+            names = " or ".join(wanted)
+            raise FileNotFoundError(f"no {names} in {self.path}: give the folder or archive as downloaded")
         if len({self.read(name) for name in found}) > 1:
             raise ValueError(f"{self.path} holds {' and '.join(found[:2])}, which differ: leave only one there")
         return found[0] if found else None
@@ -217,16 +216,20 @@ def natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def read_csv(source: Source, name: str, columns: Iterable[str]) -> pd.DataFrame:
-    """A table of the source as texts, blanks "", with at least `columns`.
+def read_csv(source: Source | None, name: str, columns: Iterable[str]) -> pd.DataFrame:
+    """A table of the source (or, without one, of the file system) as texts, blanks "", with at least `columns`.
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     ValueError
         The file is damaged, or lacks a column; the message names both, and the columns that are there.
     """
+    if source is None and not Path(name).exists():
+        raise FileNotFoundError(f"no table {name}: give the path of the file")
+    data = io.BytesIO(Path(name).read_bytes() if source is None else source.read(name))
     try:
-        data = io.BytesIO(source.read(name))
         frame = pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="replace")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{name} is not a whole CSV table ({error}): fetch it again") from error
@@ -473,9 +476,7 @@ def check_counts(found: dict[str, int], expected: dict[str, int]) -> list[str]:
     lines = []
     for what, wanted in expected.items():
         n = found[what]
-        verdict = (
-            "complete" if n == wanted else "partial" if n < wanted else "more than there should be: look at SOURCE"
-        )
+        verdict = "complete" if n == wanted else "partial" if n < wanted else "too many: look at SOURCE"
         lines.append(f"{what}: {n} of {wanted}, {verdict}")
     return lines
 
@@ -484,7 +485,7 @@ def run(main: Callable[[list[str] | None], object]) -> None:
     """Call a script's `main`; an expected error ends it with one line instead of a traceback."""
     try:
         main(None)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"{error}\nNothing that was converted so far is lost: the same command goes on.") from None
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; the same command goes on from here") from None

@@ -10,8 +10,8 @@ Clinical Center. Not for clinical use. Cite Wang et al., CVPR 2017, doi:10.1109/
 Scaled to [0, 1] per image by its minimum and maximum, as the published code does with its radiographs; the source's
 8 bits carry no unit either. `--scale fixed` divides by 255 instead. Tasks: the 14 findings, read by a program from
 reports (its authors expect more than 90 % of the labels to be right); "No Finding" is 0 in all 14. Effusion becomes
-pleural_effusion, to agree with the other chest cohorts. Covariates: x_view (ap or pa; AP patients are sicker, so view is
-a confounder) and x_follow_up. A patient has many images: splits are by patient. Race is not recorded.
+pleural_effusion, to agree with the other chest cohorts. Covariates: x_view (ap or pa; AP patients are sicker, so view
+is a confounder) and x_follow_up. A patient has many images: splits are by patient. Race is not recorded.
 
 Known blemishes: ages above 120 (typing errors such as 411 in the table of 2017) become unknown; ages written as
 058Y, 011M, 020D are read. A few hundred files have four channels: they are turned into grey. Several images are

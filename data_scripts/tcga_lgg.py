@@ -9,7 +9,7 @@ Cite Buda, Saha, Mazurowski 2019, doi:10.1016/j.compbiomed.2019.05.002, and TCGA
 
 Image: channel 1 of 3 (before contrast, FLAIR, after contrast), axial, 256 px, not skull-stripped. Mask: the FLAIR
 abnormality. Scaled to [0, 1] per slice by its minimum and maximum, as the published code does and because MRI has no
-unit; `--scale fixed` divides by 255 instead and keeps a patient's slices comparable (their publisher scaled them alike).
+unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave.
 Tasks: tumour_grade (1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask),
 astrocytoma and oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a
 column IDH1 or `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates:
@@ -66,8 +66,7 @@ def read_patients(source: Source, idh1_table: str | None) -> tuple[dict[str, dic
     name = source.find("data.csv")
     table = read_csv(source, name, COLUMNS)
     if idh1_table:
-        folder, _, file = str(idh1_table).replace("\\", "/").rpartition("/")
-        extra = read_csv(Source(folder or "."), file, ["Patient", "IDH1"])
+        extra = read_csv(None, idh1_table, ["Patient", "IDH1"])
         extra["Patient"] = extra["Patient"].str.replace("-", "_")
         table = table.drop(columns="IDH1", errors="ignore").merge(extra[["Patient", "IDH1"]], how="left").fillna("")
     patients, notes = {}, []
