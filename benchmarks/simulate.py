@@ -49,7 +49,7 @@ def milliseconds(name: str, size: int, n: int) -> list[float]:
 
 
 class Stopwatch:
-    """Own time of every function of some modules: wrapped while the `with` block runs."""
+    """Own CPU time of every function of some modules: wrapped while the `with` block runs."""
 
     def __init__(self, modules):
         self.modules, self.own, self.stack, self.saved = modules, defaultdict(float), [], []
@@ -74,9 +74,9 @@ class Stopwatch:
         @functools.wraps(function)
         def timed(*args, **kwargs):
             self.stack.append(0.0)
-            start = time.perf_counter()
+            start = time.process_time()
             result = function(*args, **kwargs)
-            spent = time.perf_counter() - start
+            spent = time.process_time() - start
             self.own[function.__name__.strip("_")] += spent - self.stack.pop()
             if self.stack:
                 self.stack[-1] += spent
