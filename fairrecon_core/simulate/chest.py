@@ -51,7 +51,7 @@ SEVERITY_FLOOR: dict[str, float] = {
     "pneumothorax": 0.30,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
-    "fracture": 1.20,
+    "fracture": 1.00,
     "support_devices": 0.30,
 }
 SEVERITY_SCALE: dict[str, float] = {

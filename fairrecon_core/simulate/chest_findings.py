@@ -182,7 +182,7 @@ def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random
             continue
         own_side = x * this > 0
         if site.supine and layered:
-            veil = saturating(amount, 0.8, 0.45) * step((y - (3.5 - 2.5 * amount)) / 2.2)
+            veil = saturating(amount, 0.8, 0.55) * step((y - (3.5 - 2.5 * amount)) / 2.2)
             layers.fluid += veil * own_side
             continue
         lateral = np.clip((np.abs(x) / HALF_WIDTH - 0.5) / 0.5, 0, 1.1)
