@@ -365,6 +365,7 @@ def drawn_overlaps(cohort, level):
     return pd.concat(parts, ignore_index=True)
 
 
+# %%
 first = next(iter(cohorts))
 has_overlap = run.has("overlap")
 if has_overlap:

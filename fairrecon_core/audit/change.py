@@ -112,7 +112,7 @@ def audit_change(
             matched, rows, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
         )
     rows = signed_rows(parts, names, name, choices) + gap_rows(parts, name, choices)
-    rows += nested_rows(matched, parts, codes, names, name, choices)
+    rows += nested_rows(matched, parts, codes, names, choices)
     constant = {"cohort": matched.cohort, "baseline_arm": baseline_arm, "attribute": name, "n_boot": n_boot}
     table = pd.DataFrame(rows).assign(**constant)
     decided = table["metric"].isin(["tpr", "fpr", "flip_rate", "eop", "fpr_gap", "eodd", "flip_rate_gap"])

@@ -14,7 +14,18 @@ TEXT = ("image_id", "patient_id", "cohort", "arm", "task")  # read as categories
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the audit; prints the summary, returns 0, or 2 with one line on stderr when the tables do not fit."""
+    """Run the audit and print its summary.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; default: the command line's.
+
+    Returns
+    -------
+    status : int
+        0, or 2 with one line on stderr when the tables do not fit.
+    """
     options = _parser().parse_args(argv)
     try:
         table = audit_change(

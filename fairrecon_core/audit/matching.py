@@ -44,7 +44,13 @@ class Matched:
 
 
 def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=None, rule="sens_spec", split="test"):
-    """Match a predictions, overlap or quality table with its cohort; parameters as in `change.audit_change`.
+    """Match a predictions, overlap or quality table with its cohort.
+
+    Parameters
+    ----------
+    predictions, cohort : DataFrame
+    baseline_arm, arms, thresholds, rule, split
+        As in `change.audit_change`.
 
     Returns
     -------

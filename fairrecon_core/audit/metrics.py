@@ -3,7 +3,8 @@
 Conventions: one entry per image; `truth` is 0, 1 or NaN (not recorded, left out), `decision` is 0 or 1, `score` a
 probability in [0, 1], `subgroup` a name. The subgroup "unknown" (or a missing name) is kept and counted, and left
 out of every gap. What cannot be estimated is NaN with its support beside it, never 0 or 1; support is counted in
-patients, because two images of one patient are not two witnesses.
+patients (`patient_id`; without it every image is its own patient), because two images of one patient are not two
+witnesses; a value that rests on fewer than `min_support` patients is NaN. What cannot be right is a ValueError.
 
 Who computes what: fairlearn's `equalized_odds_difference` is `eodd(agg="max")`, with `agg="mean"` it is the paper's
 and our default; aif360's `average_odds_error` is `agg="mean"` for two subgroups; FairMedFM and MEDFAIR print
@@ -223,7 +224,7 @@ def flip_rate(decision, baseline_decision, subgroup, *, patient_id=None, min_sup
 
 
 def logit_shift(score, baseline_score, truth, subgroup, *, patient_id=None, min_support: int = 1) -> pd.DataFrame:
-    """Mean change of the logit, per subgroup (rows) and label (columns 0, 1); 0 is unchanged, positive is upwards."""
+    """Mean change of the logit from `baseline_score`, per subgroup (rows) and label (columns 0, 1); 0 is unchanged."""
     score, baseline, truth, subgroup, patient = _aligned(score, baseline_score, truth, subgroup, patient_id)
     shift, truth = logit(score) - logit(baseline), _binary(truth, "truth")
     columns = {

@@ -127,6 +127,13 @@ def published_psnr_gap(psnr_db, subgroup, *, n_boot=1000, seed=0, resamples=None
     The best and the worst subgroup are picked on the data and then kept in all resamples, and the test is one-sided:
     with six subgroups and several images a patient it calls pure noise significant four times in five.
 
+    Parameters
+    ----------
+    psnr_db, subgroup : array-like, shape (n,)
+        Of each image (chest) or patient (brain).
+    n_boot, seed, resamples
+        As in `published_classification`.
+
     Returns
     -------
     dict
@@ -159,6 +166,9 @@ def published_audit(
     ----------
     predictions, cohort : DataFrame
         `image_id arm task score`; `image_id`, `y_<task>` and the attribute. A task without both labels is left out.
+    attribute : str or list of str
+        Column of the cohort; several give their intersections.
+    baseline_arm : str
     unknown : {"drop", "keep"}
         Whether rows of subgroup "unknown" are left out or form a subgroup.
     **choices

@@ -2,7 +2,8 @@
 
 Three kinds, described in `change.py`: signed (subgroup against reference) and within one subgroup; max-min; and nested,
 where the choice of a sample and a training seed counts as uncertainty. Axes as in `groups.py`: S strata (here one), A
-conditions with the baseline first, G subgroups.
+conditions with the baseline first, G subgroups. Throughout: `parts` are the resampled strata, `names` the subgroups,
+`attribute` is what they are subgroups of, `choices` what the caller decided.
 """
 
 import dataclasses
@@ -42,6 +43,7 @@ class Choices:
     family: str
 
     def margin_of(self, unit: str) -> float:
+        """Equivalence margin of a unit."""
         if isinstance(self.margin, dict):
             return self.margin.get(unit, OTHER_MARGINS.get(unit, 0.05))
         return OTHER_MARGINS.get(unit, self.margin)
@@ -70,7 +72,18 @@ def _kind(metric: str) -> str:
 
 
 def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Choices) -> list[dict]:
-    """Signed rows (subgroup against reference) and rows within one subgroup."""
+    """Signed rows (subgroup against reference) and rows within one subgroup.
+
+    Parameters
+    ----------
+    parts, names, attribute, choices
+        As throughout this file.
+
+    Returns
+    -------
+    rows : list of dict
+        With the columns of the audit table that differ between rows.
+    """
     adjusted, families = _adjusted(parts, attribute, choices)
     rows = []
     for part, p_adjusted, family in zip(parts, adjusted, families):
@@ -302,8 +315,18 @@ def _verdict(changed: bool, within: bool) -> str:
     return "equivalent" if within else "undetermined"
 
 
-def nested_rows(matched: Matched, parts, codes, names, attribute, choices: Choices) -> list[dict]:
-    """TPR and FPR differences in differences in which the choice of sample and training seed is uncertain, too."""
+def nested_rows(matched: Matched, parts, codes, names, choices: Choices) -> list[dict]:
+    """TPR and FPR differences in differences in which the choice of sample and training seed is uncertain, too.
+
+    Parameters
+    ----------
+    matched : Matched
+        Holds each replicate's decisions.
+    parts, names, choices
+        As throughout this file.
+    codes : int array, shape (images,)
+        Subgroup of every image, -1 unknown.
+    """
     rows = []
     for part in parts:
         if part.metric not in ("tpr", "fpr") or part.task not in matched.per_seed or part.result.reference == "rest":

@@ -61,7 +61,10 @@ def choose_threshold(scores, truth, rule: str = "sens_spec") -> float:
 
 
 def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Every distinct threshold from high to low with its TPR and FPR, and the prevalence; empty without both labels."""
+    """Every distinct threshold from high to low with its TPR and FPR, and the prevalence of `truth` 1.
+
+    Empty without both labels; ValueError if `scores` and `truth` differ in shape or a score is no probability.
+    """
     scores, truth = probabilities(scores), np.asarray(truth, dtype=float)
     if scores.shape != truth.shape:
         raise ValueError(f"one label per score expected, got {truth.shape} for {scores.shape}")
