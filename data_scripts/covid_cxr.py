@@ -5,18 +5,18 @@
 
 SOURCE is the clone, or GitHub's zip of it: `metadata.csv` and `images/<filename>`. Licences differ per image and are
 kept in x_license (CC BY, CC BY-NC-SA, CC BY-SA ...; some are blank); the table is CC BY-NC-SA. Not for clinical use.
-Cite Cohen et al. 2020, arXiv:2006.11988. The collection shows that a pipeline runs on real radiographs; it supports no
-claim: hospital, country and journal go with finding, sex and age.
+Cite Cohen et al. 2020, arXiv:2006.11988. The collection shows that a pipeline runs on real radiographs; it supports
+no claim: hospital, country and journal go with finding, sex and age.
 
 Taken are frontal X-rays: views PA, AP, AP Supine, AP Erect. Lateral views and CT are left out. Scaled to [0, 1] per
-image by its minimum and maximum, as the published code does, since these are screenshots of all kinds; `--scale fixed`
-divides by the largest number of the file's type. Tasks: findings and the kinds of pneumonia above them (viral,
+image by its minimum and maximum, as the published code does, since these are screenshots of all kinds; `--scale
+fixed` divides by the largest number of the file's type. Tasks: findings and the kinds of pneumonia above them (viral,
 bacterial, fungal) that at least `--min-patients` patients have (default 10) and as many have not; of two tasks with
-the same labels (fungal, pneumocystis) only the finer one. A finding recorded is 1, and so is what it is a kind of; what it may turn out to be is not recorded (NaN: "Pneumonia" alone says nothing on
-COVID-19), anything else is 0. ARDS is a severity and not a cause: alone, it leaves pneumonia and its kinds unrecorded.
-"todo" and "Unknown" are no finding at all: every label NaN.
-Covariates: x_view, x_offset_days (since symptoms or admission), x_source (host of the page it came from), x_license.
-Dates, hospitals and clinical notes are dropped. Race is not recorded.
+the same labels (fungal, pneumocystis) only the finer one. A finding recorded is 1, and so is what it is a kind of;
+what it may turn out to be is not recorded (NaN: "Pneumonia" alone says nothing on COVID-19), anything else is 0. ARDS
+is a severity and not a cause: alone, it leaves pneumonia and its kinds unrecorded. "todo" and "Unknown" are no
+finding at all: every label NaN. Covariates: x_view, x_offset_days (since symptoms or admission), x_source (host of
+the page it came from), x_license. Dates, hospitals and clinical notes are dropped. Race is not recorded.
 
 Known blemishes: files listed under two patients (four of them, two pairs): those are one person, so the patients are
 merged and the repeated rows dropped. A third of the ages and a few sexes are missing: unknown. Arrows, letters and

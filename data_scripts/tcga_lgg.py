@@ -3,22 +3,22 @@
     kaggle datasets download mateuszbuda/lgg-mri-segmentation
     python data_scripts/tcga_lgg.py lgg-mri-segmentation.zip runs/cohorts/tcga_lgg --folds 3
 
-SOURCE is that zip or its unpacked folder: `kaggle_3m/<case>/<case>_<slice>.tif`, `..._mask.tif`, `data.csv`.
-Licence: CC BY-NC-SA 4.0 (the Kaggle release of M. Buda; the images come from TCIA, TCGA-LGG). Not for clinical use.
-Cite Buda, Saha, Mazurowski 2019, doi:10.1016/j.compbiomed.2019.05.002, and TCGA-LGG, doi:10.7937/K9/TCIA.2016.L4LTD3TK.
+SOURCE is that zip or its unpacked folder: `kaggle_3m/<case>/<case>_<slice>.tif`, `..._mask.tif`, `data.csv`. Licence:
+CC BY-NC-SA 4.0 (the Kaggle release of M. Buda; the images come from TCIA, TCGA-LGG). Not for clinical use. Cite Buda,
+Saha, Mazurowski 2019, doi:10.1016/j.compbiomed.2019.05.002, and TCGA-LGG, doi:10.7937/K9/TCIA.2016.L4LTD3TK.
 
 Image: channel 1 of 3 (before contrast, FLAIR, after contrast), axial, 256 px, not skull-stripped. Mask: the FLAIR
 abnormality. Scaled to [0, 1] per slice by its minimum and maximum, as the published code does and because MRI has no
-unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave.
-Tasks: tumour_grade (1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask),
-astrocytoma and oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a
-column IDH1 or `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates:
-x_site (tissue source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a
-number without legend), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
+unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave. Tasks: tumour_grade
+(1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask), astrocytoma and
+oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a column IDH1 or
+`--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site (tissue
+source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
+without legend), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
 
 Known blemishes: TCGA_HT_A61B has no clinical values, so its sex, age, race and labels are unknown; race or grade is
-blank for a few others. A missing sequence is a copy of FLAIR in the source, which does not matter here. The Kaggle zip
-holds every file twice; one copy is read. Case names carry the date of the exam: it is dropped.
+blank for a few others. A missing sequence is a copy of FLAIR in the source, which does not matter here. The Kaggle
+zip holds every file twice; one copy is read. Case names carry the date of the exam: it is dropped.
 """
 
 import re

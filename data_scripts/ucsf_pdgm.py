@@ -4,24 +4,25 @@
     python data_scripts/ucsf_pdgm.py PKG-UCSF-PDGM runs/cohorts/ucsf_pdgm
     python data_scripts/ucsf_pdgm.py PKG-UCSF-PDGM --tables-only     # the paper's Table 1, needs the table alone
 
-SOURCE is the folder of the TCIA download, doi:10.7937/tcia.bdgf-8v37 (142 GB, NIfTI): `UCSF-PDGM-<number>_nifti/` with
-`..._FLAIR.nii.gz` and `..._tumor_segmentation.nii.gz`. The table `UCSF-PDGM-metadata_v2.csv` (or v5) comes as a file of its
-own: lay it into SOURCE or name it with --metadata. Licence: CC BY 4.0. Cite Calabrese et al. 2022,
+SOURCE is the folder of the TCIA download, doi:10.7937/tcia.bdgf-8v37 (142 GB, NIfTI): `UCSF-PDGM-<number>_nifti/`
+with `..._FLAIR.nii.gz` and `..._tumor_segmentation.nii.gz`. The table `UCSF-PDGM-metadata_v2.csv` (or v5) comes as a
+file of its own: lay it into SOURCE or name it with --metadata. Licence: CC BY 4.0. Cite Calabrese et al. 2022,
 doi:10.1148/ryai.220058, and the doi above. Not for clinical use.
 
-Image: axial slices 60 to 130 of each exam's FLAIR (`--slices`), skull-stripped, 240 px, seen from below (the patient's
-right on the left, the face on top). Mask: the whole tumour, every label above 0; `--mask published` takes labels 1 and 2
-only (necrosis and oedema, without the enhancing part 4). Scaled to [0, 1] per slice by its minimum and maximum, as the
-published code does; `--scale volume` uses those of the whole exam and keeps its slices comparable. Tasks: tumour_grade
-(1 = WHO grade 4, 0 = 2 or 3), tumour_type (1 = glioblastoma, IDH-wildtype, 0 = any other). Covariates: x_exam,
-x_follow_up, x_slice, x_tumour, x_tumour_pixels (of the source's grid), x_grade, x_diagnosis, x_idh (wildtype, mutated).
-Young is up to 58 years, as in the paper, which calls 58 the median; the median of the table is 59.
+Image: axial slices 60 to 130 of each exam's FLAIR (`--slices`), skull-stripped, 240 px, seen from below (the
+patient's right on the left, the face on top). Mask: the whole tumour, every label above 0; `--mask published` takes
+labels 1 and 2 only (necrosis and oedema, without the enhancing part 4). Scaled to [0, 1] per slice by its minimum and
+maximum, as the published code does; `--scale volume` uses those of the whole exam and keeps its slices comparable.
+Tasks: tumour_grade (1 = WHO grade 4, 0 = 2 or 3), tumour_type (1 = glioblastoma, IDH-wildtype, 0 = any other).
+Covariates: x_exam, x_follow_up, x_slice, x_tumour, x_tumour_pixels (of the source's grid), x_grade, x_diagnosis,
+x_idh (wildtype, mutated). Young is up to 58 years, as in the paper, which calls 58 the median; the median of the
+table is 59.
 
 Known blemishes: six of the 501 exams are follow-up scans of other six patients. The first tables hide this under
 numbers of their own (138, 175, 181, 278, 289, 315; sex, age, survival and MGMT index agree in all six pairs); from
-version 3 on the names say it (`UCSF-PDGM-0429_FU003d`). Both spellings are read, and a follow-up stays with its patient:
-495 patients. The paper counts and splits 501, so that a patient could be in training and test. Its Table 1 prints 147
-young patients where 155 + 92 = 247. Numbers have three digits in the table and four in the folders.
+version 3 on the names say it (`UCSF-PDGM-0429_FU003d`). Both spellings are read, and a follow-up stays with its
+patient: 495 patients. The paper counts and splits 501, so that a patient could be in training and test. Its Table 1
+prints 147 young patients where 155 + 92 = 247. Numbers have three digits in the table and four in the folders.
 """
 
 import gzip
@@ -53,10 +54,7 @@ ABOUT = {
 N_PATIENTS, N_EXAMS = 495, 501
 AGE_CUT_YEARS = 58  # of the paper; up to it is young
 TABLE_1 = {("male", "young"): 155, ("female", "young"): 92, ("male", "old"): 144, ("female", "old"): 110}
-FOLLOW_UPS = {  # number in the first tables -> patient, days after the first scan
-    138: (429, "FU003d"), 175: (396, "FU175d"), 181: (409, "FU001d"),
-    278: (431, "FU001d"), 289: (391, "FU016d"), 315: (433, "FU007d"),
-}  # fmt: skip
+FOLLOW_UPS = {138: 429, 175: 396, 181: 409, 278: 431, 289: 391, 315: 433}  # number in the first tables -> patient
 
 SEX = {"F": "female", "M": "male"}
 GRADE = {"2": 0, "3": 0, "4": 1}
@@ -69,25 +67,26 @@ GLIOBLASTOMA = {
 MASKS = {"whole": (1, 2, 3, 4), "published": (1, 2)}  # labels that count as tumour
 DIAGNOSIS = "Final pathologic diagnosis (WHO 2021)"
 COLUMNS = ["ID", "Sex", "Age at MRI", "WHO CNS Grade", DIAGNOSIS, "IDH"]
-EXAM = re.compile(r"UCSF-PDGM-(\d+)(?:_(FU\d+d))?")
+EXAM = re.compile(r"UCSF-PDGM-(\d+)(_FU\d+d)?")
 FILES = {"flair": "_FLAIR.nii.gz", "tumour": "_tumor_segmentation.nii.gz"}
 
 
 def exam_of(text: str) -> tuple[str, str] | None:
     """Patient and exam that an ID or a folder name means, follow-ups under either spelling; None if it is neither.
 
-    `UCSF-PDGM-004` and `UCSF-PDGM-0004_nifti` give ("UCSF-PDGM-0004", "UCSF-PDGM-0004").
+    `UCSF-PDGM-004` and `UCSF-PDGM-0004_nifti` give ("UCSF-PDGM-0004", "UCSF-PDGM-0004"); `UCSF-PDGM-138` and
+    `UCSF-PDGM-0429_FU003d_nifti` give ("UCSF-PDGM-0429", "UCSF-PDGM-0429_FU").
     """
     match = EXAM.match(text)
     if not match:
         return None
-    patient, follow_up = FOLLOW_UPS.get(int(match[1]), (int(match[1]), match[2]))
-    name = f"UCSF-PDGM-{patient:04}"
-    return name, f"{name}_{follow_up}" if follow_up else name
+    given = int(match[1])
+    name = f"UCSF-PDGM-{FOLLOW_UPS.get(given, given):04}"
+    return name, f"{name}_FU" if given in FOLLOW_UPS or match[2] else name
 
 
-def read_exams(source: Source, name: str) -> pd.DataFrame:
-    """The table of exams as a cohort's rows: patient_id, x_exam, sex, age_years, labels and covariates.
+def read_exams(source: Source | None, name: str) -> pd.DataFrame:
+    """The table of exams (`source`, `name` as for `read_csv`) as rows of a cohort: patient_id, x_exam, traits, labels.
 
     Raises
     ------
@@ -239,8 +238,8 @@ def complete_exams(exams: pd.DataFrame, volumes: dict, skip: bool) -> tuple[pd.D
     half = [exam for exam in exams["x_exam"] if len(volumes.get(exam, FILES)) < len(FILES)]
     if half and not skip:
         lacks = next(ending for kind, ending in FILES.items() if kind not in volumes[half[0]])
-        raise FileNotFoundError(f"{half[0]} has no file *{lacks} ({len(half)} such exams): fetch it again, or leave such "
-                                "exams out with --skip-incomplete")  # fmt: skip
+        raise FileNotFoundError(f"{half[0]} has no file *{lacks} ({len(half)} such exams): fetch it again, or leave "
+                                "such exams out with --skip-incomplete")  # fmt: skip
     there = exams[exams["x_exam"].map(lambda exam: len(volumes.get(exam, ())) == len(FILES))]
     unlisted = sorted(set(volumes) - set(exams["x_exam"]))
     notes = [f"{len(exams) - len(there)} exams of the table are not in the source"]
@@ -264,8 +263,7 @@ def main(argv: list[str] | None = None):
         raise ValueError(f"--slices takes a first and a last index from 0 on, got {arguments.slices}")
     source = Source(arguments.source)
     if arguments.metadata:
-        folder, _, name = arguments.metadata.replace("\\", "/").rpartition("/")
-        exams = read_exams(Source(folder or "."), name)
+        exams = read_exams(None, arguments.metadata)
     else:
         versions = [f"UCSF-PDGM-metadata{version}.csv" for version in ("", *(f"_v{i}" for i in range(1, 10)))]
         exams = read_exams(source, source.find(*versions))
