@@ -116,7 +116,7 @@ BUILT_IN = ("mri", "xray")  # modules of this package, imported when first asked
 
 
 def register(kind: type[Degradation]) -> type[Degradation]:
-    """Class decorator: make a degradation known under its `name`, which must be new."""
+    """Class decorator: make a degradation known under its `name`; ValueError if that is taken or missing."""
     if not kind.name or kind.modality not in ("mri", "xray"):
         raise ValueError(f"{kind.__name__} needs a name and a modality ('mri' or 'xray')")
     home = f"{__name__}.{kind.name}" if kind.name in BUILT_IN else kind.__module__
