@@ -13,7 +13,7 @@ from skimage.transform import radon as skimage_radon
 
 from fairrecon_core.degrade import degradation, noise_generator
 from fairrecon_core.degrade.bilinear import bilinear_beam
-from fairrecon_core.degrade.radon import backproject, fbp, radon
+from fairrecon_core.degrade.radon import _beam, backproject, fbp, radon
 from fairrecon_core.degrade.xray import (
     MODES,
     bowtie,
@@ -155,6 +155,12 @@ def test_the_filter_is_that_of_scikit_image():
         theirs = iradon(sinogram.numpy(), angles(180), filter_name=window, circle=False, output_size=64)
         assert relative(fbp(sinogram, 64, window), theirs) < 0.03
     assert relative(fbp(sinogram, 64, "ramp"), theirs) > 0.03, "the windows differ"
+
+
+def test_there_and_back_share_one_table():
+    _beam.cache_clear()
+    fbp(radon(torch.rand(20, 20)), 20)
+    assert _beam.cache_info().misses == 1
 
 
 def test_chunks_and_batches_change_no_bit():

@@ -54,6 +54,7 @@ def radon(images: Tensor, n_views: int | None = None, n_detectors: int | None = 
     if images.ndim not in (2, 3) or images.shape[-1] != images.shape[-2] or images.numel() == 0:
         raise ValueError(f"images are square, (B, N, N) or (N, N), got {tuple(images.shape)}: pad or crop first")
     size = images.shape[-1]
+    n_detectors = n_detectors or math.ceil(math.sqrt(2) * size)
     beam = _beam(size, n_views or size, n_detectors, _float(images), images.device)
     return _apply(images, beam.project, beam.backproject)
 
@@ -150,10 +151,10 @@ class ParallelBeam:
     or on either `side` of the detector's middle.
     """
 
-    def __init__(self, size: int, n_views: int, n_detectors: int | None = None, dtype=torch.float32, device="cpu"):
-        if size < 2 or n_views < 1 or (n_detectors or 1) < 1:
+    def __init__(self, size: int, n_views: int, n_detectors: int, dtype=torch.float32, device="cpu"):
+        if size < 2 or n_views < 1 or n_detectors < 1:
             raise ValueError(f"need at least 2 pixels, 1 view and 1 bin, got {size=}, {n_views=}, {n_detectors=}")
-        self.size, self.n_views, self.n_detectors = size, n_views, n_detectors or math.ceil(math.sqrt(2) * size)
+        self.size, self.n_views, self.n_detectors = size, n_views, n_detectors
         self.like = {"dtype": dtype, "device": device}
         steps, slope, kind = distinct_angles(n_views)
         slopes = torch.tan(steps * math.pi / n_views)  # (S,) in [0, 1]
@@ -296,8 +297,7 @@ def _waves(odd, factor, other, like, weight=None):
 
 
 @functools.lru_cache(maxsize=3)  # 41 MB of tables for 256 pixels and views, 514 MB for 512 and 804
-def _beam(size: int, n_views: int, n_detectors: int | None, dtype, device) -> ParallelBeam:
-    n_detectors = n_detectors or math.ceil(math.sqrt(2) * size)
+def _beam(size: int, n_views: int, n_detectors: int, dtype, device) -> ParallelBeam:
     return ParallelBeam(size, n_views, n_detectors, dtype, device)
 
 
