@@ -105,7 +105,7 @@ def eodd(truth, decision, subgroup, *, agg: str = "mean", patient_id=None, min_s
 
 
 def aggregate(tpr_gap, fpr_gap, agg: str = "mean"):
-    """Two gaps into one equalised odds gap; arrays welcome."""
+    """Two gaps into one equalised odds gap; arrays welcome. ValueError if `agg` is neither "mean" nor "max"."""
     if agg not in AGGREGATE:
         raise ValueError(f"unknown agg {agg!r}; choose one of {sorted(AGGREGATE)}")
     return AGGREGATE[agg](tpr_gap, fpr_gap)
@@ -129,7 +129,10 @@ def group_means(values, subgroup, *, patient_id=None, min_support: int = 1) -> p
 
 
 def dice(intersection, predicted, actual):
-    """Dice overlap 2 |A and B| / (|A| + |B|) from pixel counts; NaN where both masks are empty."""
+    """Dice overlap 2 |A and B| / (|A| + |B|) from pixel counts; NaN where both masks are empty.
+
+    ValueError if an intersection is larger than one of its masks.
+    """
     intersection, predicted, actual = (np.asarray(count, dtype=float) for count in (intersection, predicted, actual))
     total = predicted + actual
     if (intersection < 0).any() or (intersection > np.minimum(predicted, actual)).any():
@@ -167,7 +170,7 @@ def psnr_gap(psnr_db, subgroup, *, patient_id=None, unit: str = "db", min_suppor
     ----------
     unit : {"db", "percent", "mse_ratio"}
         Decibels; per cent of the smallest (published, Tables 6 and 7, though a decibel has no per cent); or the ratio
-        of mean squared errors that the decibels stand for, 10^(gap / 10).
+        of mean squared errors that the decibels stand for, 10^(gap / 10). Another one is a ValueError.
     """
     if unit not in PSNR_UNITS:
         raise ValueError(f"unknown unit {unit!r}; choose one of {list(PSNR_UNITS)}")
@@ -249,7 +252,7 @@ def worst_case(values, better: str = "higher") -> tuple[str, float]:
     ----------
     values : Series, indexed by subgroup
     better : {"higher", "lower"}
-        Which direction is good: "higher" for a TPR or an AUROC, "lower" for an FPR or a flip rate.
+        Which direction is good: "higher" for a TPR or an AUROC, "lower" for an FPR or a flip rate; else a ValueError.
     """
     if better not in ("higher", "lower"):
         raise ValueError(f"better is 'higher' or 'lower', got {better!r}")
@@ -283,7 +286,7 @@ def intersect(table: pd.DataFrame, attribute) -> tuple[str, pd.Series]:
 
 
 def probabilities(score, name: str = "score") -> np.ndarray:
-    """Check that scores are numbers in [0, 1]; returns float64."""
+    """Scores as float64; ValueError, in which `name` tells the column, if one is NaN or outside [0, 1]."""
     score = np.asarray(score, dtype=float)
     if np.isnan(score).any():
         raise ValueError(
