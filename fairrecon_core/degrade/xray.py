@@ -251,7 +251,7 @@ def _cornish_fisher(mean: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _normal_with_correction(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Exact from a mean of 10 on, three times as fast as torch.poisson (Ahrens and Dieter's algorithm PD).
+    """Exact from a mean of 10 on, and faster than torch.poisson (Ahrens and Dieter's algorithm PD).
 
     A normal number, cut to a whole one, is right nearly always. A cheap test lets 98 of 100 pass; the others are kept
     with probability Poisson / normal, or replaced by a draw from what the normal lacks.
