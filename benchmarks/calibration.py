@@ -243,7 +243,7 @@ def injected(scale):
 def gap_intervals(scale):
     for shares, kind in ((SEX, "2 groups"), (RACE, "6 groups, race shares")):
         for gap in (0.0, 0.02, 0.10):
-            rng, n = np.random.default_rng(6), scale(250)
+            rng, n = np.random.default_rng(6), scale(200)
             covered, positive, changes = 0, 0, 0
             for seed in range(n):
                 patient, group, decisions = readings(rng, 1600, 2, shares, gap=gap)
@@ -262,7 +262,7 @@ def gap_intervals(scale):
 
 
 def equivalence(scale):
-    rng, n = np.random.default_rng(7), scale(300)
+    rng, n = np.random.default_rng(7), scale(200)
     for margin, planted_change, low, high in ((0.02, 0.02, None, 0.075), (0.02, 0.0, 0.8, None)):
         within = ["equivalent", "changed_within_margin"]
         declared = [verdicts(one_did(rng, n_patients=3000, images=3, planted=planted_change), margin)[0, 0, 1] in within
@@ -276,7 +276,7 @@ def equivalence(scale):
 
 
 def families(scale):
-    rng, n = np.random.default_rng(8), scale(300)
+    rng, n = np.random.default_rng(8), scale(200)
     found = {"max-T": [], "Holm": [], "BH": [], "unadjusted": []}
     power, false = {key: [] for key in found}, []
     for seed in range(n):
@@ -462,7 +462,7 @@ def score_null(scale):
 def score_planted(scale):
     """A planted change of .10: found and covered; the minimal detectable effect against simulated power."""
     for prevalence in (0.40, 0.16, 0.08):
-        rng, n, own = np.random.default_rng(14), scale(1000), TPR - 0.06
+        rng, n, own = np.random.default_rng(14), scale(1000 if prevalence == 0.40 else 500), TPR - 0.06
         base = [question.se[0, 0, 1] for question in planted_questions(rng, 50, prevalence, 0.0, n_boot=2)]
         plain = float(minimal_detectable_effect(np.mean(base)))
         n_group = PATIENTS * prevalence * SEX[1]
