@@ -87,7 +87,7 @@ class Stopwatch:
 
 def stages(report: Report, name: str, n: int, largest: int = 9) -> None:
     """Report the share of the largest stages of an image at 128 px."""
-    prefixes = tuple(f"fairrecon_core.simulate.{part}" for part in (name, "fields"))
+    prefixes = tuple(f"fairrecon_core.simulate.{part}" for part in (name, "brain_tumour", "fields"))
     modules = [module for path, module in sys.modules.items() if path.startswith(prefixes)]
     with Stopwatch(modules) as watch:
         list(simulate.simulate(name, n, size=128, n_slices=1))

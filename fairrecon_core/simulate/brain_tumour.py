@@ -42,7 +42,19 @@ class Tumour:
 
 
 def draw_tumour(patient, centre: np.ndarray, z: list[float], rng: np.random.Generator) -> Tumour:
-    """Traits of a patient's tumour at `centre` (mm) from ten standard normal numbers `z`; `rng` gives the noise."""
+    """Traits of a patient's tumour.
+
+    Parameters
+    ----------
+    patient : BrainPatient
+        Aggressiveness, kind and conspicuity count.
+    centre : ndarray, shape (3,)
+        In mm.
+    z : list of ten floats
+        Standard normal numbers, one for each trait that varies.
+    rng : Generator
+        Gives the noise fields their turn and shift.
+    """
     weight = float(sigmoid(1.8 * patient.aggressiveness))  # 0 indolent, 1 aggressive
     between = lambda indolent, aggressive: indolent + (aggressive - indolent) * weight
     to_edge = np.clip((70 - math.hypot(centre[0] * 1.05, (centre[1] + 17) * 0.78)) / 22, 0.15, 1)  # the skull holds
@@ -89,7 +101,16 @@ class Shape:
 
 
 def tumour_shape(tumour: Tumour, head, white: np.ndarray, csf: np.ndarray) -> Shape:
-    """Core and oedema at the brain's pixels: `head` their places (x, y, z) in mm, `white` and `csf` their tissue."""
+    """Core and oedema at the brain's pixels.
+
+    Parameters
+    ----------
+    tumour : Tumour
+    head : ndarray, shape (3, n)
+        Places x, y, z of the pixels, in mm.
+    white, csf : ndarray, shape (n,)
+        Share of white matter and of CSF in each pixel, 0 to 1.
+    """
     dx, dy, dz = (axis - centre for axis, centre in zip(head, tumour.centre))
     cos, sin = F32(math.cos(tumour.direction)), F32(math.sin(tumour.direction))
     across, along = (cos * dx - sin * dy) * F32(tumour.stretch), (sin * dx + cos * dy) / F32(tumour.stretch)
@@ -111,7 +132,7 @@ def tumour_shape(tumour: Tumour, head, white: np.ndarray, csf: np.ndarray) -> Sh
 
 
 def without_islands(weight: np.ndarray, flat: np.ndarray, n: int, pixel: float) -> np.ndarray:
-    """Zero the small separate parts of a lesion given at the ascending flat indices of an (n, n) slice.
+    """Zero the small separate parts of a lesion of which `weight` is given at ascending `flat` indices of (n, n) pixels.
 
     Parts are connected regions above 0.5. One below half of the largest goes, with the 3 mm around it; `pixel` is mm.
     """

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from fairrecon_core.simulate import causal
-from fairrecon_core.simulate.causal import Bias
+from fairrecon_core.simulate.causal import Bias, patient_table
 from fairrecon_core.simulate.chest import FINDINGS, SEVERITY_FLOOR, SEVERITY_SCALE
+from fairrecon_core.simulate.drawing import simulate
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,6 @@ def true_gap_by_monte_carlo(
     ValueError
         An unknown task or kind of labels, or whatever `simulate` refuses.
     """
-    from fairrecon_core.simulate import patient_table, simulate
-
     causal.known(labels, ("true", "recorded"), "labels")
     causal.known(task, causal.TASKS[name], "task")
     bias = causal.as_bias(bias, attribute)

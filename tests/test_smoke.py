@@ -1,0 +1,47 @@
+"""The whole series, as small as it goes: every notebook runs, and every widget in it has something to show."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+
+@pytest.fixture(scope="module")
+def smoke(root, tmp_path_factory):
+    """One run of the smoke profile through the runner, shared by the tests of this file."""
+    runs = tmp_path_factory.mktemp("runs")
+    environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(root))
+    command = [sys.executable, "-m", "fairrecon_core.run", "smoke"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return runs / "smoke"
+
+
+@pytest.mark.series
+def test_every_notebook_runs_within_its_memory(smoke, root):
+    record = json.loads((smoke / "run.json").read_text())["notebooks"]
+    assert sorted(record) == sorted(path.stem for path in (root / "notebooks").glob("[0-9]*.py"))
+    too_much = {name: entry["peak_memory_mb"] for name, entry in record.items() if entry["peak_memory_mb"] > 1300}
+    assert not too_much, f"kernels above 1.3 GB: {too_much}"
+
+
+@pytest.mark.series
+def test_every_slider_has_drawn_its_picture(smoke):
+    with_widgets = 0
+    for path in sorted((smoke / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        n_cells = sum("widget" in cell.metadata.get("tags", []) for cell in notebook.cells)
+        saved = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+        pictures = [m for m in saved.get("state", {}).values() if m["model_name"] == "ImageModel" and m.get("buffers")]
+        assert len(pictures) >= n_cells, f"{path.name}: {n_cells} sliders, {len(pictures)} pictures"
+        with_widgets += bool(n_cells)
+    assert with_widgets >= 4
+
+
+@pytest.mark.series
+def test_numbers_of_smoke_are_marked_as_meaningless(smoke):
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        assert "the numbers mean nothing" in path.read_text(encoding="utf-8"), path.name
