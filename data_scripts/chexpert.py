@@ -188,7 +188,7 @@ def read_entries(source: Source, views: str) -> tuple[pd.DataFrame, list[str]]:
     notes += [f"{int((ages == '0').sum())} images with age 0, taken as unknown"]
     notes += [f"{int((ages == '90').sum())} images with age 90, which stands for 90 and above"]
     kept = kept.dropna(subset="file").set_index("file")
-    return kept.loc[source.ordered(kept.index)].reset_index(), notes
+    return kept.loc[source.ordered(kept["image_id"].to_dict())].reset_index(), notes
 
 
 def _image_id(match) -> str:

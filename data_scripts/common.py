@@ -93,9 +93,9 @@ class Source:
             raise ValueError(f"{self.path} holds {' and '.join(found[:2])}, which differ: leave only one there")
         return found[0] if found else None
 
-    def ordered(self, names: Iterable[str]) -> list[str]:
-        """Names in the order to read them in: numbers count as numbers; in a compressed tar as they are stored."""
-        return sorted(names, key=lambda name: (self._rank(name), natural(name)))
+    def ordered(self, labels: dict[str, str]) -> list[str]:
+        """File names (keys) sorted by their labels, numbers as numbers; in a compressed tar, in the order stored."""
+        return sorted(labels, key=lambda name: (self._rank(name), natural(labels[name])))
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Read files of a compressed tar, where going back is dear, in one go; elsewhere nothing. Forgets the last."""
@@ -128,7 +128,8 @@ class Source:
         except DAMAGED as error:
             if isinstance(error, _Climbs):
                 raise ValueError(str(error)) from None
-            raise ValueError(f"{path} is not a whole zip or tar archive ({error}): download it again") from error
+            reason = str(error).partition(":\n")[0]
+            raise ValueError(f"{path} is not a whole zip or tar archive ({reason}): download it again") from error
         for name, place in members.items():
             if not _is_litter(name):
                 self._places[prefix + name] = (reader, place)
@@ -143,7 +144,8 @@ class _Folder:
         self.path = path
 
     def read(self, name) -> bytes:
-        return _bounded((self.path / name).read_bytes())
+        _check_size((self.path / name).stat().st_size)
+        return (self.path / name).read_bytes()
 
 
 class _Zip:
@@ -154,8 +156,7 @@ class _Zip:
         return {_inside(info.filename, self.path): info for info in self.file.infolist() if not info.is_dir()}
 
     def read(self, info) -> bytes:
-        if info.file_size > LARGEST:
-            raise ValueError(f"{info.file_size:,} bytes are more than a film can have")
+        _check_size(info.file_size)
         return self.file.read(info)
 
 
@@ -180,8 +181,7 @@ class _Tar:
 
     def read(self, place) -> bytes:
         offset, size = place
-        if size > LARGEST:
-            raise ValueError(f"{size:,} bytes are more than a film can have")
+        _check_size(size)
         self.file.fileobj.seek(offset)
         data = self.file.fileobj.read(size)
         if len(data) < size:
@@ -205,10 +205,9 @@ def _is_litter(name: str) -> bool:
     return "__MACOSX/" in name or name.rpartition("/")[2].startswith(("._", ".DS_Store"))
 
 
-def _bounded(data: bytes) -> bytes:
-    if len(data) > LARGEST:
-        raise ValueError(f"{len(data):,} bytes are more than a film can have")
-    return data
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > LARGEST:
+        raise ValueError(f"{n_bytes:,} bytes are more than a film can have")
 
 
 def natural(name: str) -> list:

@@ -193,7 +193,8 @@ def main(argv: list[str] | None = None):
     films = first_patients(films, arguments.patients)
     tasks = frequent_tasks(films, arguments.min_patients) if len(films) else []
     rare = sorted(set(PARENT) - set(tasks))
-    notes.append(f"no task, fewer than {arguments.min_patients} patients with or without: {', '.join(rare)}")
+    few = f"fewer than {arguments.min_patients} patients have it or have it not"
+    notes.append(f"no task, as {few} or a finer one has the same labels: {', '.join(rare)}")
     return convert(arguments, items(source, films, tasks, arguments), len(films), name="covid_cxr",
                    about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed}, notes=notes,
                    tasks=tasks, conflicts="unknown")  # fmt: skip

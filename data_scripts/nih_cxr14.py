@@ -70,7 +70,7 @@ def read_entries(source: Source) -> tuple[pd.DataFrame, list[str]]:
     notes = [f"{int(table['file'].isna().sum())} images of the table are not in the source"]
     notes += [f"{unlisted} images in the source are not in the table and left out"] if unlisted else []
     table = table.dropna(subset="file").set_index("file")
-    return table.loc[source.ordered(table.index)].reset_index(), notes
+    return table.loc[source.ordered(table["image"].to_dict())].reset_index(), notes
 
 
 def read_row(entry, table_name: str) -> dict:

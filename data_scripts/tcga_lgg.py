@@ -122,7 +122,7 @@ def list_slices(source: Source) -> pd.DataFrame:
         rows.append({"patient_id": patient, "site": site, "slice": int(index), "image": name,
                      "mask": masks[case, patient, site, index],
                      "image_id": f"{patient}{exam}_{int(index):03}"})  # fmt: skip
-    order = {name: rank for rank, name in enumerate(source.ordered(row["image"] for row in rows))}
+    order = {name: rank for rank, name in enumerate(source.ordered({row["image"]: row["image_id"] for row in rows}))}
     first = {}
     for row in sorted(rows, key=lambda row: order[row["image"]]):
         first.setdefault(row["patient_id"], len(first))

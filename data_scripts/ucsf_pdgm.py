@@ -32,7 +32,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from common import (
-    DAMAGED,
     Source,
     convert,
     first_patients,
@@ -166,11 +165,12 @@ def read_volume(source: Source, name: str):
         import nibabel
     except ImportError as error:
         raise ImportError("reading NIfTI needs nibabel: pip install nibabel") from error
+    data = source.read(name)
     try:
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(source.read(name)))
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(data))
         image = nibabel.as_closest_canonical(image)  # x to the right, y to the front, z up
         volume = np.asanyarray(image.dataobj)
-    except (*DAMAGED, nibabel.filebasedimages.ImageFileError) as error:
+    except Exception as error:  # whatever gzip and nibabel raise
         raise ValueError(
             f"{name} is truncated or no NIfTI volume ({error}): fetch that file again, then start again"
         ) from error
