@@ -60,7 +60,13 @@ def radon(images: Tensor, n_views: int | None = None, n_detectors: int | None = 
 
 
 def backproject(sinogram: Tensor, size: int) -> Tensor:
-    """Exact transpose of `radon`: smear each view (B, T, A) along its rays and add, to images (B, size, size)."""
+    """Exact transpose of `radon`: smear each view (B, T, A) along its rays and add, to images (B, size, size).
+
+    Raises
+    ------
+    ValueError
+        If `sinogram` is not (B, T, A) or (T, A), or not of floats.
+    """
     if sinogram.ndim not in (2, 3) or sinogram.numel() == 0:
         raise ValueError(f"a sinogram is (B, T, A) or (T, A), got {tuple(sinogram.shape)}")
     beam = _beam(size, sinogram.shape[-1], sinogram.shape[-2], _float(sinogram), sinogram.device)
@@ -82,6 +88,11 @@ def fbp(sinogram: Tensor, size: int, window: str = "ramp") -> Tensor:
     Returns
     -------
     images : Tensor, shape (B, size, size) or (size, size)
+
+    Raises
+    ------
+    ValueError
+        If `window` is unknown or `sinogram` not of floats.
     """
     (n_detectors, n_views), kind = sinogram.shape[-2:], _float(sinogram)
     check_choice("window", window, WINDOWS)
@@ -216,7 +227,18 @@ class ParallelBeam:
         return self._filtered[window]
 
     def project(self, images: Tensor, window: str | None = None) -> Tensor:
-        """Sinograms (B, T, A) of one chunk of images (B, N, N), filtered if a window is named."""
+        """Sinograms of one chunk of images.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, N, N)
+        window : {None, "ramp", "hann"}
+            A name filters the views: the transpose of filtered back-projection.
+
+        Returns
+        -------
+        sinograms : Tensor, shape (B, T, A)
+        """
         bins = self.filtered(window)
         n, (half, n_slopes, n_bins), rest = len(images), self.folded_shape, self.size + 1 - self.low
         parts = (self.fold @ as_rows(images).index_select(0, self.from_image).view(4, -1)).view(4, half, -1)
@@ -241,7 +263,18 @@ class ParallelBeam:
         return views.view(-1, n).index_select(0, self.views).T.reshape(n, self.n_detectors, self.n_views)
 
     def backproject(self, sinograms: Tensor, window: str | None = None) -> Tensor:
-        """Transpose of `project`: views (B, T, A) filtered, smeared along their rays and added, (B, N, N)."""
+        """Transpose of `project`: the views of one chunk smeared along their rays and added.
+
+        Parameters
+        ----------
+        sinograms : Tensor, shape (B, T, A)
+        window : {None, "ramp", "hann"}
+            A name filters the views first and divides by their density: filtered back-projection.
+
+        Returns
+        -------
+        images : Tensor, shape (B, N, N)
+        """
         bins = self.filtered(window)
         n, (half, n_slopes, n_bins), rest = len(sinograms), self.folded_shape, self.size + 1 - self.low
         views = as_rows(sinograms).index_select(0, self.from_sinogram).view(2, 2, n_slopes, n_bins, 2 * n)

@@ -132,7 +132,7 @@ class LowDoseXRay(Degradation):
         self.electronic_noise = float(electronic_noise)
 
     def check_level(self, level: float, size: int) -> None:
-        """Refuse a photon count that is not positive."""
+        """Refuse a photon count that is not positive, with a ValueError; images may have any `size`."""
         if not level > 0:
             raise ValueError(f"a photon count is positive (infinity for no noise), got {level!r}")
 
@@ -293,6 +293,11 @@ def published_sinogram(images: Tensor, n_views: int | None = None) -> Tensor:
     What is odd about it, one by one: the filter is a V over the *views* (1 at 0 degrees, 0.05 at 90, 1 at 180), where
     a bow-tie varies along the detector; it multiplies line integrals, where a bow-tie multiplies photons; and nothing
     undoes it. The line integrals are in pixels: no pixel size, no attenuation, no exponential.
+
+    Raises
+    ------
+    ValueError
+        If `n_views` is odd: the two arms of the V would not fit.
     """
     n_views = n_views or views_for(images.shape[-1])
     if n_views % 2:
