@@ -182,6 +182,18 @@ def test_a_whole_table_is_the_same_as_its_tasks_one_by_one():
     pd.testing.assert_frame_equal(table[columns], one[columns])
 
 
+def test_of_several_samples_and_folds_the_first_own_one_is_read():
+    frame = predictions(80).assign(image_id=[f"i{i}" for i in range(80)], fold=np.arange(80) % 2)
+    cohort = frame[["image_id", "race", "fold"]].assign(y_edema=frame.label)
+    long = frame.melt(id_vars=["image_id", "fold"], value_vars=["clean", "unet"], var_name="arm", value_name="score")
+    long = long.assign(task="edema", sample=0)
+    noise = long.assign(score=0.5)
+    several = pd.concat([noise.assign(sample=1), noise.assign(fold=1 - noise["fold"]), long])
+    pd.testing.assert_frame_equal(
+        published_audit(several, cohort, "race", n_boot=20), published_audit(long, cohort, "race", n_boot=20)
+    )
+
+
 @pytest.mark.parametrize(
     "choice, message",
     [

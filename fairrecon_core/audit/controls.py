@@ -20,7 +20,8 @@ def placebo(predictions: pd.DataFrame, cohort: pd.DataFrame, attribute="sex", *,
 
     Each chosen image takes the score of a random image with the same subgroup, recorded label and task. So the law
     of the scores given subgroup and label stays what it was, whatever the gaps of the baseline are: the added bias is
-    exactly zero at every threshold, for every rate and for AUROC, while about `share` of the scores are others.
+    exactly zero at every threshold, for every rate and for AUROC, while about `share` of the scores are others. (The
+    share of decisions that flip may still differ: a rate near one half has more to flip than one near one.)
 
     Parameters
     ----------

@@ -166,6 +166,8 @@ def published_audit(
     ----------
     predictions, cohort : DataFrame
         `image_id arm task score`; `image_id`, `y_<task>` and the attribute. A task without both labels is left out.
+        Of several samples or training seeds the first is used (the published code has one); of a cross-validated
+        cohort, each image's own fold.
     attribute : str or list of str
         Column of the cohort; several give their intersections.
     baseline_arm : str
@@ -184,7 +186,7 @@ def published_audit(
     if unknown == "drop":
         subgroup = subgroup[subgroup != "unknown"]
     parts = []
-    for task, rows in predictions.groupby("task", sort=False):
+    for task, rows in _first_reading(predictions, by_image).groupby("task", sort=False):
         wide = rows.pivot(index="image_id", columns="arm", values="score").reindex(subgroup.index).dropna()
         truth, group = by_image.loc[wide.index, f"y_{task}"], subgroup.loc[wide.index]
         if truth.nunique() < 2:
@@ -194,6 +196,16 @@ def published_audit(
         parts.append(part.assign(task=task, attribute=name, baseline_arm=baseline_arm))
     policy = choices.get("thresholds", "test_per_arm")
     return pd.concat(parts, ignore_index=True).assign(threshold_policy=policy if isinstance(policy, str) else "given")
+
+
+def _first_reading(predictions: pd.DataFrame, by_image: pd.DataFrame) -> pd.DataFrame:
+    """One score per image, arm and task."""
+    known = predictions[predictions["image_id"].isin(by_image.index)]
+    if "fold" in known and "fold" in by_image and by_image["fold"].max() > 0:
+        known = known[known["fold"].to_numpy() == by_image.loc[known["image_id"], "fold"].to_numpy()]
+    order = [name for name in ("train_seed", "sample") if name in known]
+    known = known.sort_values(order, kind="stable") if order else known
+    return known.drop_duplicates(["image_id", "arm", "task"]) if order else known
 
 
 def row_resamples(n_rows: int, n_boot: int, seed: int = 0) -> Iterable[np.ndarray]:
