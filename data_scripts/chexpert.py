@@ -30,8 +30,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from archives import Source
 from common import (
-    Source,
     convert,
     decode,
     first_patients,

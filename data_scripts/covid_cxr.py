@@ -28,7 +28,8 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pandas as pd
-from common import Source, convert, decode, first_patients, lookup, number, parser, read_csv, run, to_square, to_unit
+from archives import Source
+from common import convert, decode, first_patients, lookup, number, parser, read_csv, run, to_square, to_unit
 
 ABOUT = {
     "source": "https://github.com/ieee8023/covid-chestxray-dataset",

@@ -21,7 +21,8 @@ rotated, inverted or not of a chest; they are kept.
 import re
 
 import pandas as pd
-from common import Source, convert, decode, first_patients, lookup, parser, read_csv, run, to_square, to_unit
+from archives import Source
+from common import convert, decode, first_patients, lookup, parser, read_csv, run, to_square, to_unit
 
 ABOUT = {
     "source": "NIH ChestX-ray14, https://nihcc.app.box.com/v/ChestXray-NIHCC",

@@ -26,8 +26,8 @@ from argparse import Namespace
 
 import numpy as np
 import pandas as pd
+from archives import Source
 from common import (
-    Source,
     convert,
     decode,
     first_patients,

@@ -26,13 +26,14 @@ prints 147 young patients where 155 + 92 = 247. Numbers have three digits in the
 """
 
 import gzip
+import io
 import re
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from archives import LARGEST, Source
 from common import (
-    Source,
     convert,
     first_patients,
     lookup,
@@ -167,7 +168,8 @@ def read_volume(source: Source, name: str):
         raise ImportError("reading NIfTI needs nibabel: pip install nibabel") from error
     data = source.read(name)
     try:
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(data))
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST)
+        image = nibabel.Nifti1Image.from_bytes(data)
         image = nibabel.as_closest_canonical(image)  # x to the right, y to the front, z up
         volume = np.asanyarray(image.dataobj)
     except Exception as error:  # whatever gzip and nibabel raise

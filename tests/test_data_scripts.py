@@ -18,6 +18,7 @@ SCRIPTS = ROOT / "data_scripts"
 DATA = ROOT / "../shared/data"
 sys.path.insert(0, str(SCRIPTS))
 
+import archives  # noqa: E402
 import common  # noqa: E402
 import covid_cxr  # noqa: E402
 import nih_cxr14  # noqa: E402
@@ -90,7 +91,7 @@ def test_every_form_of_a_download_gives_the_same_files(tmp_path, form):
         (tmp_path / "kept").mkdir()
         write_tar(tmp_path / "kept" / "part.tar.gz", FILES, "w:gz")
         path = tmp_path / "kept"
-    source = common.Source(path)
+    source = archives.Source(path)
     assert {name: source.read(prefix + name) for name in FILES} == FILES
     assert sorted(source.names) == sorted(prefix + name for name in FILES)
     assert source.find("TWO.txt") == prefix + "a/b/two.txt"
@@ -103,7 +104,7 @@ def test_an_archive_with_a_path_that_climbs_out_is_refused_by_name(tmp_path, nam
     archive = write(tmp_path / "in" / "bad.zip", FILES | {name: b"evil"})
     for path in (archive, archive.parent):
         with pytest.raises(ValueError, match=rf"bad.zip holds {re.escape(repr(name))}.*climbs out"):
-            common.Source(path)
+            archives.Source(path)
     assert not list(tmp_path.rglob("evil*"))
 
 
@@ -113,7 +114,15 @@ def test_links_in_a_tar_are_not_followed(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     with pytest.raises(FileNotFoundError, match="no data.csv"):
-        common.Source(tmp_path / "x.tar").find("data.csv")
+        archives.Source(tmp_path / "x.tar").find("data.csv")
+
+
+def test_a_folder_behind_a_link_is_read_once_and_hidden_folders_never(tmp_path):
+    write_files(tmp_path / "disk", {"images/1.png": b"1"})
+    write_files(tmp_path / "x", {"data.csv": b"a", ".git/data.csv": b"b"})
+    (tmp_path / "x" / "images").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "x" / "loop").symlink_to(tmp_path / "x")
+    assert sorted(archives.Source(tmp_path / "x").names) == ["data.csv", "images/1.png"]
 
 
 @pytest.mark.parametrize("write", [write_zip, lambda path, files: write_tar(path, files, "w:gz")])
@@ -121,7 +130,7 @@ def test_half_an_archive_is_refused(tmp_path, write):
     path = write(tmp_path / "x.zip", {f"{i}.bin": np.random.default_rng(i).bytes(3000) for i in range(9)})
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(ValueError, match="x.zip is not a whole zip or tar archive.*download it again"):
-        common.Source(path)
+        archives.Source(path)
 
 
 def test_a_damaged_member_is_refused_by_name(tmp_path):
@@ -130,14 +139,14 @@ def test_a_damaged_member_is_refused_by_name(tmp_path):
     spoilt[1500] ^= 1
     path.write_bytes(spoilt)
     with pytest.raises(ValueError, match="film.png in .* cannot be read .*fetch it again"):
-        common.Source(path).read("film.png")
+        archives.Source(path).read("film.png")
 
 
 def test_a_member_too_large_for_a_film_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "LARGEST", 100)
+    monkeypatch.setattr(archives, "LARGEST", 100)
     for path in (write_zip(tmp_path / "x.zip", FILES), write_tar(tmp_path / "x.tar", FILES),
                  write_files(tmp_path / "x", FILES)):  # fmt: skip
-        source = common.Source(path)
+        source = archives.Source(path)
         assert source.read("three.txt") == b"333"
         with pytest.raises(ValueError, match=r"two.txt in .*1,000 bytes are more than a film"):
             source.read("a/b/two.txt")
@@ -145,23 +154,23 @@ def test_a_member_too_large_for_a_film_is_refused(tmp_path, monkeypatch):
 
 def test_a_table_is_found_wherever_it_is_and_two_that_differ_are_refused(tmp_path):
     write_files(tmp_path, {"x/data.csv": b"a", "y/z/data.csv": b"a", "__MACOSX/data.csv": b"b", "x/._data.csv": b"b"})
-    assert common.Source(tmp_path).find("data.csv") == "x/data.csv"
+    assert archives.Source(tmp_path).find("data.csv") == "x/data.csv"
     write_files(tmp_path, {"data.csv": b"c"})
     with pytest.raises(ValueError, match=r"holds data.csv and x/data.csv, which differ"):
-        common.Source(tmp_path).find("data.csv")
+        archives.Source(tmp_path).find("data.csv")
     with pytest.raises(FileNotFoundError, match=r"no valid.csv in .*as downloaded"):
-        common.Source(tmp_path).find("valid.csv")
+        archives.Source(tmp_path).find("valid.csv")
     with pytest.raises(FileNotFoundError, match="nothing at .*nowhere"):
-        common.Source(tmp_path / "nowhere")
+        archives.Source(tmp_path / "nowhere")
 
 
 def test_a_compressed_tar_is_read_in_the_order_it_is_stored(tmp_path):
     names = [f"{i}.bin" for i in (3, 10, 1, 2)]
     files = {name: name.encode() * 9 for name in names}
-    assert common.Source(write_tar(tmp_path / "x.tgz", files, "w:gz")).ordered(dict(zip(files, files))) == names
-    source = common.Source(write_tar(tmp_path / "x.tar", files))
+    assert archives.Source(write_tar(tmp_path / "x.tgz", files, "w:gz")).ordered(dict(zip(files, files))) == names
+    source = archives.Source(write_tar(tmp_path / "x.tar", files))
     assert source.ordered(dict(zip(files, files))) == ["1.bin", "2.bin", "3.bin", "10.bin"]
-    source = common.Source(tmp_path / "x.tgz")
+    source = archives.Source(tmp_path / "x.tgz")
     source.prefetch(["2.bin", "3.bin"])
     assert [source.read(name) for name in ("2.bin", "3.bin", "1.bin")] == [
         files[n] for n in ("2.bin", "3.bin", "1.bin")
@@ -572,7 +581,7 @@ def test_real_lgg(tmp_path, capsys):
 
 @real
 def test_real_lgg_table_has_codes_we_know_and_one_blank_row():
-    source = common.Source(DATA / "tcga_lgg" / "lgg-mri-segmentation.zip")
+    source = archives.Source(DATA / "tcga_lgg" / "lgg-mri-segmentation.zip")
     patients, notes = tcga_lgg.read_patients(source, None)
     table = pd.DataFrame(patients.values())
     assert len(table) == 75 and sum("blank in data.csv;" in note for note in notes) == 1
@@ -585,7 +594,7 @@ def test_real_lgg_table_has_codes_we_know_and_one_blank_row():
 @real
 def test_real_nih(tmp_path):
     cohort = convert(nih_cxr14, DATA / "nih_cxr14", tmp_path, "--size", 64, "--patients", 20)
-    entries, _ = nih_cxr14.read_entries(common.Source(DATA / "nih_cxr14"))
+    entries, _ = nih_cxr14.read_entries(archives.Source(DATA / "nih_cxr14"))
     assert (len(entries), entries["patient_id"].nunique()) == (1000, 264)
     film = np.asarray(Image.open(DATA / "nih_cxr14" / "images" / (cohort.table["image_id"][7] + ".png")), dtype=float)
     expected = (film - film.min()) / (film.max() - film.min())
@@ -596,7 +605,7 @@ def test_real_nih(tmp_path):
 def test_real_covid_blemishes(tmp_path, capsys):
     cohort = convert(covid_cxr, DATA / "covid_cxr", tmp_path, "--size", 32, "--patients", 30, "--min-patients", 3)
     assert cohort.table["patient_id"].nunique() == 30
-    films, n_listed, notes = covid_cxr.read_films(common.Source(DATA / "covid_cxr"))
+    films, n_listed, notes = covid_cxr.read_films(archives.Source(DATA / "covid_cxr"))
     assert (len(films), n_listed, films["patient_id"].nunique()) == (303, 303, 170)
     assert "4 files listed under two patients: 2 pairs of patients merged, one row kept" in notes
     assert "in 307 rows of the table 104 ages and 13 sexes are missing" in notes
