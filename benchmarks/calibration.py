@@ -508,7 +508,7 @@ def planted_questions(rng, n, prevalence, share, n_boot=499):
 
 SECTIONS = {"A": point_metrics, "B": engine, "C1": null_p_values, "C2": published_test, "C3": injected,
             "C4": gap_intervals, "C6": equivalence, "C7": families, "C8": psnr_gaps, "C9": corrected_gaps, "C10": power,
-            "C11": swaps, "null": score_null, "planted": score_planted}  # fmt: skip
+            "C11": swaps, "unchanged": score_null, "planted": score_planted}  # fmt: skip
 
 README = """# Calibration of the audit
 
