@@ -14,7 +14,8 @@ unit; `--scale fixed` divides by 255 instead, which keeps the brightness that th
 oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a column IDH1 or
 `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site (tissue
 source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
-without legend), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
+without legend; by histology, grade and age a guess is 1 IDH-mutant, 2 IDH-wildtype, 3 IDH-mutant with 1p/19q
+codeletion), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
 
 Known blemishes: TCGA_HT_A61B has no clinical values, so its sex, age, race and labels are unknown; race or grade is
 blank for a few others. A missing sequence is a copy of FLAIR in the source, which does not matter here. The Kaggle
