@@ -442,7 +442,7 @@ def gaps_and_bands(name=last, attribute=ATTRIBUTES[last][-1], metric="eop"):
     """Every task's max-min gap on clean images and of one arm, with the band of pure noise."""
     rows = audits[name, attribute].query("estimator == 'plug_in' and metric == @metric")
     rows = rows[rows["arm"] == ("placebo" if "placebo" in set(rows["arm"]) else rows["arm"].iloc[0])]
-    figure, ax = plots.canvas(7, 0.9 + 0.26 * len(rows))
+    figure, ax = plots.canvas(8, 0.9 + 0.26 * len(rows))
     y = np.arange(len(rows))[::-1]
     ax.barh(
         y,
@@ -459,7 +459,7 @@ def gaps_and_bands(name=last, attribute=ATTRIBUTES[last][-1], metric="eop"):
     )
     ax.set_xlabel(f"{metric.upper()} by {attribute} ({name}; {WHOSE})", fontsize=9)
     ax.set_xlim(left=0)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -39,7 +39,7 @@ def test_the_order_of_rows_and_the_names_of_subgroups_do_not_matter():
 
 def test_ser_is_one_exactly_when_all_subgroups_are_segmented_equally_well():
     rng = np.random.default_rng(1)
-    for _ in range(100):
+    for _ in range(25):
         dice = rng.random(40)
         subgroup = np.repeat(list("abcd"), 10)
         ratio, gap = ser(dice, subgroup), delta_dice(dice, subgroup)
@@ -197,8 +197,8 @@ def test_f1_threshold_has_the_largest_f1():
     from sklearn.metrics import f1_score
 
     rng = np.random.default_rng(7)
-    truth = (rng.random(120) < 0.2).astype(int)
-    scores = np.clip(0.3 * truth + 0.6 * rng.random(120), 0, 1)
+    truth = (rng.random(60) < 0.3).astype(int)
+    scores = np.clip(0.3 * truth + 0.6 * rng.random(60), 0, 1)
     best = max(f1_score(truth, scores >= cut) for cut in scores)
     assert f1_score(truth, scores >= choose_threshold(scores, truth, "f1")) == pytest.approx(best)
 
@@ -207,7 +207,7 @@ def test_f1_threshold_has_the_largest_f1():
 @pytest.mark.parametrize("n_groups", [2, 6])
 def test_gaps_agree_with_fairlearn(n_groups):
     fairlearn = pytest.importorskip("fairlearn.metrics")
-    for seed in range(20):
+    for seed in range(10):
         truth, decision, subgroup = random_case(seed, n_groups, n=150)
         theirs = {
             agg: fairlearn.equalized_odds_difference(truth, decision, sensitive_features=subgroup, agg=agg)
@@ -299,12 +299,12 @@ def test_placebo_changes_scores_but_no_rate_on_average():
     predictions, cohort = scored()
     before = tpr_by_sex(predictions, cohort)
     changes = []
-    for seed in range(60):
+    for seed in range(40):
         after = controls.placebo(predictions, cohort, "sex", share=0.3, seed=seed)
         changes.append(tpr_by_sex(after, cohort) - before)
     changes = pd.DataFrame(changes)
     assert (changes.std() > 0.003).all()  # it does something
-    assert (changes.mean().abs() < 3.5 * changes.std() / np.sqrt(60)).all()
+    assert (changes.mean().abs() < 3.5 * changes.std() / np.sqrt(40)).all()
     assert 0.25 < (after["score"] != predictions["score"]).mean() < 0.31
 
 
