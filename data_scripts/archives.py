@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error,
 
 
 class Source:
-    """The files of a download, wherever they lie, read one by one without unpacking anything.
+    """The files of a download, wherever they lie, read one by one without unpacking anything; threads may share it.
 
     Parameters
     ----------
@@ -48,6 +49,11 @@ class Source:
             self._add_archive(self.path, "")
         else:
             raise FileNotFoundError(f"nothing at {self.path}: give the folder or the archive as downloaded")
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether files should be read in the order of `ordered`, as going back in a compressed tar is dear."""
+        return any(getattr(reader, "compressed", False) for reader in {place[0] for place in self._places.values()})
 
     @property
     def names(self) -> Iterable[str]:
@@ -144,19 +150,25 @@ class _Folder:
 
 class _Zip:
     def __init__(self, path):
-        self.path, self.file = path, zipfile.ZipFile(path)
+        self.path, self.file, self.lock = path, zipfile.ZipFile(path), threading.Lock()
 
     def members(self) -> dict:
         return {_inside(info.filename, self.path): info for info in self.file.infolist() if not info.is_dir()}
 
     def read(self, info) -> bytes:
         _check_size(info.file_size)
-        return self.file.read(info)
+        with self.lock:  # opening and closing count references without a lock of their own
+            member = self.file.open(info)
+        try:
+            return member.read()
+        finally:
+            with self.lock:
+                member.close()
 
 
 class _Tar:
     def __init__(self, path):
-        self.path, self.order = path, str(path)
+        self.path, self.order, self.lock = path, str(path), threading.Lock()
         self.file = tarfile.open(path)  # noqa: SIM115
         try:
             tarfile.open(path, "r:").close()
@@ -176,8 +188,9 @@ class _Tar:
     def read(self, place) -> bytes:
         offset, size = place
         _check_size(size)
-        self.file.fileobj.seek(offset)
-        data = self.file.fileobj.read(size)
+        with self.lock:
+            self.file.fileobj.seek(offset)
+            data = self.file.fileobj.read(size)
         if len(data) < size:
             raise EOFError("the archive ends too early")
         return data

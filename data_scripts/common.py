@@ -7,8 +7,13 @@ published code.
 
 import argparse
 import io
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +194,8 @@ def parser(doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int
     options.add_argument("--seed", type=int, default=1, help="decides splits, roles and folds (1)")
     options.add_argument("--folds", type=int, default=folds, help=f"cross-validation by patient if above 1 ({folds})")
     options.add_argument("--age-cut", type=float, metavar="YEARS", help="young is below (default: see above)")
+    options.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N",
+                         help="threads that read ahead; they change no byte (one per core, at most 4)")  # fmt: skip
     options.add_argument("--patients", type=int, metavar="N", help="only the first N patients, to try things out")
     return options
 
@@ -198,8 +205,47 @@ def first_patients(frame: pd.DataFrame, n_patients: int | None) -> pd.DataFrame:
     return frame if n_patients is None else frame[frame["patient_id"].isin(frame["patient_id"].unique()[:n_patients])]
 
 
+def ahead(items: Iterable[tuple], n_workers: int) -> Iterator[tuple]:
+    """The same items in the same order, whose images threads read before they are asked for.
+
+    Parameters
+    ----------
+    items : iterable of tuple
+        The first of each is a function without arguments that returns the image.
+    n_workers : int
+        Number of threads; with 1 nothing is read ahead.
+
+    Yields
+    ------
+    tuple
+        Threads start once the first image is asked for: what an earlier start left is skipped at no cost.
+    """
+    if n_workers == 1:
+        yield from items
+        return
+    asked, waiting = False, deque()
+
+    def image_of(read, future):
+        nonlocal asked
+        asked = True
+        return read() if future is None else future.result()
+
+    with ThreadPoolExecutor(n_workers) as pool:
+        try:
+            for read, *rest in items:
+                waiting.append((read, pool.submit(read) if asked else None, rest))
+                if len(waiting) > 2 * n_workers:
+                    *image, rest = waiting.popleft()
+                    yield partial(image_of, *image), *rest
+            for *image, rest in waiting:
+                yield partial(image_of, *image), *rest
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def convert(
     arguments: argparse.Namespace,
+    source: Source,
     items: Iterable,
     n_images: int,
     *,
@@ -215,6 +261,8 @@ def convert(
     ----------
     arguments : Namespace
         Of `parser`.
+    source : Source
+        Where the images come from; one whose files must be read in turn is not read ahead.
     items : iterable
         As `write_cohort` takes them.
     n_images : int
@@ -235,17 +283,17 @@ def convert(
     ValueError
         `arguments` lacks the folder to write, or the size is not a positive number; also all of `write_cohort`.
     """
-    if arguments.out is None or arguments.size < 1:
-        raise ValueError(f"need a folder OUT and a size of at least 1 pixel, got {arguments.out} and {arguments.size}")
+    if arguments.out is None or arguments.size < 1 or arguments.workers < 1:
+        raise ValueError("need a folder OUT, a size of at least 1 pixel and a worker, got "
+                         f"{arguments.out}, {arguments.size} and {arguments.workers}")  # fmt: skip
     if not n_images:
         raise ValueError(f"no image of the table is in {arguments.source}: give the folder or archive as downloaded")
     about = about | {key: getattr(arguments, key) for key in ("size", "fit", "scale")} | {"notes": notes}
     if arguments.age_cut is not None:
         options |= {"age_cut_years": arguments.age_cut, "age_cut_is_young": False}
-    cohort = write_cohort(
-        arguments.out, items, name=name, seed=arguments.seed, n_folds=arguments.folds, n_images=n_images, extra=about,
-        **options,
-    )  # fmt: skip
+    with closing(ahead(items, 1 if source.in_turn else arguments.workers)) as images:
+        cohort = write_cohort(arguments.out, images, name=name, seed=arguments.seed, n_folds=arguments.folds,
+                              n_images=n_images, extra=about, **options)  # fmt: skip
     print(summary(cohort))
     print("\n".join(["", "Noted", *(f"  {note}" for note in notes or ["nothing"])]))
     print("\n".join(["", "Counts", *(f"  {line}" for line in check_counts(cohort.info["counts"], expected))]))

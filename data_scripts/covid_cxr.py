@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None):
     rare = sorted(set(PARENT) - set(tasks))
     few = f"fewer than {arguments.min_patients} patients have it or have it not"
     notes.append(f"no task, as {few} or a finer one has the same labels: {', '.join(rare)}")
-    return convert(arguments, items(source, films, tasks, arguments), len(films), name="covid_cxr",
+    return convert(arguments, source, items(source, films, tasks, arguments), len(films), name="covid_cxr",
                    about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed}, notes=notes,
                    tasks=tasks, conflicts="unknown")  # fmt: skip
 

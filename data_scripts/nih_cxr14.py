@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None):
     ages = [read_age(text, image) for image, text in zip(entries["image"], entries["age"])]
     notes.append(f"{sum(age is not None and age > 120 for age in ages)} ages above 120 years became unknown")
     entries = first_patients(entries, arguments.patients)
-    return convert(arguments, items(source, entries, arguments), len(entries), name="nih_cxr14", about=ABOUT,
+    return convert(arguments, source, items(source, entries, arguments), len(entries), name="nih_cxr14", about=ABOUT,
                    expected=EXPECTED, notes=notes, tasks=TASKS)  # fmt: skip
 
 

@@ -164,8 +164,8 @@ def main(argv: list[str] | None = None):
         raise ValueError(f"data.csv has no row for {', '.join(unknown[:5])}: take the original table")
     slices = first_patients(slices, arguments.patients)
     tasks = [key[2:] for key in next(iter(patients.values()), {}) if key.startswith("y_")]
-    return convert(arguments, items(source, slices, patients, arguments), len(slices), name="tcga_lgg", about=ABOUT,
-                   expected=EXPECTED, notes=notes, tasks=tasks)  # fmt: skip
+    return convert(arguments, source, items(source, slices, patients, arguments), len(slices), name="tcga_lgg",
+                   about=ABOUT, expected=EXPECTED, notes=notes, tasks=tasks)  # fmt: skip
 
 
 if __name__ == "__main__":

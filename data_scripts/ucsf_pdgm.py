@@ -260,6 +260,7 @@ def main(argv: list[str] | None = None):
     options.add_argument("--mask", choices=tuple(MASKS), default="whole", help="labels that count as tumour (whole)")
     options.add_argument("--tables-only", action="store_true", help="print the paper's Table 1 and stop")
     options.add_argument("--skip-incomplete", action="store_true", help="leave out exams with one file of two")
+    options.set_defaults(workers=1)  # a volume in memory at a time
     arguments = options.parse_args(argv)
     if not 0 <= arguments.slices[0] <= arguments.slices[1]:
         raise ValueError(f"--slices takes a first and a last index from 0 on, got {arguments.slices}")
@@ -276,7 +277,7 @@ def main(argv: list[str] | None = None):
     exams = first_patients(exams.sort_values("x_exam", ignore_index=True), arguments.patients)
     n_slices = arguments.slices[1] - arguments.slices[0] + 1
     return convert(
-        arguments, items(source, exams, volumes, arguments), len(exams) * n_slices, name="ucsf_pdgm",
+        arguments, source, items(source, exams, volumes, arguments), len(exams) * n_slices, name="ucsf_pdgm",
         about=ABOUT | {"mask": arguments.mask, "slices": list(arguments.slices)},
         expected={"patients": N_PATIENTS, "images": N_EXAMS * n_slices}, notes=notes,
         age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True, tasks=["tumour_grade", "tumour_type"],

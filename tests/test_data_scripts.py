@@ -407,6 +407,27 @@ def test_a_second_start_finishes_what_the_first_began(tmp_path, monkeypatch, scr
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("write", [write_files, write_zip, lambda path, files: write_tar(path, files, "w:gz")])
+def test_the_number_of_workers_changes_no_byte(tmp_path, write):
+    (tmp_path / "x").mkdir()
+    source = write(tmp_path / "x" if write is write_files else tmp_path / "x" / "x.archive", lgg_files(n_slices=12))
+    for n_workers in (1, 2, 5):
+        convert(tcga_lgg, source, tmp_path / f"out{n_workers}", "--size", 12, "--workers", n_workers)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2") == contents(tmp_path / "out5")
+    with pytest.raises(ValueError, match="and a worker"):
+        convert(tcga_lgg, source, tmp_path / "none", "--workers", 0)
+
+
+def test_nothing_is_read_ahead_before_the_first_image_is_asked_for():
+    read = []
+    items = ((lambda i=i: read.append(i) or i, f"row {i}") for i in range(40))
+    images = common.ahead(items, 3)
+    skipped = [next(images)[1] for _ in range(20)]
+    assert skipped == [f"row {i}" for i in range(20)] and not read
+    assert [image() for image, _ in images] == list(range(20, 40))
+    assert sorted(read) == list(range(20, 40))
+
+
 def test_other_options_start_afresh(tmp_path, monkeypatch):
     source = write_files(tmp_path / "x", nih_files())
     broken = source / "images" / "00000099_001.png"
