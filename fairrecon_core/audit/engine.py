@@ -102,6 +102,11 @@ def patient_weights(n_patients: int, n_boot: int, seed: int = 0, chunk: int | No
     ------
     weights : uint8, shape (b, P)
         Multinomial counts: every row sums to P, every weight has mean 1.
+
+    Raises
+    ------
+    ValueError
+        No patient or no resample.
     """
     if n_patients < 1 or n_boot < 1:
         raise ValueError(f"need at least one patient and one resample, got {n_patients=}, {n_boot=}")
@@ -246,6 +251,11 @@ def weighted_auroc(scores, truth, weights=None) -> np.ndarray:
     -------
     auroc : float64, shape (b,) or scalar
         NaN where one class has no weight.
+
+    Raises
+    ------
+    ValueError
+        A score is not finite.
     """
     scores, truth = np.asarray(scores, dtype=float), np.asarray(truth).astype(bool)
     if not np.isfinite(scores).all():
@@ -268,6 +278,11 @@ def placements(scores, truth) -> np.ndarray:
 
     The mean over the positives, and over the negatives, is the AUROC; their weighted means add up to the AUROC of a
     resample to first order: auroc* = mean*(positives) + mean*(negatives) - auroc.
+
+    Parameters
+    ----------
+    scores : array, shape (rows,), finite
+    truth : array, shape (rows,), 0 or 1
 
     Returns
     -------

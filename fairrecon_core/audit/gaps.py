@@ -45,6 +45,9 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
 
     Parameters
     ----------
+    result : GroupMeans
+    alpha : float
+        One less the coverage.
     together : sequence of sequences of int, optional
         Strata whose bounds are to hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each
         alone.
@@ -74,6 +77,11 @@ def change_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None
     The gap can only have changed by the signed change of a pair that may be extreme: the bounds run over the pairs
     whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above).
     With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0.
+
+    Parameters
+    ----------
+    result, together, alpha
+        As in `range_interval`.
 
     Returns
     -------
@@ -145,6 +153,16 @@ def null_means(
     """Group means as they would fall were every group a draw from all patients together.
 
     Each group keeps its number of patients in the stratum; patients come with all their rows and all arms.
+
+    Parameters
+    ----------
+    patient, group : int array, shape (rows,)
+        As in `groups.resample_means`, for one attribute.
+    strata : sequence of Stratum
+    n_groups, n_draws, seed : int
+        Groups of the attribute; draws from the null; their seed.
+    min_support : int
+        Patients that a group needs in a stratum.
 
     Returns
     -------

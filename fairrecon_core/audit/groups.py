@@ -77,6 +77,8 @@ def resample_means(
         What is averaged over which rows, for all arms, the baseline first.
     n_groups : sequence of int
         Groups of each attribute.
+    n_boot, seed : int
+        Resamples of patients; their seed.
     reference : "largest", "rest" or a group's number; or one of these for each attribute
         "largest" is the group with the most patients.
     min_support : int
@@ -299,14 +301,22 @@ def resample_aurocs(
     ----------
     scores : array, shape (arms, rows), the baseline first
     truth : array, shape (rows,), 0 or 1
-    group : int array, shape (rows,), -1 unknown
-    Others as in `resample_means`; `reference` is "largest" or a group's number.
+    patient, group : int array, shape (rows,); group -1 is unknown
+    n_groups : int
+    n_boot, seed, min_support, n_patients
+        As in `resample_means`.
+    reference : "largest" or a group's number
 
     Returns
     -------
     GroupMeans
         One stratum; a group needs `min_support` patients with and as many without the label. `n_rows` counts the
         positives, `n_patients` the patients of the scarcer label.
+
+    Raises
+    ------
+    ValueError
+        The reference is "rest", or a score is not finite.
     """
     scores, truth, group = np.asarray(scores, dtype=float), np.asarray(truth), np.asarray(group)
     if reference == "rest":

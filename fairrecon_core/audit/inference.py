@@ -70,6 +70,7 @@ def contrast(result: GroupMeans, kind: str = "did") -> Contrast:
 
     Parameters
     ----------
+    result : GroupMeans
     kind : {"level", "gap", "change", "did"}
         The mean itself; the mean minus the reference's; the arm minus the baseline; or the difference in differences,
         (arm - baseline) minus the same in the reference.
@@ -78,6 +79,11 @@ def contrast(result: GroupMeans, kind: str = "did") -> Contrast:
     -------
     Contrast
         The reference group's own gap and DiD are NaN.
+
+    Raises
+    ------
+    ValueError
+        Unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown contrast {kind!r}; choose one of {KINDS}")
@@ -141,6 +147,18 @@ def bootstrap_t_interval(
     More accurate for skewed values and moderate groups; undefined (infinite) where resamples without any change are
     frequent, so the default remains `Contrast.interval`.
 
+    Parameters
+    ----------
+    patient, group : int array, shape (rows,)
+        As in `groups.resample_means`, for one attribute with `n_groups` groups.
+    stratum : Stratum
+    reference : int
+        The group that the others are compared with.
+    n_boot, seed, n_patients
+        As in `groups.resample_means`.
+    alpha : float
+        One less the coverage.
+
     Returns
     -------
     did, low, high : float64, shape (A - 1, G); the reference is NaN
@@ -177,6 +195,9 @@ def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np
 
     Parameters
     ----------
+    question : Contrast
+    alpha : float
+        Level of the tests.
     margin : float, > 0
         Changes within +- margin do not matter, in the unit of the estimate.
     p_value : array, optional
@@ -187,6 +208,11 @@ def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np
     verdict : array of str, "" where not estimable
         `changed`: p <= alpha. `equivalent`: the (1 - 2 alpha) interval lies within the margin (two one-sided tests).
         `changed_within_margin`: both. `undetermined`: neither.
+
+    Raises
+    ------
+    ValueError
+        The margin is not positive.
     """
     if not margin > 0:
         raise ValueError(f"an equivalence margin is positive, got {margin}")
@@ -303,6 +329,11 @@ def patient_bootstrap(
     -------
     Interval
         NaN bounds with fewer than two patients; `se` is the bootstrap standard deviation.
+
+    Raises
+    ------
+    ValueError
+        Numbers of values and patients differ, or `per` is unknown.
 
     Examples
     --------

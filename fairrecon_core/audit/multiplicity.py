@@ -100,6 +100,11 @@ def omnibus_test(question: Contrast) -> Omnibus:
     Parameters
     ----------
     question : Contrast of kind "level" (do the groups differ?) or "change" (did they change differently?)
+
+    Raises
+    ------
+    ValueError
+        Another kind of question.
     """
     if question.kind not in ("level", "change"):
         raise ValueError(f"an omnibus test takes 'level' or 'change', not '{question.kind}', which has a reference")
@@ -219,6 +224,8 @@ def nested(estimates, patient_se, alpha: float = 0.05) -> Nested:
     patient_se : array, shape (...)
         Standard error over patients of the mean over seeds: average the seeds' values within each image first
         (a `Stratum` takes means of decisions), then resample patients.
+    alpha : float
+        One less the coverage.
 
     Returns
     -------

@@ -26,6 +26,7 @@ VERDICTS = (*inference.VERDICTS, "not_estimable")
 UNITS = {"tpr": "rate", "fpr": "rate", "flip_rate": "rate", "calibration": "probability", "logit_shift": "logit",
          "auroc": "auroc", "dice": "dice", "psnr_db": "dB", "psnr_foreground_db": "dB"}  # fmt: skip
 OTHER_MARGINS = {"dB": 0.5, "logit": 0.25, "ratio": 0.1}  # a guess; units on a scale of 0 to 1 share `margin`
+FLIPPING = ("tpr", "fpr")  # means of decisions
 GAP_NAMES = {"tpr": "eop", "dice": "delta_dice"}  # of a max-min gap; otherwise <metric>_gap
 
 
@@ -98,7 +99,8 @@ def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Ch
         ):
             signed = kind == "gap"
             state, p_value = inference.contrast(result, kind), moved.p_value()
-            columns = _columns(state, moved, p_value, choices.alpha)
+            own = n if part.metric in FLIPPING else None
+            columns = _columns(state, moved, p_value, choices.alpha, own)
             verdict = inference.verdicts(moved, margin, choices.alpha, p_used)
             half = columns["delta_ci_high"] - moved.estimate
             for a, (arm, level) in enumerate(part.arms):
@@ -117,15 +119,21 @@ def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Ch
     return rows
 
 
-def _columns(state: inference.Contrast, moved: inference.Contrast, p_value, alpha: float) -> dict:
-    """Figures of one question: the arm's state, the baseline's, and the change between them; arrays (1, A - 1, G)."""
+def _columns(state: inference.Contrast, moved: inference.Contrast, p_value, alpha: float, n_group=None) -> dict:
+    """Figures of one question: the arm's state, the baseline's, and the change between them; arrays (1, A - 1, G).
+
+    Where decisions flip, an effect brings flips of its own: `n_group`, the subgroup's patients, enters the MDE.
+    """
     low, high = state.interval(alpha)
     delta_low, delta_high = moved.interval(alpha)
     baseline = np.broadcast_to(state.estimate[:, :1], moved.estimate.shape)
+    mde = inference.minimal_detectable_effect(
+        moved.se, alpha, n_group=None if n_group is None else np.maximum(n_group, 1)
+    )
     return {
         "value": state.estimate[:, 1:], "ci_low": low[:, 1:], "ci_high": high[:, 1:], "baseline": baseline,
         "delta": moved.estimate, "delta_ci_low": delta_low, "delta_ci_high": delta_high, "p_value": p_value,
-        "mde": np.where(np.isnan(moved.estimate), np.nan, inference.minimal_detectable_effect(moved.se, alpha)),
+        "mde": np.where(np.isnan(moved.estimate), np.nan, mde),
     }  # fmt: skip
 
 
@@ -369,7 +377,7 @@ def _nested_row(part, a, g, subgroup, names, both, inner, choices) -> dict:
         "task": part.task, "metric": part.metric, "label": part.label, "subgroup": subgroup, "estimator": "nested",
         "reference": names[part.result.reference], "delta": both.value[g] if known else np.nan, "unit": "rate",
         "delta_ci_low": both.low[g], "delta_ci_high": both.high[g], "p_value": p_value, "margin": margin,
-        "mde": inference.minimal_detectable_effect(both.se[g], choices.alpha) if known else np.nan,
+        "mde": inference.minimal_detectable_effect(both.se[g], choices.alpha, n_group=n[0]) if known else np.nan,
         "verdict": _verdict(p_value <= choices.alpha, within) if known else "not_estimable",
         "n_patients": int(n.sum()), "smallest_group": int(n.min()),
         **dict.fromkeys(("value", "ci_low", "ci_high", "baseline", "p_adjusted", "band_low", "band_high"), np.nan),

@@ -132,7 +132,7 @@ def tumour_shape(tumour: Tumour, head, white: np.ndarray, csf: np.ndarray) -> Sh
 
 
 def without_islands(weight: np.ndarray, flat: np.ndarray, n: int, pixel: float) -> np.ndarray:
-    """Zero the small separate parts of a lesion of which `weight` is given at ascending `flat` indices of (n, n) pixels.
+    """Zero the small separate parts of a lesion: its `weight` at ascending `flat` indices of an (n, n) slice.
 
     Parts are connected regions above 0.5. One below half of the largest goes, with the 3 mm around it; `pixel` is mm.
     """

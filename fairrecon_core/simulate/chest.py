@@ -350,7 +350,8 @@ def levels(person: Physique) -> tuple[float, float]:
 
 
 def display(signal: np.ndarray, person: Physique, pixel: float) -> np.ndarray:
-    """Logarithm, window between lung and mediastinum, local contrast, shoulder and gamma; float32 in [0, 1]."""
+    """Logarithm of the `signal` (H, W), a window set between lung and mediastinum of the `person`, local contrast over
+    distances in cm (`pixel` is one), shoulder and gamma; float32 in [0, 1]."""
     low, high = levels(person)
     dark, bright = person.window
     depth = -np.log(np.clip(signal, 1e-4, 1))

@@ -2,6 +2,8 @@
 
 Conventions: lengths in cm at the patient; x grows to the right of the image (the patient's left), y grows
 downwards, the origin lies at the centre of the film. Thickness maps are float32 (H, W) in cm along the beam.
+`frame` is the film, `person` the patient's `Physique`, `rng` a generator of random numbers, `pixel` a length in cm;
+`coarse` and `fine` are `textures`; `growth` is the relative enlargement of the heart, 0 when healthy.
 Attenuation is per cm at an effective 60-70 keV (densities as in ICRU report 44).
 Every random draw is taken in a fixed order before an attribute is read, so attributes and findings move
 structures but never the draws. Shapes and sizes are stylised by eye and not fitted to patients.
@@ -60,7 +62,15 @@ class Physique:
 def physique(rng: np.random.Generator, sex: float, age: float, supine: float, exposure: float) -> Physique:
     """Structural equations: exogenous draws and attributes give one patient's scalars.
 
-    `supine` is 1 for an AP exposure; views overlap on purpose, a bedside film is not always a bad one.
+    Parameters
+    ----------
+    rng : Generator
+    sex, age : float
+        Anatomical effects: +1 male, -1 female; (age in years - 60) / 17; 0 none.
+    supine : float
+        1 for an AP exposure; views overlap on purpose, a bedside film is not always a bad one.
+    exposure : float
+        Relative number of photons.
     """
     z = [min(max(float(v), -2.2), 2.2) for v in rng.standard_normal(40)]  # nobody is extreme
     share = tuple(float(v) for v in rng.uniform(size=8))
@@ -178,7 +188,15 @@ class Mediastinum(NamedTuple):
 def mediastinum(frame: Frame, person: Physique, growth: float = 0.0, widening: float = 0.0) -> Mediastinum:
     """Thickness maps of heart, great vessels, central soft tissue and hila.
 
-    `growth` is the relative enlargement of the heart and `widening` that of the upper mediastinum, 0 when healthy.
+    Parameters
+    ----------
+    frame : Frame
+        The film: coordinates in cm and the pixel.
+    person : Physique
+    growth : float
+        Relative enlargement of the heart, 0 when healthy.
+    widening : float
+        Relative enlargement of the upper mediastinum, 0 when healthy.
     """
     wide, turn, ao = 1 + widening, person.rotation, person.unfolding
     x, y = frame.x, frame.y

@@ -1,7 +1,8 @@
 """The healthy chest, part 2: bones, vessels, and how thin structures get onto the film.
 
 A rib, a vessel or a wire is a set of points with a mass each, deposited on the film so that mass is kept whatever the
-pixel. Conventions as in `chest_anatomy`.
+pixel. Conventions as in `chest_anatomy`: `frame` is the film, `person` the patient's `Physique`, `rng` a generator;
+`speckle` is one of the `textures`. `rods` run from (x, y) along (dx, dy), with a radius and a spacing in cm.
 """
 
 import functools
@@ -108,7 +109,15 @@ class Ribs(NamedTuple):
 
 
 def rib_axes(person: Physique, rng: np.random.Generator, pixel: float) -> Ribs:
-    """Ten pairs of arcs from the spine (angle 0) round the chest wall to the front, each a little irregular."""
+    """Ten pairs of arcs from the spine (angle 0) round the chest wall to the front, each a little irregular.
+
+    Parameters
+    ----------
+    person : Physique
+    rng : Generator
+    pixel : float
+        In cm.
+    """
     jitter = rng.standard_normal((5, N_RIBS, 2, 1)).astype(np.float32)
     smooth = np.cumsum(0.12 * rng.standard_normal((N_RIBS, 1, 1)), axis=0).astype(np.float32)
     n, pair = math.ceil(32 / pixel), np.arange(N_RIBS, dtype=np.float32)
@@ -154,7 +163,14 @@ def curve(knots, n: int) -> np.ndarray:
 
 
 def shoulder_girdle(person: Physique, pixel: float) -> list[Points]:
-    """Clavicles and the borders of the scapulae, both sides in one."""
+    """Clavicles and the borders of the scapulae, both sides in one.
+
+    Parameters
+    ----------
+    person : Physique
+    pixel : float
+        In cm.
+    """
     over, uneven, turn = person.scapula, 0.35 * person.asymmetry[12], 0.5 * person.rotation
     knots = np.array(
         [
@@ -198,7 +214,14 @@ def blade_and_humerus(frame: Frame, person: Physique) -> np.ndarray:
 
 
 def spine(frame: Frame, person: Physique) -> np.ndarray:
-    """Mineral thickness (cm) of vertebral bodies, end plates, pedicles and processes."""
+    """Mineral thickness (cm) of vertebral bodies, end plates, pedicles and processes.
+
+    Parameters
+    ----------
+    frame : Frame
+        The film: coordinates in cm and the pixel.
+    person : Physique
+    """
     z, out = person.asymmetry, np.zeros_like(frame.x)
     box = frame.box(-4, 4, -19, 19)
     y = frame.y[box] + 0.05 * frame.x[box] * z[13]
@@ -234,7 +257,17 @@ def calcification(frame: Frame, person: Physique, speckle: np.ndarray) -> np.nda
 
 
 def vessel_tree(person: Physique, rng: np.random.Generator, pixel: float, swelling: float = 0.0) -> Points:
-    """Pulmonary vessels: eight roots at each hilum, branching four times; `swelling` widens them relatively."""
+    """Pulmonary vessels: eight roots at each hilum, branching four times.
+
+    Parameters
+    ----------
+    person : Physique
+    rng : Generator
+    pixel : float
+        In cm.
+    swelling : float
+        Relative widening, 0 when healthy.
+    """
     n_roots, sides = 8, np.array([[-1.0], [1.0]], np.float32)
     normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
     angle = np.linspace(-1.45, 1.5, n_roots, dtype=np.float32) + 0.18 * normal(2, n_roots)

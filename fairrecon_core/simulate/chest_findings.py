@@ -1,7 +1,9 @@
 """Findings of the simulated chest: how each one changes the healthy anatomy, as a continuous function of severity.
 
 Each finding draws its place and shape from its own random stream, so adding one never moves another.
-A severity of 0 is the healthy patient: all appearances vanish continuously. Conventions as in `chest_anatomy`.
+A severity of 0 is the healthy patient: all appearances vanish continuously.
+Conventions as in `chest_anatomy`. A finding changes the thickness maps `layers` in place; `site` is what it needs to
+know of the patient, `severity` is 0 or more, `rng` its random stream; `z` and `line` place a pacemaker's leads.
 """
 
 import math
@@ -172,7 +174,18 @@ def pneumothorax(layers: Layers, site: Site, severity: float, rng: np.random.Gen
 
 def pleural_effusion(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
     """Fluid that first blunts the angle beside the diaphragm, then rises with a meniscus; in half of supine
-    patients it lies behind the lung and veils it instead."""
+    patients it lies behind the lung and veils it instead.
+
+    Parameters
+    ----------
+    layers : Layers
+        Thickness maps, changed in place.
+    site : Site
+        What the finding needs to know of the patient.
+    severity : float
+        0 or more.
+    rng : Generator
+    """
     both, side, layered = rng.uniform() < 0.4, side_of(rng), rng.uniform() < 0.5
     lesser = 0.3 + 0.6 * rng.uniform()
     x, y = site.frame.x, site.frame.y
@@ -211,6 +224,17 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
     """Three to five neighbouring ribs broken along a line: a gap, a step between the ends, callus when healed.
 
     Blood beside the fractures, or the scar it leaves, lifts the pleura.
+
+    Parameters
+    ----------
+    ribs : Ribs
+    layers : Layers
+        Thickness maps, changed in place.
+    site : Site
+        What the finding needs to know of the patient.
+    severity : float
+        0 or more.
+    rng : Generator
     """
     n_broken, side, healed = 3 + int(2.99 * rng.uniform()), side_of(rng), rng.uniform() < 0.5
     first, place = 2 + int(4.99 * rng.uniform()), 0.5 + 0.95 * rng.uniform()
@@ -244,7 +268,18 @@ def fracture(ribs: Ribs, layers: Layers, site: Site, severity: float, rng: np.ra
 
 
 def support_devices(layers: Layers, site: Site, severity: float, rng: np.random.Generator) -> None:
-    """Central line, tubes, electrodes or a pacemaker; sicker patients carry more of them."""
+    """Central line, tubes, electrodes or a pacemaker; sicker patients carry more of them.
+
+    Parameters
+    ----------
+    layers : Layers
+        Thickness maps, changed in place.
+    site : Site
+        What the finding needs to know of the patient.
+    severity : float
+        0 or more.
+    rng : Generator
+    """
     which, z, u = rng.uniform(), rng.standard_normal(24).tolist(), rng.uniform(size=6).tolist()
     pixel = site.frame.pixel / site.frame.scale
     turn = 0.5 * site.person.rotation

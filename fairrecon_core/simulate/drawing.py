@@ -158,7 +158,8 @@ def _draw_brain(row: dict, key, sex: float, age: float, size: int, n_slices: int
 
 def _draw_chest(row: dict, key, sex: float, age: float, size: int, visit: int) -> Item:
     severity = {finding: row[f"x_severity_{finding}"] for finding in chest.FINDINGS}
-    patient = chest.ChestPatient(key, severity, sex, age, row["x_view"], row["x_exposure"], row["x_conspicuity"])
+    acquired = (row["x_view"], row["x_exposure"], row["x_conspicuity"])
+    patient = chest.ChestPatient(key, severity, sex, age, *acquired, visit=visit)
     return chest.render(patient, size).image, {"image_id": f"{row['patient_id']}-{visit}"} | row, None
 
 
