@@ -259,8 +259,8 @@ def main(argv: list[str] | None = None):
     choices = {name: getattr(arguments, name) for name in ("views", "uncertain", "blank")}
     return convert(
         arguments, source, items(source, entries, races, arguments), len(entries), name="chexpert",
-        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more, tasks=list(FINDINGS.values()), roles=(0.7, 0.3),
-        age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True, conflicts="unknown",
+        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more, tasks=list(FINDINGS.values()),
+        roles=(0.7, 0.3), age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True, conflicts="unknown",
     )  # fmt: skip
 
 
