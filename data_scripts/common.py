@@ -315,7 +315,7 @@ def summary(cohort: Cohort) -> str:
         rows[task] = [(label == 1).sum(), (label == 0).sum(), label.isna().sum(), patients[label == 1].nunique(),
                       patients[label == 0].nunique()]  # fmt: skip
     columns = ["images with", "without", "not recorded", "patients with", "without"]
-    parts += ["", pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(), ""]
+    parts += ["", pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string() if rows else "no task", ""]
     once = table.drop_duplicates("patient_id")
     unknown = {trait: int((once[trait] == "unknown").sum()) for trait in ("sex", "age_group", "race")}
     parts += ["patients with unknown " + ", ".join(f"{trait} {n}" for trait, n in unknown.items())]

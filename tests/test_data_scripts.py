@@ -573,6 +573,11 @@ def test_covid_by_hand(tmp_path, capsys):
     assert "Oslo" not in text and not {"x_date", "x_location", "x_clinical_notes"} & set(table.columns)
 
 
+def test_a_cohort_without_a_task_is_still_a_cohort(tmp_path, capsys):
+    cohort = convert(covid_cxr, write_files(tmp_path / "x", covid_files()), tmp_path / "out", "--size", 16)
+    assert cohort.tasks == [] and "no task" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("row", "message"), [
     ("13,,F,33,Pneumonia/Viral/Rabies,PA,X-ray,2020,Oslo,images,f.png,u,,n", r"f.png in .*: unknown code 'Rabies'"),
     ("13,,F,33,Pneumonia,Oblique,X-ray,2020,Oslo,images,f.png,u,,n", r"unknown code 'Oblique' in column 'view'"),
