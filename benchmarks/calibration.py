@@ -466,7 +466,7 @@ def score_null(scale):
 def score_planted(scale):
     """A planted change of .10: found and covered; the minimal detectable effect against simulated power."""
     for prevalence in (0.40, 0.16, 0.08):
-        rng, n, own = np.random.default_rng(14), scale(1000 if prevalence == 0.40 else 500), TPR - 0.06
+        rng, n, own = np.random.default_rng(14), scale(1000), TPR - 0.06
         base = [question.se[0, 0, 1] for question in planted_questions(rng, 50, prevalence, 0.0, n_boot=2)]
         plain = float(minimal_detectable_effect(np.mean(base)))
         n_group = PATIENTS * prevalence * SEX[1]

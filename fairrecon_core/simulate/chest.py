@@ -43,7 +43,7 @@ FINDINGS = (
 SEVERITY_FLOOR: dict[str, float] = {
     "enlarged_cardiomediastinum": 0.30,
     "cardiomegaly": 0.30,
-    "lung_lesion": 0.50,
+    "lung_lesion": 0.40,
     "edema": 0.15,
     "consolidation": 0.50,
     "pneumonia": 0.50,
@@ -51,7 +51,7 @@ SEVERITY_FLOOR: dict[str, float] = {
     "pneumothorax": 0.30,
     "pleural_effusion": 0.10,
     "pleural_other": 0.50,
-    "fracture": 1.00,
+    "fracture": 0.60,
     "support_devices": 0.30,
 }
 SEVERITY_SCALE: dict[str, float] = {
@@ -65,7 +65,7 @@ SEVERITY_SCALE: dict[str, float] = {
     "pneumothorax": 1.0,
     "pleural_effusion": 0.8,
     "pleural_other": 1.0,
-    "fracture": 1.2,
+    "fracture": 0.9,
     "support_devices": 0.8,
 }
 
