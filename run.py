@@ -38,7 +38,7 @@ def main(argv):
             sys.exit("--torch takes cpu or auto, got %r" % torch_build)
     python = interpreter(torch_build)
     environment = dict(os.environ, PATH=str(python.parent) + os.pathsep + os.environ.get("PATH", ""))
-    return subprocess.call([str(python), "-m", "fairrecon_core.run", *argv], cwd=str(ROOT), env=environment)
+    return subprocess.call([str(python), "-m", "fairrecon_core.cli", *argv], cwd=str(ROOT), env=environment)
 
 
 def interpreter(torch_build=""):

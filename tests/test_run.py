@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from fairrecon_core import cli
 from fairrecon_core import run as runs
 from fairrecon_core.plots import canvas
 from fairrecon_core.run import Run, begin, content_hash, run_folder
@@ -131,4 +132,4 @@ def test_the_commit_is_recorded_only_inside_git(house):
 
 def test_verbs_of_the_command_line_need_no_profile():
     with pytest.raises(SystemExit):
-        runs.main(["--help"])
+        cli.main(["--help"])

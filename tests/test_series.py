@@ -79,7 +79,7 @@ def environment(clone):
 
 
 def series(clone, *options):
-    command = [sys.executable, "-m", "fairrecon_core.run", "tiny", *options]
+    command = [sys.executable, "-m", "fairrecon_core.cli", "tiny", *options]
     return subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True, check=False)
 
 
@@ -98,7 +98,7 @@ def test_a_killed_series_continues_and_gives_the_same_tables_byte_for_byte(clone
     dice = random.Random(2)
     for _ in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-m", "fairrecon_core.run", "tiny"], cwd=clone, env=environment(clone),
+            [sys.executable, "-m", "fairrecon_core.cli", "tiny"], cwd=clone, env=environment(clone),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(dice.uniform(2.0, 9.0))

@@ -14,7 +14,7 @@ def smoke(root, tmp_path_factory):
     """One run of the smoke profile through the runner, shared by the tests of this file."""
     runs = tmp_path_factory.mktemp("runs")
     environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(root))
-    command = [sys.executable, "-m", "fairrecon_core.run", "smoke"]
+    command = [sys.executable, "-m", "fairrecon_core.cli", "smoke"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return runs / "smoke"
