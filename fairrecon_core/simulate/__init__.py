@@ -29,4 +29,4 @@ __all__ = [
     "true_gap_by_monte_carlo",
 ]
 
-SIMULATOR_VERSION = "0"  # part of every cohort and every weights file: a retune of the images makes a new one
+SIMULATOR_VERSION = "1"  # part of every cohort and every weights file: a retune of the images makes a new one
