@@ -37,8 +37,11 @@ def main(argv):
         if torch_build not in ("cpu", "auto"):
             sys.exit("--torch takes cpu or auto, got %r" % torch_build)
     python = interpreter(torch_build)
-    environment = dict(os.environ, PATH=str(python.parent) + os.pathsep + os.environ.get("PATH", ""))
-    return subprocess.call([str(python), "-m", "fairrecon_core.cli", *argv], cwd=str(ROOT), env=environment)
+    path = str(python.parent) + os.pathsep + os.environ.get("PATH", "")
+    environment = dict(
+        os.environ, PATH=path, FAIRRECON_HOME=str(ROOT)
+    )  # file names on the command line stay the caller's
+    return subprocess.call([str(python), "-m", "fairrecon_core.cli", *argv], env=environment)
 
 
 def interpreter(torch_build=""):

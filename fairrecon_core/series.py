@@ -85,6 +85,8 @@ def run_series(
         A cell failed, a widget callback raised, or a kernel died.
     """
     settings = load_settings(profile, **(overrides or {}))
+    if str(profile).endswith(".yml"):  # a kernel works in another folder
+        profile = str(Path(profile).resolve())
     notebooks = choose(sorted((folder or house() / "notebooks").glob("[0-9][0-9]_*.ipynb")), only or [], start)
     for path in notebooks:
         check_parameters(path)

@@ -159,6 +159,18 @@ def test_a_notebook_without_our_parameters_is_refused(clone, root):
     assert refused.returncode != 0 and "no parameter 'overrides', did you mean 'override'?" in refused.stderr
 
 
+@pytest.mark.series
+def test_a_profile_file_is_found_from_the_folder_of_the_caller(clone):
+    (clone / "elsewhere").mkdir()
+    (clone / "elsewhere" / "mine.yml").write_text("seed: 4\n")
+    command = [sys.executable, "-m", "fairrecon_core.cli", "mine.yml", "--only", "00"]
+    done = subprocess.run(
+        command, cwd=clone / "elsewhere", env=environment(clone), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((clone / "runs/mine/run.json").read_text())["seed"] == 4
+
+
 def test_numbers_choose_notebooks_in_order():
     paths = [Path(f"{number:02}_x.ipynb") for number in range(5)]
     assert choose(paths, ["3", "01"], "") == [paths[1], paths[3]]
