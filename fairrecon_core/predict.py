@@ -196,13 +196,13 @@ class Classifier(Reader):
 
     def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
         """Cross-entropy over the known labels."""
-        yield "net", self._loss(batch, weighted=True)
+        yield "net", self._loss(batch)
 
     def validation_loss(self, batch: Labelled) -> Tensor:
         """The same."""
-        return self._loss(batch, weighted=True)
+        return self._loss(batch)
 
-    def _loss(self, batch: Labelled, weighted: bool) -> Tensor:
+    def _loss(self, batch: Labelled) -> Tensor:
         target, fill = batch.targets, LABEL_POLICIES[self.label_policy]
         known = ~target.isnan() if fill is None else torch.ones_like(target, dtype=torch.bool)
         target = target.nan_to_num(fill or 0.0)

@@ -344,16 +344,15 @@ def _expected_seconds(path: Path, record: dict) -> float:
 
 def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict]:
     """What the kernel said it read and wrote, with content hashes, and its notes."""
-    read, wrote, notes = {}, {}, {}
+    paths, notes = {"read": set(), "write": set()}, {}
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
         entry = json.loads(line)
         if entry["action"] == "note":
             notes |= {key: value for key, value in entry.items() if key not in ("action", "path")}
         else:
-            (read if entry["action"] == "read" else wrote)[entry["path"]] = content_hash(
-                [(out / entry["path"]).resolve()]
-            )
-    return {name: digest for name, digest in read.items() if name not in wrote}, wrote, notes
+            paths[entry["action"]].add(entry["path"])
+    digest = lambda names: {name: content_hash([(out / name).resolve()]) for name in sorted(names)}
+    return digest(paths["read"] - paths["write"]), digest(paths["write"]), notes
 
 
 def _open_record(out: Path, settings) -> dict:

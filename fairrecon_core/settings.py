@@ -130,7 +130,7 @@ def profiles() -> list[str]:
 
 def suggest(name: str, known) -> str:
     """', did you mean ...?' for the nearest known name, or an empty text."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
     return f", did you mean '{close[0]}'?" if close else ""
 
 

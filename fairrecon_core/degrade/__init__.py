@@ -6,7 +6,6 @@ the strength (acceleration R, or photons per detector bin), and the identity lev
 no bit. Noise belongs to the image: it follows from `(seed, image_id, level)`, whatever the batch.
 """
 
-import difflib
 import hashlib
 import importlib
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+from fairrecon_core.settings import suggest
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,7 @@ def check_images(images) -> Tensor:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """`value` if it is one of `choices`; else a ValueError that suggests the nearest."""
     if value not in choices:
-        close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.4)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {name} {value!r}{hint}; choose one of {', '.join(choices)}")
+        raise ValueError(f"unknown {name} {value!r}{suggest(value, choices)}; choose one of {', '.join(choices)}")
     return value
 
 

@@ -7,7 +7,6 @@ over the registry, so a newcomer is tested unasked. It is called as
 `(seed, image_id, level, sample)`. A simple one ignores the keywords.
 """
 
-import difflib
 import importlib
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fairrecon_core.degrade import Degradation, Measurement
+from fairrecon_core.settings import suggest
 from fairrecon_core.training import Images
 
 REGISTRY: dict[str, type["Reconstructor"]] = {}
@@ -121,11 +121,11 @@ class Reconstructor:
         ValueError
             Images of another shape than (B, H, W) or (H, W), not finite or not in [0, 1]; not one name per image.
         """
-        batch = as_batch(degraded)
+        batch, alone = as_batch(degraded), torch.as_tensor(degraded).ndim == 2
         names = [image_ids] if isinstance(image_ids, str) else [str(name) for name in image_ids]
         if len(names) != len(batch):
             raise ValueError(f"need one image_id per image: got {len(names)} for {len(batch)} images")
-        if measurement is not None and torch.as_tensor(degraded).ndim == 2:
+        if measurement is not None and alone:
             measurement = measurement.at(None)
         step = self.chunk()
         parts = [
@@ -134,7 +134,7 @@ class Reconstructor:
             for i in range(0, len(batch), step)
         ]  # fmt: skip
         images = torch.cat(parts).float().cpu().clamp(0, 1)
-        return images[0] if torch.as_tensor(degraded).ndim == 2 else images
+        return images[0] if alone else images
 
     def chunk(self) -> int:
         """Images at a time: one on the CPU, so that the batch changes no byte."""
@@ -147,7 +147,7 @@ def as_batch(images) -> Tensor:
     Raises
     ------
     ValueError
-        Another number of axes (say, colour channels), odd sizes of the axes, values not finite or not in [0, 1].
+        Another number of axes (say, colour channels), an empty axis, values not finite or not in [0, 1].
     """
     images = torch.as_tensor(images, dtype=torch.float32)
     batch = images[None] if images.ndim == 2 else images
@@ -196,9 +196,7 @@ def reconstructor(name: str, modality: str = "mri", **options):
         Unknown arm; the message lists the known ones.
     """
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"unknown arm {name!r}{hint}; known arms: {', '.join(names())}")
+        raise ValueError(f"unknown arm {name!r}{suggest(name, names())}; known arms: {', '.join(names())}")
     if name in HOMES:
         importlib.import_module(f"{__name__}.{HOMES[name]}")
     return REGISTRY[name](modality=modality, **options)
