@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairrecon_core.reconstruct.unet import UNet
+from fairrecon_core.reconstruct.unet import UNet, cosine
 from fairrecon_core.training import Images, Recipe, fit, load_weights, save_weights
 
 LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
-BACKBONES = ("resnet18", "resnet50", "xrv_densenet")
+BACKBONES = ("resnet18_half", "resnet18", "resnet50", "xrv_densenet")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ class Reader(Recipe):
         """Adam."""
         return {"net": torch.optim.Adam(self.net.parameters(), lr=self.learning_rate)}
 
+    def rate(self, epoch: int, epochs: int) -> float:
+        """Half a cosine from 1 towards 0."""
+        return cosine(epoch, epochs)
+
     def fit(self, draw: Callable, *, seed: int = 0, **options) -> pd.DataFrame:
         """Train on batches of `labelled` with `training.fit` (`options`); the table of losses. Best weights stay."""
         torch.manual_seed(seed)
@@ -151,8 +155,8 @@ class Classifier(Reader):
     Parameters
     ----------
     tasks : sequence of str
-    backbone : {"resnet18", "resnet50", "xrv_densenet"}
-        xrv_densenet is the architecture that the published code used for chest films; it needs torchxrayvision.
+    backbone : {"resnet18_half", "resnet18", "resnet50", "xrv_densenet"}
+        resnet18_half has half the channels in its blocks, a fourth of the weights: what `tutorial` ships. xrv_densenet is the architecture that the published code used for chest films; it needs torchxrayvision.
     positive_weight : sequence of float, optional
         Weight of the positive cases of each task, see `positive_weights`.
     label_policy : {"ignore", "zeros", "ones"}
@@ -181,8 +185,9 @@ class Classifier(Reader):
     def _resnet(self) -> nn.Module:
         from torchvision import models
 
-        make, weights = getattr(models, self.backbone), None
-        if self.imagenet:
+        half = self.backbone == "resnet18_half"
+        make, weights = (_half_resnet18 if half else getattr(models, self.backbone)), None
+        if self.imagenet and not half:
             try:
                 net = make(weights="IMAGENET1K_V1")
                 self.started_from = weights = "ImageNet"
@@ -213,6 +218,19 @@ class Classifier(Reader):
     def scores(self, images) -> np.ndarray:
         """Probabilities (n, tasks) for images (n, H, W)."""
         return self.outputs(images).sigmoid().numpy().astype(float)
+
+
+def _half_resnet18() -> nn.Module:
+    """torchvision's ResNet-18 with 32 to 256 channels in its blocks, in place of 64 to 512."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    class Half(ResNet):
+        def _make_layer(self, block, planes, *rest, **options):
+            return super()._make_layer(block, planes // 2, *rest, **options)
+
+    net = Half(BasicBlock, [2, 2, 2, 2])
+    net.fc = nn.Linear(256, 1000)
+    return net
 
 
 class XRVDenseNet(nn.Module):

@@ -67,15 +67,23 @@ class Settings:
 
     # reconstructors
     train: bool = False  # False: use the shipped weights
+    classical: tuple[str, ...] = ("degraded", "tv", "nlm")  # arms that do not learn; `unet_dc`: with data consistency
     arms: tuple[str, ...] = ("unet", "pix2pix", "sde")
     width: int = 16  # feature maps of the first level; 64 in the paper
-    epochs: int = 20
+    published_width: int = 8  # of the U-Net in the published modes
+    epochs: int = 8
     batch_size: int = 8
+    precision: str = "auto"  # | 32-true | bf16-mixed, of training
     train_seeds: tuple[int, ...] = (0,)
     samples: int = 1  # per image, of a stochastic reconstructor
+    sampler: str = "ode2"  # of the SDE: euler (published) | posterior | ode2 | sde2
+    sde_steps: int = 0  # reverse steps; 0: 10 for ode2 and sde2, else all 100
+    control_share: float = 0.3  # of the images that the control arms exchange
 
     # downstream readers
-    backbone: str = "resnet50"
+    backbone: str = "resnet18_half"  # what ships; resnet50 in the paper's text
+    reader_epochs: int = 6
+    segmenter_width: int = 8
     threshold_policy: str = "validation_frozen"  # | validation_per_arm | test_per_arm (published)
 
     # audit

@@ -163,7 +163,8 @@ def make_cohort(name):
     n_patients = {"brain": settings.brain_patients, "chest": settings.chest_patients}[name]
     everybody = patient_table(name, n_patients, **model)
     splits = assign_splits(everybody.patient_id, settings.seed)[everybody.patient_id]
-    chosen = np.flatnonzero(splits.isin(settings.splits) | (settings.n_folds > 1))  # folds need everybody
+    wanted = {*settings.splits, *(["train"] if settings.train else [])}
+    chosen = np.flatnonzero(splits.isin(wanted) | (settings.n_folds > 1))  # folds need everybody
     shape = {"size": settings.image_size, "n_slices": settings.brain_slices}
     items = simulate(name, n_patients, patients=chosen, **shape, **model)
     return write_cohort(

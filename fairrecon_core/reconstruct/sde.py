@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fairrecon_core.degrade import noise_generator
 from fairrecon_core.reconstruct import register
-from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, level_code
+from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, cosine, level_code
 from fairrecon_core.training import Batch, Recipe
 
 
@@ -246,6 +246,8 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         Decay of the running mean of the weights, per step.
     residual_sd : float
         Typical standard deviation of clean less degraded, which scales the network's input and output.
+    decay : bool
+        Let the learning rate fall to 0 along a cosine, which a short training needs.
     """
 
     name, saved, stochastic = "sde", "average", True
@@ -262,12 +264,13 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         schedule=SCHEDULE,
         average=0.999,
         residual_sd=0.08,
+        decay=False,
     ):
         if loss not in ("unbiased", "published"):
             raise ValueError(f"loss is 'unbiased' or 'published', got {loss!r}")
         super().__init__(modality, width, device, loss=loss, scale=round(schedule.scale, 6), steps=schedule.steps)
         self.learning_rate, self.loss, self.sampler, self.n_steps = learning_rate, loss, sampler, n_steps
-        self.schedule, self.decay, self.residual_sd = schedule, average, residual_sd
+        self.schedule, self.averaging, self.residual_sd, self.decay = schedule, average, residual_sd, decay
         self.build()
 
     def build(self) -> None:
@@ -284,11 +287,15 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         """Adam."""
         return {"net": torch.optim.Adam(self.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))}
 
+    def rate(self, epoch: int, epochs: int) -> float:
+        """1, or half a cosine from 1 towards 0 with `decay`."""
+        return cosine(epoch, epochs) if self.decay else 1.0
+
     def after_step(self) -> None:
         """Move the running mean; faster in the beginning."""
         self.average.n_updates.add_(1)
         n = int(self.average.n_updates)
-        share = 1 - min(self.decay, (1 + n) / (10 + n))
+        share = 1 - min(self.averaging, (1 + n) / (10 + n))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.net.parameters()):
                 mean.lerp_(value, share)

@@ -95,6 +95,11 @@ def with_level(image: Tensor, modality: str, level: float) -> Tensor:
     return torch.cat([image, torch.full_like(image[:, :1], level_code(modality, level))], dim=1)
 
 
+def cosine(epoch: int, epochs: int) -> float:
+    """Half a cosine from 1 in the first epoch towards 0 after the last."""
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
 class NetworkReconstructor(Reconstructor):
     """What the three networks share: device, fitting, saving, loading. A subclass is also a `Recipe`.
 
@@ -179,17 +184,19 @@ class UNetReconstructor(Recipe, NetworkReconstructor):
     ----------
     modality, width, device
         As in `NetworkReconstructor`.
-    rate : float
+    learning_rate : float
         Of Adam.
     published : bool
         The network of the released code: no level channel, predicts the image itself, sigmoid output for X-ray.
+    decay : bool
+        Let the learning rate fall to 0 along a cosine, which a short training needs.
     """
 
     name = "unet"
 
-    def __init__(self, modality="mri", width=16, device="cpu", learning_rate=1e-4, published=False):
+    def __init__(self, modality="mri", width=16, device="cpu", learning_rate=1e-4, published=False, decay=False):
         super().__init__(modality, width, device, published=published)
-        self.learning_rate, self.published = learning_rate, published
+        self.learning_rate, self.published, self.decay = learning_rate, published, decay
         self.build()
 
     def build(self) -> None:
@@ -206,6 +213,10 @@ class UNetReconstructor(Recipe, NetworkReconstructor):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam."""
         return {"net": torch.optim.Adam(self.net.parameters(), lr=self.learning_rate)}
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        """1, or half a cosine from 1 towards 0 with `decay`."""
+        return cosine(epoch, epochs) if self.decay else 1.0
 
     def predict(self, degraded: Tensor, level: float) -> Tensor:
         """(B, 1, H, W) to (B, 1, H, W), with gradients, not clipped."""

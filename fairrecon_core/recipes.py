@@ -1,0 +1,156 @@
+"""How each network of the series is trained: what a run needs to make its own weights, and how ours were made.
+
+One table of recipes, two functions. A network is trained on the clean images of a cohort's train split, degraded as
+they are drawn (or remembered, `degrade.remembered`), and stopped at its best validation loss.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fairrecon_core.cohort import Cohort
+from fairrecon_core.degrade import Degradation
+from fairrecon_core.degrade.remembered import Remembered
+from fairrecon_core.predict import Classifier, Segmenter, labelled, positive_weights
+from fairrecon_core.reconstruct.unet import NetworkReconstructor
+from fairrecon_core.training import Images
+
+RECIPES = {  # of a short training on a CPU; the paper's long one has 1e-4 (U-Net, SDE) and no decay
+    "unet": {"learning_rate": 1e-3, "decay": True},
+    "pix2pix": {"learning_rate": 5e-4},
+    "sde": {"learning_rate": 1e-3, "decay": True, "average": 0.995},
+}
+READER_RATE = 1e-3
+
+
+def train_reconstructor(
+    network: NetworkReconstructor,
+    cohort: Cohort,
+    degradation: Degradation,
+    levels,
+    *,
+    folder: str | Path,
+    fold: int = 0,
+    remember: str | Path | None = None,
+    mirror: bool = False,
+    n_validation: int = 128,
+    seed: int = 0,
+    **options,
+) -> pd.DataFrame:
+    """Train a network on a cohort's train split; the table of losses. The best weights stay in the network.
+
+    Parameters
+    ----------
+    network : NetworkReconstructor
+    cohort : Cohort
+    degradation : Degradation
+    levels : sequence of float
+    folder : path
+        State after each epoch, so that a second call goes on.
+    fold : int
+        Whose train and validation patients.
+    remember : path, optional
+        Degrade each image once per level and keep it here; otherwise anew in every epoch, half of them mirrored.
+    mirror : bool
+        What is remembered includes every image's mirror image: an epoch is twice as long.
+    n_validation : int
+        Validation images, evenly spread.
+    seed : int
+    **options
+        Of `training.fit` and `pairs`: epochs, patience, batch_size, precision, ...
+
+    Raises
+    ------
+    ValueError
+        The cohort has no train or no validation images for reconstructors.
+    """
+    train, validation = (_images(cohort, split, "reconstruction", fold) for split in ("train", "validation"))
+    validation = _spread(validation, n_validation)
+    flips = remember is None
+    if remember is not None:
+        train = _with_mirrored(train) if mirror else train
+        names = [*train.names, *validation.names]
+        degradation = Remembered(degradation, names, cohort.images.shape[-1], remember, seed=cohort.info["seed"])
+    return network.fit(train, validation, degradation, levels, seed=seed, flips=flips, folder=folder, **options)
+
+
+def train_classifier(
+    classifier: Classifier, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 16, **options
+) -> pd.DataFrame:
+    """Train a classifier on the recorded labels of a cohort's train split; the table of losses.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Its tasks are columns `y_<task>` of the cohort.
+    cohort, folder, fold, seed
+        As in `train_reconstructor`.
+    batch_size : int
+    **options
+        Of `training.fit`.
+
+    Raises
+    ------
+    ValueError
+        No images with a label in train or validation.
+    """
+    parts = []
+    for split in ("train", "validation"):
+        labels = cohort.table[[f"y_{task}" for task in classifier.tasks]].to_numpy(np.float32)
+        rows = cohort.select(split, "prediction", fold)
+        rows = rows[~np.isnan(labels[rows]).all(axis=1)]
+        if not len(rows):
+            raise ValueError(f"cohort {cohort.name!r} has no {split} image with a label of {classifier.tasks}")
+        parts += [_at(cohort, rows), labels[rows]]
+    weights = positive_weights(parts[1])
+    classifier.positive_weight = classifier.positive_weight.new_tensor(weights)
+    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True)
+    return classifier.fit(draw, seed=seed, folder=folder, **options)
+
+
+def train_segmenter(
+    segmenter: Segmenter, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 8, **options
+) -> pd.DataFrame:
+    """Train a segmenter on the masks of a cohort's train split; the table of losses.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    cohort, folder, fold, seed
+        As in `train_reconstructor`.
+    batch_size : int
+    **options
+        Of `training.fit`.
+    """
+    parts = []
+    for split in ("train", "validation"):
+        rows = cohort.select(split, "prediction", fold)
+        parts += [_at(cohort, rows), cohort.masks_at(rows)]
+    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True)
+    return segmenter.fit(draw, seed=seed, folder=folder, **options)
+
+
+def _at(cohort: Cohort, rows) -> Images:
+    return Images(cohort.images[rows], list(cohort.table["image_id"].iloc[rows]))
+
+
+def _images(cohort: Cohort, split: str, role: str, fold: int) -> Images:
+    rows = cohort.select(split, role, fold)
+    if not len(rows):
+        raise ValueError(
+            f"cohort {cohort.name!r} has no {split} images for {role}: add 'train' to the setting `splits` "
+            "and make the cohort again (notebook 01)"
+        )
+    return _at(cohort, rows)
+
+
+def _spread(images: Images, n: int) -> Images:
+    rows = np.unique(np.linspace(0, len(images) - 1, n).round().astype(int))
+    return Images(images.pixels[rows], [images.names[row] for row in rows])
+
+
+def _with_mirrored(images: Images) -> Images:
+    """Every image, and its mirror image under a name of its own."""
+    pixels = np.concatenate([images.pixels, images.pixels[..., ::-1]])
+    return Images(pixels, [*images.names, *(f"{name}~mirrored" for name in images.names)])

@@ -1,0 +1,189 @@
+"""Make the weights that the package ships, step by step; every step goes on where it was stopped.
+
+python tools/shipped.py cohorts brain                 simulate the training patients (other seeds than any profile)
+python tools/shipped.py train brain unet --epochs 12  train one network; --published for the released code's mode
+python tools/shipped.py read chest --epochs 12        train the readers
+python tools/shipped.py card brain unet               measure the float16 weights on the tutorial's test patients
+                                                      and put them, with their model card, into the package
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from fairrecon_core.recipes import READER_RATE, RECIPES, train_classifier, train_reconstructor, train_segmenter
+import pandas as pd
+
+from fairrecon_core import quality
+from fairrecon_core.audit.metrics import auroc
+from fairrecon_core.chain import WEIGHTS, Chain
+from fairrecon_core.cohort import load_cohort, write_cohort
+from fairrecon_core.degrade import degradation
+from fairrecon_core.predict import Classifier, Segmenter, dice_table
+from fairrecon_core.reconstruct import reconstructor
+from fairrecon_core.run import Run, commit, run_folder
+from fairrecon_core.settings import house, load_settings
+from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+
+SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1
+PATIENTS = {("brain", "reconstruction"): 1700, ("chest", "reconstruction"): 3200,
+            ("brain", "prediction"): 2600, ("chest", "prediction"): 6500}  # fmt: skip
+WORK = Path(os.environ.get("FAIRRECON_RUNS") or house() / "runs") / "shipped"
+MODE = {"brain": "mri_mode", "chest": "xray_mode"}
+MODALITY = {"brain": "mri", "chest": "xray"}
+
+
+def cohort_of(name: str, role: str):
+    """The training cohort of a role, drawn when missing: 92 % train, 8 % validation."""
+    folder = WORK / "cohorts" / f"{name}-{role}"
+    if (folder / "cohort.json").exists():
+        return load_cohort(folder)
+    n, seed, settings = PATIENTS[name, role], SEEDS[role], load_settings("tutorial")
+    items = simulate(name, n, seed=seed, size=settings.image_size, bias=settings.bias, n_slices=settings.brain_slices)
+    extra = {"simulator_version": SIMULATOR_VERSION}
+    n_images = n * (settings.brain_slices if name == "brain" else 1)
+    return write_cohort(folder, items, name=name, seed=seed, split=(0.92, 0.08, 0.0), n_images=n_images,
+                        tasks=TASKS[name], extra=extra)  # fmt: skip
+
+
+def levels_of(name: str) -> tuple[float, ...]:
+    settings = load_settings("tutorial")
+    return settings.mri_levels if name == "brain" else settings.xray_levels
+
+
+def train(name: str, arm: str, *, published: bool, width: int, epochs: int, batch_size: int, seed: int) -> None:
+    """Train one reconstructor and leave its state under `WORK`."""
+    options = RECIPES[arm] | ({"published": True} if published else {})
+    network = reconstructor(arm, MODALITY[name], width=width, **options)
+    mode = "published" if published else "physical"
+    folder = WORK / f"{name}-{arm}{'-published' if published else ''}"
+    losses = train_reconstructor(
+        network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name), folder=folder,
+        remember=WORK / "remembered", seed=seed, epochs=epochs, batch_size=batch_size, precision="bf16-mixed",
+    )  # fmt: skip
+    network.save(folder / "weights.safetensors", seed=seed, epochs=epochs)
+    losses.to_csv(folder / "loss.csv", index=False)
+
+
+def read(name: str, *, epochs: int, seed: int, only: str = "") -> None:
+    """Train the readers of a cohort and leave their states under `WORK`."""
+    cohort = cohort_of(name, "prediction")
+    for what, reader in readers(name).items():
+        if only and what != only:
+            continue
+        folder = WORK / f"{name}-{what}"
+        fit = train_segmenter if isinstance(reader, Segmenter) else train_classifier
+        losses = fit(reader, cohort, folder=folder, seed=seed, epochs=epochs, precision="bf16-mixed")
+        reader.save(folder / "weights.safetensors", seed=seed, epochs=epochs)
+        losses.to_csv(folder / "loss.csv", index=False)
+
+
+def readers(name: str) -> dict:
+    """Fresh readers of a cohort by file name: brain tasks are learned independently, chest findings together."""
+    options = {"backbone": "resnet18_half", "learning_rate": READER_RATE}
+    if name == "chest":
+        return {"findings": Classifier(TASKS["chest"], **options)}
+    tasks = {task.removeprefix("tumour_"): Classifier([task], **options) for task in TASKS["brain"]}
+    return tasks | {"segmenter": Segmenter(width=8)}
+
+
+def card(name: str, what: str, *, published: bool, width: int, command: str) -> None:
+    """Measure the float16 weights of one network on the tutorial's test patients and put them into the package."""
+    ending = "-published" if published else ""
+    source = WORK / f"{name}-{what}{ending}" / "weights.safetensors"
+    overrides = {MODE[name]: "published"} if published else {}
+    chain = Chain(Run(run_folder("tutorial", {}), load_settings("tutorial", **overrides)), name)
+    facts = {"command": command, "commit": commit(), "simulator_version": SIMULATOR_VERSION, "image_size": 128}
+    facts |= {
+        "trained_on": f"simulated, {PATIENTS[name, role_of(what)]} patients, seed {SEEDS[role_of(what)]}, 92 % train"
+    }
+    facts["losses"] = pd.read_csv(source.with_name("loss.csv")).round(6).to_dict("list")
+    if what in RECIPES:
+        network = reconstructor(
+            what, MODALITY[name], width=width, **RECIPES[what], **({"published": True} if published else {})
+        )
+        before = network.load(source)
+        facts |= {"mode": "published" if published else "physical", "test": quality_of(chain, network)}
+    else:
+        network = readers(name)[what]
+        before = network.load(source)
+        facts["test"] = reading_of(chain, network)
+    facts |= {key: before[key] for key in ("seed", "epochs")}
+    path = WEIGHTS / f"{name}-{what}{ending}.safetensors"
+    network.save(path, **facts)
+    print(path.name, f"{path.stat().st_size / 1e6:.2f} MB", json.dumps(facts["test"], indent=1))
+
+
+def quality_of(chain: Chain, network, n: int = 100) -> dict:
+    """Mean PSNR and LPIPS of degraded and reconstructed test images, per level."""
+    figures = {}
+    for level in chain.levels:
+        rows = chain.rows(level)[:n]
+        clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
+        degraded = chain.degradation(clean, level, ids, seed=chain.settings.seed)
+        for arm, images in (("degraded", degraded), (network.name, network(degraded, level, image_ids=ids))):
+            means = quality.measure(images, clean).mean()
+            figures[f"{arm} at {level:g}"] = {
+                "psnr_db": round(means["psnr_db"], 3),
+                "lpips": round(means["lpips"], 4),
+                "n": len(rows),
+            }
+    return figures
+
+
+def reading_of(chain: Chain, reader) -> dict:
+    """AUROC of each task, or Dice per slice and per patient, on clean test images."""
+    rows = chain.rows(chain.degradation.identity_level)
+    images, table = chain.cohort.images_at(rows), chain.cohort.table.iloc[rows]
+    if isinstance(reader, Segmenter):
+        found, truth = reader.masks(images), chain.cohort.masks_at(rows)
+        pixels = {"intersection": found & truth, "predicted": found, "actual": truth}
+        overlap = pd.DataFrame({"image_id": chain.names_of(rows)} | {k: v.sum(axis=(1, 2)) for k, v in pixels.items()})
+        patients = table.set_index("image_id")["patient_id"]
+        return {
+            f"dice per {per}": round(float(dice_table(overlap, patients, per)["dice"].mean()), 4)
+            for per in ("image", "patient")
+        }
+    scores = reader.scores(images)
+    return {task: {kind: round(float(auroc(table[f"{kind[0]}{kind[1:]}_{task}"].to_numpy(float), scores[:, k])), 4)
+                   for kind in ("y", "true")} for k, task in enumerate(reader.tasks)}  # fmt: skip
+
+
+def trained_with(given) -> str:
+    """The command that trained what `given` names."""
+    step = "train" if given.arm in RECIPES else "read"
+    extra = f" --published --width {given.width}" if given.published else ""
+    return f"python tools/shipped.py {step} {given.cohort} {given.arm} --epochs {given.epochs}{extra}"
+
+
+def role_of(what: str) -> str:
+    return "reconstruction" if what in RECIPES else "prediction"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("cohorts", "train", "read", "card"))
+    parser.add_argument("cohort", choices=tuple(MODALITY))
+    parser.add_argument("arm", nargs="?", default="", help="unet, pix2pix or sde; or one reader")
+    parser.add_argument("--published", action="store_true", help="the released code's degradation and network")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    print("command:", shlex.join(sys.argv), flush=True)
+    if given.step == "cohorts":
+        for role in SEEDS:
+            cohort_of(given.cohort, role)
+    elif given.step == "card":
+        card(given.cohort, given.arm, published=given.published, width=given.width, command=trained_with(given))
+    elif given.step == "train":
+        train(given.cohort, given.arm, published=given.published, width=given.width, epochs=given.epochs,
+              batch_size=given.batch_size, seed=given.seed)  # fmt: skip
+    else:
+        read(given.cohort, epochs=given.epochs, seed=given.seed, only=given.arm)
