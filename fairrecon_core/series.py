@@ -25,6 +25,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm.auto import tqdm
 
+from fairrecon_core.report import write_report
 from fairrecon_core.run import commit, content_hash, core_hash, run_folder, write_json
 from fairrecon_core.settings import house, load_settings, suggest
 
@@ -94,17 +95,33 @@ def run_series(
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     record = _open_record(out, settings)
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
-    with _Progress(notebooks, record) as progress:
-        for path in notebooks:
-            entry = record["notebooks"].get(path.stem)
-            if entry and not again and is_current(entry, path, settings, out):
-                progress.skip(path)
-                continue
-            record["notebooks"].pop(path.stem, None)
-            record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
-            record["finished"] = _now()
-            write_json(out / "run.json", record)
+    try:
+        with _Progress(notebooks, record) as progress:
+            for path in notebooks:
+                entry = record["notebooks"].get(path.stem)
+                if entry and not again and is_current(entry, path, settings, out):
+                    progress.skip(path)
+                    continue
+                record["notebooks"].pop(path.stem, None)
+                record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
+                record["finished"] = _now()
+                write_json(out / "run.json", record)
+    finally:
+        report(out)
     return record
+
+
+def report(out: Path) -> Path | None:
+    """Put what the run has so far on one page; a page that cannot be made costs a line, never the run's results."""
+    if not (out / "run.json").exists():  # the first notebook failed
+        return None
+    try:
+        page = write_report(out)
+    except Exception as error:
+        print(f"no report.html: {type(error).__name__}: {str(error)[:300]}")
+        return None
+    print(f"report in {os.path.relpath(page)}")
+    return page
 
 
 def choose(paths: list[Path], only: list[str], start: str) -> list[Path]:
