@@ -196,8 +196,8 @@ class Chain:
         if not (path.exists() and card_of(path).get("stamp") == stamp):
             losses = recipes.train_reconstructor(
                 made, self.cohort, self.degradation, self.levels, folder=folder / f"training-{stamp[:8]}", fold=fold,
-                remember=self.run.folder / "remembered" / f"{self.name}-{fold}", seed=train_seed, epochs=s.epochs,
-                batch_size=s.batch_size, precision=s.precision,
+                remember=self.run.folder / "remembered" / f"{self.name}-{fold}", mirror=True, seed=train_seed,
+                epochs=s.epochs, batch_size=s.batch_size, precision=s.precision,
             )  # fmt: skip
             made.save(path, stamp=stamp, seed=train_seed, epochs=s.epochs, losses=losses.to_dict("list"))
         self._finished(path, folder)
@@ -302,7 +302,7 @@ class Chain:
         part.replace(path)
 
     def batches(self, arm: str, level: float, **which) -> Iterator[tuple]:
-        """(images float32 (b, H, W), image_ids, masks bool or None) of an arm, chunk by chunk; `which` as in `images`."""
+        """(images float32 (b, H, W), image_ids, masks bool or None) of an arm, in chunks; `which` as in `images`."""
         images, rows = self.images(arm, level, **which)
         origin = rows[self.donors(arm, rows)] if arm == "placebo" else rows  # a placebo's mask moves with the image
         for start in range(0, len(rows), CHUNK):
@@ -360,7 +360,7 @@ class Chain:
         return self._made[key]
 
     def blank_readers(self, fold: int = 0) -> dict[str, Reader]:
-        """The readers without weights."""
+        """The readers of `fold` without weights."""
         options = {"backbone": self.settings.backbone, "learning_rate": recipes.READER_RATE}
         tasks = self.tasks(fold)
         if self.modality == "xray":
@@ -372,7 +372,7 @@ class Chain:
         return made
 
     def tasks(self, fold: int = 0) -> list[str]:
-        """Tasks of the readers: those with a positive and a negative case to learn from in the train split of every fold.
+        """Tasks of the readers: those with positive and negative cases to learn from in every fold.
 
         Shipped readers know their own tasks.
         """
@@ -387,7 +387,7 @@ class Chain:
         return kept
 
     def reader_weights(self, name: str, fold: int = 0) -> Path:
-        """File with a reader's weights: trained in place when `train` is set, otherwise shipped."""
+        """File with the weights of reader `name` of `fold`: trained in place when `train` is set, otherwise shipped."""
         if not self.settings.train:
             return self._shipped(f"{self.name}-{name}.safetensors")
         s, folder = self.settings, self.place(f"reader-{name}", fold)
@@ -414,6 +414,11 @@ class Chain:
 
         `clean` is read on test and validation images, the others on test images (and on validation images under the
         threshold policy `validation_per_arm`).
+
+        Parameters
+        ----------
+        arm : str
+            `clean`, an arm with images, or a control.
         """
         wanted = ["predictions"] * bool(self.tasks()) + ["overlap"] * (self.cohort.masks is not None)
         if self.is_excerpt:

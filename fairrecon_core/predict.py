@@ -156,7 +156,8 @@ class Classifier(Reader):
     ----------
     tasks : sequence of str
     backbone : {"resnet18_half", "resnet18", "resnet50", "xrv_densenet"}
-        resnet18_half has half the channels in its blocks, a fourth of the weights: what `tutorial` ships. xrv_densenet is the architecture that the published code used for chest films; it needs torchxrayvision.
+        resnet18_half has half the channels in its blocks, a fourth of the weights: what `tutorial` ships. xrv_densenet
+        is the architecture that the published code used for chest films; it needs torchxrayvision.
     positive_weight : sequence of float, optional
         Weight of the positive cases of each task, see `positive_weights`.
     label_policy : {"ignore", "zeros", "ones"}

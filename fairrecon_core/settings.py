@@ -52,7 +52,7 @@ class Settings:
     race_shares: str = "paper"  # paper | balanced
     age_cut_years: float = 0.0  # young is below; 0: the patients' median
     n_folds: int = 1  # above 1: patient-wise cross-validation
-    cohort_folder: str = ""  # a converted real cohort, made by data_scripts/; empty: simulate
+    cohort_folder: str = ""  # holds converted real cohorts by name, made by data_scripts/; empty: simulate
 
     # degradation
     mri_levels: tuple[float, ...] = (4, 8, 16)  # acceleration R = image size / full spokes

@@ -149,9 +149,9 @@ run.figure(causal_graph(as_bias(settings.bias, settings.bias_attribute)), "causa
 
 # %%
 import dataclasses
-from pathlib import Path
 
 from fairrecon_core.cohort import assign_splits, load_cohort, write_cohort
+from fairrecon_core.settings import house
 from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -178,10 +178,12 @@ def make_cohort(name):
 
 def link_cohort(name):
     """Put a converted real cohort into the run: a link, not a copy."""
-    place = run.folder / "cohorts" / name
+    place, source = run.folder / "cohorts" / name, house() / settings.cohort_folder / name
+    if not (source / "cohort.json").exists():
+        raise FileNotFoundError(f"no cohort {name!r} in {settings.cohort_folder!r}: convert it with data_scripts/{name}.py")
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
-        place.symlink_to(Path(settings.cohort_folder).resolve(), target_is_directory=True)
+        place.symlink_to(source.resolve(), target_is_directory=True)
     return load_cohort(place)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from fairrecon_core.recipes import READER_RATE, RECIPES, train_classifier, train_reconstructor, train_segmenter
 import pandas as pd
 
 from fairrecon_core import quality
@@ -25,6 +24,7 @@ from fairrecon_core.chain import WEIGHTS, Chain
 from fairrecon_core.cohort import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict import Classifier, Segmenter, dice_table
+from fairrecon_core.recipes import READER_RATE, RECIPES, train_classifier, train_reconstructor, train_segmenter
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_core.run import Run, commit, run_folder
 from fairrecon_core.settings import house, load_settings
@@ -63,8 +63,8 @@ def train(name: str, arm: str, *, published: bool, width: int, epochs: int, batc
     mode = "published" if published else "physical"
     folder = WORK / f"{name}-{arm}{'-published' if published else ''}"
     losses = train_reconstructor(
-        network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name), folder=folder,
-        remember=WORK / "remembered", seed=seed, epochs=epochs, batch_size=batch_size, precision="bf16-mixed",
+        network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name),
+        folder=folder, remember=WORK / "remembered", seed=seed, epochs=epochs, batch_size=batch_size, precision="bf16-mixed",
     )  # fmt: skip
     network.save(folder / "weights.safetensors", seed=seed, epochs=epochs)
     losses.to_csv(folder / "loss.csv", index=False)

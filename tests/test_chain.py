@@ -1,0 +1,238 @@
+"""The chain of a cohort: what is computed once, what is computed again, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fairrecon_core import chain as chain_module
+from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float
+from fairrecon_core.cohort import write_cohort
+from fairrecon_core.degrade import degradation
+from fairrecon_core.degrade.remembered import Remembered
+from fairrecon_core.reconstruct import Reconstructor, controls, register
+from fairrecon_core.run import Run
+from fairrecon_core.settings import load_settings
+from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+
+SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
+         "segmenter_width": 2, "level_subset": 4, "train": True}  # fmt: skip
+
+
+def chain_in(folder, n_patients=20, **overrides):
+    """A chain on a tiny brain cohort in `folder`."""
+    settings = load_settings("smoke", **(SMALL | overrides))
+    if not (folder / "cohorts" / "brain" / "cohort.json").exists():
+        items = simulate("brain", n_patients, seed=3, size=32, n_slices=1)
+        split = (0.6, 0.15, 0.25)
+        write_cohort(folder / "cohorts" / "brain", items, name="brain", seed=3, split=split, tasks=TASKS["brain"],
+                     extra={"simulator_version": SIMULATOR_VERSION}, n_folds=overrides.get("n_folds", 1))  # fmt: skip
+    return Chain(Run(folder, settings), "brain")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A chain whose networks have been trained in place."""
+    made = chain_in(tmp_path_factory.mktemp("chain"))
+    made.images("unet", 4)
+    return made
+
+
+def test_images_of_an_arm_are_what_its_reconstructor_gives(trained):
+    images, rows = trained.images("unet", 4)
+    clean, ids = trained.cohort.images_at(rows), trained.names_of(rows)
+    degraded = as_float(trained.images("degraded", 4)[0])
+    expected = trained.reconstructor("unet")(degraded, 4, image_ids=ids, seed=trained.settings.seed)
+    assert np.abs(as_float(images) - expected.numpy()).max() < 1e-5
+    direct = trained.degradation(clean, 4, ids, seed=trained.settings.seed)
+    assert np.abs(degraded - direct.numpy()).max() <= 0.5 / 65535 + 1e-6
+
+
+def test_what_is_there_is_kept_and_what_it_was_made_from_decides(trained, tmp_path):
+    path = trained.place("unet") / "4" / "test.npy"
+    before = path.stat().st_mtime_ns
+    trained.images("unet", 4)
+    assert path.stat().st_mtime_ns == before
+    other = chain_in(trained.run.folder, seed=9)  # another seed of the noise
+    other.images("degraded", 4)
+    assert (trained.place("degraded") / "4" / "test.npy").stat().st_mtime_ns > before
+    trained.images("degraded", 4)
+
+
+def test_training_in_place_is_recorded_and_not_repeated(trained):
+    card = trained.card("unet")
+    assert card["epochs"] == 1 and card["seed"] == 0 and len(card["losses"]["validation"]) == 1
+    assert not list(trained.place("unet").glob("training-*/state.safetensors")), "the state goes when training is done"
+    path = trained.weights("unet")
+    before = path.stat().st_mtime_ns
+    assert trained.weights("unet") == path and path.stat().st_mtime_ns == before
+
+
+def test_quality_has_one_row_per_image_and_agrees_with_the_images(trained):
+    table = trained.quality("degraded")
+    assert len(table) == len(trained.rows(4)) and (table["arm"] == "degraded").all()
+    images, rows = trained.images("degraded", 4)
+    error = ((as_float(images) - trained.cohort.images_at(rows)) ** 2).mean(axis=(1, 2))
+    order = table.set_index("image_id").loc[trained.names_of(rows), "psnr_db"]
+    assert np.allclose(order, -10 * np.log10(error), atol=1e-3)
+
+
+def test_clean_scores_do_not_depend_on_the_arms_beside_them(trained, tmp_path):
+    alone = trained.read("clean")["predictions"]
+    for arm in ("degraded", "placebo"):
+        trained.read(arm)
+    (trained.run.folder / "tables" / "predictions").rename(tmp_path / "aside")
+    again = trained.read("clean")["predictions"]
+    pd.testing.assert_frame_equal(alone, again)
+    assert set(trained.names_of(trained.rows(1, 0, "validation"))) < set(alone["image_id"]), "thresholds need them"
+
+
+def test_thresholds_come_from_clean_validation_images(trained):
+    predictions = pd.concat([trained.read(arm)["predictions"] for arm in ("clean", "degraded")])
+    table = trained.thresholds(predictions)
+    assert set(table["arm"]) == {"clean"} and (table["chosen_on"] == "validation, clean").all()
+    assert (table["n"] == len(trained.rows(1, 0, "validation"))).all()
+    per_arm = trained.thresholds(predictions, "test_per_arm")
+    assert set(per_arm["arm"]) == {"clean", "degraded"} and (per_arm["chosen_on"] == "test, own arm").all()
+
+
+def test_no_shipped_weights_is_said_with_the_way_out(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"brain-unet.*32 px.*set train: true"):
+        chain_in(tmp_path, train=False).reconstructor("unet")
+
+
+def test_shipped_weights_of_another_simulator_are_refused_by_name(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(chain_module, "WEIGHTS", tmp_path)
+    network = trained.network("unet")
+    network.load(trained.weights("unet"))
+    network.save(tmp_path / "brain-unet.safetensors", simulator_version="0")
+    other = chain_in(trained.run.folder, train=False)
+    other.cohort = type(
+        "Cohort128", (), {"images": np.zeros((1, 128, 128)), "info": trained.cohort.info, "name": "brain"}
+    )()
+    with pytest.raises(ValueError, match=r"brain-unet\.safetensors was trained on simulator version '0'"):
+        other.weights("unet")
+
+
+def test_truncated_weights_are_refused_by_name(trained, tmp_path):
+    path = tmp_path / "brain-unet.safetensors"
+    path.write_bytes(trained.weights("unet").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"brain-unet\.safetensors is corrupt or truncated"):
+        trained.network("unet").load(path)
+
+
+def test_an_unknown_arm_lists_the_known_ones(trained):
+    with pytest.raises(ValueError, match=r"unknown arm 'unett', did you mean 'unet'.*known arms: degraded, tv"):
+        trained.images("unett", 4)
+
+
+def test_a_learners_reconstructor_of_a_few_lines_goes_through(trained):
+    @register
+    class Halfway(Reconstructor):
+        name = "halfway_to_its_mean"
+
+        def restore(self, degraded, level, image_ids, seed, sample, measurement):
+            return (degraded + degraded.mean(dim=(1, 2), keepdim=True)) / 2
+
+    table = trained.quality("halfway_to_its_mean")
+    assert len(table) == len(trained.rows(4)) and table["psnr_db"].between(3, 60).all()
+    assert "halfway_to_its_mean" in set(trained.run.read("quality", cohort="brain")["arm"])
+
+
+def test_data_consistency_is_an_arm_by_its_name(trained):
+    assert trained.reconstructor("unet_dc").name == "unet_dc"
+    plain, consistent = (trained.quality(arm)["psnr_db"].mean() for arm in ("unet", "unet_dc"))
+    assert consistent > plain - 0.05, "what was measured cannot make a smooth error much worse"
+
+
+def test_folds_are_read_out_of_fold(tmp_path):
+    folded = chain_in(tmp_path, n_folds=3, reader_epochs=1)
+    table = folded.quality("degraded")
+    assert sorted(table["image_id"]) == sorted(folded.cohort.table["image_id"]), "each image once, as its own test fold"
+    fold_of = folded.cohort.table.set_index("image_id")["fold"]
+    assert (table.set_index("image_id")["fold"] == fold_of.loc[table["image_id"]].to_numpy()).all()
+
+
+def test_every_arm_that_is_read_is_known(trained):
+    assert arms_with(trained) == ["clean", "degraded", "tv", "nlm", "unet", "pix2pix", "sde", *CONTROLS]
+
+
+# ---------------------------------------------------------------------- controls
+def people(n=4000, seed=0):
+    """A table with two tasks and two attributes."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {"image_id": [f"i{k}" for k in range(n)], "sex": rng.choice(["female", "male"], n), "age_group": "old",
+         "race": rng.choice(["white", "black"], n, p=[0.8, 0.2]), "y_a": rng.integers(0, 2, n).astype(float),
+         "y_b": np.where(rng.random(n) < 0.1, np.nan, rng.integers(0, 2, n))}
+    )  # fmt: skip
+
+
+def test_placebo_shows_somebody_of_the_same_groups_and_labels():
+    table = people()
+    donors = controls.placebo_donors(table, share=0.5, seed=1)
+    alike = ["sex", "age_group", "race", "y_a", "y_b"]
+    pd.testing.assert_frame_equal(table[alike], table.iloc[donors][alike].reset_index(drop=True))
+    assert 0.4 < (donors != np.arange(len(table))).mean() < 0.52
+    shuffled = table.sample(frac=1, random_state=0)
+    again = controls.placebo_donors(shuffled.reset_index(drop=True), share=0.5, seed=1)
+    names = lambda t, d: dict(zip(t["image_id"], t["image_id"].to_numpy()[d]))
+    assert names(table, donors) == names(shuffled.reset_index(drop=True), again), "order of rows plays no part"
+
+
+def test_planted_takes_hits_from_one_subgroup_at_the_declared_rate():
+    table, share = people(20_000), 0.3
+    donors = controls.planted_donors(table, "a", share=share, seed=1)
+    moved = donors != np.arange(len(table))
+    assert set(table["sex"][moved]) == {"female"} and (table["y_a"][moved] == 1).all()
+    assert (table["y_a"].to_numpy()[donors[moved]] == 0).all() and (
+        table["sex"].to_numpy()[donors] == table["sex"]
+    ).all()
+    rng = np.random.default_rng(0)
+    called = rng.random(len(table)) < np.where(table["y_a"] == 1, 0.8, 0.1)  # a reader with TPR .8 and FPR .1
+    women = (table["sex"] == "female") & (table["y_a"] == 1)
+    change = called[donors][women].mean() - called[women].mean()
+    assert abs(change - controls.planted_change(0.8, 0.1, share)) < 0.02
+    men = ~(table["sex"] == "female")
+    assert (called[donors][men] == called[men]).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.2])
+def test_a_share_is_a_share(share):
+    with pytest.raises(ValueError, match=r"share is in \[0, 1\]"):
+        controls.placebo_donors(people(10), share=share)
+
+
+def test_planting_needs_a_task_and_somebody_without_it():
+    table = people(50).assign(y_a=1.0)
+    with pytest.raises(ValueError, match="no task 'c'; there are"):
+        controls.planted_donors(table, "c")
+    with pytest.raises(ValueError, match="0 of them without a"):
+        controls.planted_donors(table, "a", share=1.0)
+
+
+# ---------------------------------------------------------------------- remembering
+def test_a_remembered_degradation_is_the_first_one_ever_after(tmp_path):
+    images, names = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), ["a", "b", "c"]
+    direct = degradation("xray")
+    remembered = Remembered(direct, names, 32, tmp_path, seed=5)
+    first = remembered(images[1:], 3000, names[1:], seed=7)
+    assert (first - direct(images[1:], 3000, names[1:], seed=5)).abs().max() < 1e-5
+    other = Remembered(direct, names, 32, tmp_path, seed=5)  # another process
+    assert torch.equal(other(torch.zeros(2, 32, 32), 3000, ["c", "b"], seed=8), first.flip(0))
+    with pytest.raises(KeyError, match="d"):
+        remembered(images[:1], 3000, ["d"])
+
+
+def test_another_degradation_does_not_read_the_same_memory(tmp_path):
+    image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    a = Remembered(degradation("xray"), ["a"], 32, tmp_path)(image, 3000, ["a"])
+    b = Remembered(degradation("xray", mode="published"), ["a"], 32, tmp_path)(image, 3000, ["a"])
+    assert not torch.equal(a, b)
+
+
+def test_marks_are_plain_json(trained):
+    mark = json.loads((trained.place("unet") / "4" / "test.json").read_text())
+    assert mark["rows"] == trained.rows(4).tolist() and len(mark["stamp"]) == 24
