@@ -4,9 +4,14 @@ A widget raises in silence when nobody watches it, so each one wraps a plain fun
 a notebook calls once in the cell before. `slider_image` redraws one picture in place (no flicker, one redraw when the
 slider is released or stepped by key); `frames_slider` draws every picture beforehand and still moves on a page
 without a kernel.
+
+For those who do not see the page: ipywidgets gives its sliders no name and reads out the position instead of the
+value, and its pictures have no text. `accessible` adds a few lines of script that repair both, and a status line that a
+screen reader speaks after every redraw.
 """
 
 import html
+import inspect
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -20,6 +25,37 @@ from matplotlib.figure import Figure
 UNITS = {"photon_count": "photons", "age_years": "years", "acceleration": "R"}
 _serial = count(1)
 
+# Runs where the widget is shown. A slider's handle gets its label's text as name and its readout as value, a menu and a
+# check box get a name, a picture gets the words of the status line; observers keep them so. What wants them is looked
+# up again whenever the box changes, because the front end draws the parts one after the other.
+ARIA = """
+(() => {
+  const box = document.getElementById("%s").closest(".fairrecon-controls");
+  const say = (part, name, value) => { if (part.getAttribute(name) !== value) part.setAttribute(name, value); };
+  const name = () => {
+    for (const label of box.querySelectorAll("label.widget-label, .widget-checkbox .widget-label-basic")) {
+      const control = label.closest(".widget-slider, .widget-dropdown, .widget-checkbox");
+      if (!control) continue;
+      const readout = control.querySelector(".widget-readout");
+      for (const part of control.querySelectorAll("[role=slider], select, input")) {
+        say(part, "aria-label", label.innerText.trim());
+        if (readout) say(part, "aria-valuetext", readout.innerText.trim());
+      }
+      if (readout) say(readout, "aria-label", label.innerText.trim() + ", value");
+    }
+    const status = box.querySelector("[role=status]");
+    for (const image of box.querySelectorAll("img.widget-image")) if (status) say(image, "alt", status.textContent);
+  };
+  new MutationObserver(name).observe(box, {subtree: true, childList: true, characterData: true,
+    attributes: true, attributeFilter: ["aria-valuetext", "src"]});
+  name();
+  box.addEventListener("keydown", event => {  // else JupyterLab takes arrows and letters for itself
+    const forLab = event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key === "Enter");
+    if (!forLab) event.stopPropagation();
+  });
+})();
+"""
+
 
 def png(figure: Figure, dpi: int = 80) -> bytes:
     """The figure as PNG bytes at `dpi` dots per inch."""
@@ -29,7 +65,13 @@ def png(figure: Figure, dpi: int = 80) -> bytes:
 
 
 def slider_image(
-    draw: Callable[..., Figure], *, start: dict | None = None, labels: dict | None = None, dpi: int = 80, **arguments
+    draw: Callable[..., Figure],
+    *,
+    start: dict | None = None,
+    labels: dict | None = None,
+    dpi: int = 80,
+    alt: str = "",
+    **arguments,
 ) -> ipywidgets.VBox:
     """Controls above one picture that is redrawn in place.
 
@@ -43,6 +85,9 @@ def slider_image(
         Text beside a control; otherwise the argument's name and unit.
     dpi : int
         Resolution of the picture.
+    alt : str
+        What the picture shows, for those who do not see it; otherwise the first line of `draw`'s docstring. The values
+        of the controls are added to it.
     **arguments
         A list gives a slider over its values, a tuple a drop-down menu, a bool a check box; anything else is handed
         to `draw` unchanged.
@@ -50,7 +95,7 @@ def slider_image(
     Returns
     -------
     VBox
-        Its children are the controls and, last, the picture; `box.controls` maps names to controls.
+        Its children are the controls, a status line and, last, the picture; `box.controls` maps names to controls.
 
     Raises
     ------
@@ -58,32 +103,100 @@ def slider_image(
         If a list or tuple is empty, or a start value is not among the values.
     """
     controls = {
-        name: _control(name, values, (start or {}).get(name), (labels or {}).get(name))
+        name: labelled_control(name, values, (start or {}).get(name), (labels or {}).get(name))
         for name, values in arguments.items()
         if isinstance(values, list | tuple | bool)
     }
     fixed = {name: value for name, value in arguments.items() if name not in controls}
+    shows = alt or (inspect.getdoc(draw) or "A figure.").splitlines()[0]
 
-    def redraw(change=None):
+    def redraw():
         return png(draw(**fixed, **{name: control.value for name, control in controls.items()}), dpi)
 
-    picture = ipywidgets.Image(value=redraw(), format="png")
-    picture.layout.max_width = "100%"
+    picture, status = ipywidgets.Image(value=redraw(), format="png"), status_line()
+    picture.layout.max_width, picture.layout.align_self = "100%", "flex-start"  # never blown up
 
     def update(change):
-        picture.value = redraw()
+        try:
+            picture.value = redraw()
+        except Exception as error:
+            status.show(f"This picture could not be drawn ({error}); the one below is the one before.")
+            raise
+        status.say(_in_words(shows, controls))
 
     for control in controls.values():
         control.observe(update, names="value")
-    box = ipywidgets.VBox([*controls.values(), picture])
-    box.controls, box.picture = controls, picture
+    status.say(_in_words(shows, controls))
+    box = accessible([*controls.values(), status, picture])
+    box.controls, box.picture, box.status = controls, picture, status
     return box
 
 
-def _control(name: str, values, start, label: str | None):
-    """One labelled control: check box for a bool, drop-down for a tuple, slider for a list."""
+def accessible(children: list, kind: type = ipywidgets.VBox) -> ipywidgets.Box:
+    """A box around `children` whose controls and pictures have names that a screen reader speaks.
+
+    Parameters
+    ----------
+    children : list of Widget
+        Boxes inside it count; the last one stays last.
+    kind : type
+        VBox or HBox.
+
+    Returns
+    -------
+    Box
+        With one more child before the last, which holds nothing to see.
+    """
+    key = f"fairrecon-aria-{next(_serial)}"
+    script = f'<i id="{key}"></i><script>{ARIA % key}</script>'
+    shown = {"output_type": "display_data", "data": {"text/html": script, "text/plain": ""}, "metadata": {}}
+    helper = ipywidgets.Output(outputs=(shown,), layout={"height": "0", "margin": "0", "overflow": "hidden"})
+    box = kind([*children[:-1], helper, children[-1]])
+    box.add_class("fairrecon-controls")
+    return box
+
+
+def status_line() -> ipywidgets.HTML:
+    """A line that screen readers speak when it changes: `say(text)` unseen, `show(text)` for everybody."""
+    line = ipywidgets.HTML(layout={"margin": "0"})
+    unseen = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)"
+
+    def put(text, style):
+        line.value = f'<span role="status" style="{style}">{html.escape(text)}</span>'
+
+    line.say = lambda text: put(text, unseen)
+    line.show = lambda text: put(text, "color:#A40000;font-weight:bold")
+    return line
+
+
+def _in_words(shows: str, controls: dict) -> str:
+    """What is shown, and at which values."""
+    values = [f"{control.description}: {_text(control.value)}" for control in controls.values()]
+    return f"{shows} {'; '.join(values)}".strip()
+
+
+def labelled_control(name: str, values, start=None, label: str | None = None, **look):
+    """One labelled control: a check box for a bool, a drop-down menu for a tuple, a slider for a list.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument; with its unit it is the label, unless `label` is given.
+    values : bool, tuple or list
+    start : optional
+        The first value to show.
+    label : str, optional
+    **look
+        Traits of the widget, such as `layout` and `style`.
+
+    Raises
+    ------
+    ValueError
+        Nothing to choose from, or a start that is not among the values.
+    """
     label = label or name.replace("_", " ") + (f" ({UNITS[name]})" if name in UNITS else "")
-    look = {"description": label, "style": {"description_width": "11em"}, "layout": {"width": "32em"}}
+    look = {"style": {"description_width": "11em"}, "layout": {"width": "32em"}} | look
+    look |= {"description": label, "tooltip": label}  # without a tooltip the front end writes "null"
     if isinstance(values, bool):
         return ipywidgets.Checkbox(value=values, indent=True, **look)
     if not values:
@@ -133,13 +246,15 @@ def frames_slider(draw: Callable[..., Figure], name: str, values: list, *, alt: 
         "data:image/png;base64," + b64encode(png(draw(**{name: value}, **fixed), dpi)).decode() for value in values
     ]
     texts, key = [_text(value) for value in values], f"frames-{next(_serial)}-{name}"
-    label = html.escape(name.replace("_", " "))
+    label = html.escape(name.replace("_", " ") + (f" ({UNITS[name]})" if name in UNITS else ""))
     return HTML(
         f'<div id="{key}" class="frames-slider"><label>{label} '
-        f'<input type="range" min="0" max="{len(values) - 1}" value="0" aria-valuetext="{texts[0]}"></label> '
-        f'<output>{texts[0]}</output><br><img alt="{html.escape(alt)}" src="{frames[0]}"></div>'
+        f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="0" aria-valuetext="{texts[0]}"></label> '
+        f"<output>{texts[0]}</output><br>"
+        f'<img alt="{html.escape(alt)}" src="{frames[0]}" style="max-width:100%"></div>'
         f'<script>(() => {{ const box = document.getElementById("{key}"), input = box.querySelector("input");'
         f"const frames = {json.dumps(frames)}, texts = {json.dumps(texts)};"
+        "input.onkeydown = event => event.stopPropagation();"  # else JupyterLab takes the arrow keys for itself
         'input.oninput = () => { box.querySelector("img").src = frames[input.value];'
         'box.querySelector("output").value = texts[input.value];'
         'input.setAttribute("aria-valuetext", texts[input.value]); }; })();</script>'

@@ -51,3 +51,23 @@ def test_frames_slider_embeds_every_picture_and_a_text_for_those_who_do_not_see_
     assert 'alt="a line"' in page and 'max="2"' in page
     with pytest.raises(ValueError, match="at least one value"):
         frames_slider(draw, "level", [], alt="nothing")
+
+
+def test_a_status_line_puts_the_picture_into_words_and_follows_the_controls():
+    box = slider_image(draw, level=[1, 100_000], order=("a", "b"), alt="A line.")
+    assert 'role="status"' in box.status.value and "A line. level: 1; order: a" in box.status.value
+    box.controls["level"].value = 100_000
+    assert "A line. level: 100,000; order: a" in box.status.value
+
+
+def test_a_picture_that_cannot_be_drawn_stays_as_it_was_and_the_page_says_why():
+    def fragile(level=1):
+        if level > 1:
+            raise ValueError("no such level")
+        return draw(level)
+
+    box = slider_image(fragile, level=[1, 2])
+    before = box.picture.value
+    with pytest.raises(ValueError, match="no such level"):
+        box.controls["level"].value = 2
+    assert box.picture.value == before and "could not be drawn (no such level)" in box.status.value
