@@ -262,3 +262,56 @@ def pipe_figure(stages: dict[str, str], note: str = "") -> Figure:
             ax.annotate("", (i + 0.045, 0.55), (i - 0.125, 0.55), arrowprops={"arrowstyle": "-|>", "lw": 1.6})
     ax.text(0.06, 0.09, note, fontsize=8.5, color="#444444")
     return figure
+
+
+def noise_curves(ax: Axes, frame, modality: str, label: str) -> None:
+    """Draw one quantity against the noise level, one curve with intervals per arm, side by side so that none hides.
+
+    Parameters
+    ----------
+    ax : Axes
+    frame : DataFrame
+        Columns `arm level value low high`, and perhaps `hollow` (bool: weak support). NaN leaves a gap.
+    modality : {"mri", "xray"}
+    label : str
+        Of the quantity, with its unit.
+    """
+    arms = list(dict.fromkeys(frame["arm"]))
+    for i, arm in enumerate(arms):
+        rows, aside = frame[frame["arm"] == arm].sort_values("level"), i - (len(arms) - 1) / 2
+        level = rows["level"].to_numpy(float)
+        x = level * 10 ** (-0.025 * aside) if modality == "xray" else level + 0.16 * aside
+        error_bars(ax, x, rows["value"], rows["low"], rows["high"], arm, hollow=rows.get("hollow"))
+    level_axis(ax, modality, sorted(set(frame["level"])))
+    ax.set_ylabel(label, fontsize=9)
+
+
+def draw_heat(ax: Axes, image, heat, title: str = "", limit: float | None = None) -> float:
+    """Draw an image (H, W) under a heat map, enlarged to its size; `limit` is the value that gets the full colour.
+
+    Parameters
+    ----------
+    ax : Axes
+    image : array (H, W)
+        In [0, 1].
+    heat : array (h, w)
+        At least 0; nothing is drawn where it is 0.
+    title : str
+    limit : float, optional
+        The heat map's own maximum by default. Give one to all maps that are to be compared.
+
+    Returns
+    -------
+    float
+        The limit used.
+    """
+    image, heat = np.asarray(image), np.asarray(heat, dtype=float)
+    limit = float(limit if limit is not None else max(heat.max(), 1e-9))
+    draw_image(ax, image, title)
+    height, width = image.shape
+    strength = np.clip(heat / limit, 0, 1)
+    ax.imshow(
+        strength, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * strength, interpolation="nearest",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )  # fmt: skip
+    return limit
