@@ -148,7 +148,7 @@ risk = pd.DataFrame(
 plots.image_row(
     [2 * guesses[name] if name == "their mean" else guesses[name] for name in guesses],
     [f"{name}: {risk['squared error'][name]:.4f}" for name in guesses],
-    note="simulated discs; the mean is shown at twice its brightness",
+    note="simulated discs, with their expected squared error; the mean is shown at twice its brightness",
 )
 
 # %% [markdown]
@@ -332,7 +332,8 @@ run.figure(figure, "04_training")
 # starts from the same degraded image.
 
 # %%
-ARMS = [*settings.classical, *[arm for arm in settings.arms if arm.removesuffix("_dc") == "unet"]]
+FILTERS = [arm for arm in settings.classical if arm != "degraded"]
+ARMS = ["degraded", *FILTERS, "unet", *(["unet_dc"] if "unet_dc" in settings.arms else [])]
 
 
 def psnr_table(chain, arms):
@@ -378,10 +379,9 @@ print(f"U-Net less degraded: {core.value:+.2f} dB [{core.low:+.2f}, {core.high:+
 
 
 # %%
-def best_filter(chain, arm="unet"):
+def best_filter(chain):
     """The filter with the highest mean PSNR at the audited level."""
-    filters = [name for name in settings.classical if name != "degraded"] or ["degraded"]
-    return psnr[chain.name].query("level == @chain.audit_level")[filters].mean().idxmax()
+    return psnr[chain.name].query("level == @chain.audit_level")[FILTERS or ["degraded"]].mean().idxmax()
 
 
 def compared(chain, arm, base):
