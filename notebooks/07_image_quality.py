@@ -364,28 +364,22 @@ for name in chain_of:
 
 # %% [markdown]
 # ## Perception against distortion
-# Up is more error for the eye, right is less error by PSNR; one point per arm and level, joined from little to much noise. Good is the lower
-# right. Where two arms cannot be ordered, one further right and the other further down, they sit on the trade-off of the toy above.
+# One point per arm and level, joined from little to much noise. Good is the lower right. Where two arms cannot be ordered, one further right and the other further down, they sit on the trade-off of the toy above.
 
 
 # %%
 def perception_distortion(name):
     """LPIPS against PSNR, arms and levels of one cohort."""
     chain = chain_of[name]
-    figure, ax = plots.canvas(5.6, 3.6)
+    figure, ax = plots.canvas(6.4, 3.8)
     for arm in arms_of[name]:
-        x, y = (
-            summary[name, metric].query("arm == @arm").sort_values("level", ascending=chain.modality == "mri")
-            for metric in ("psnr_db", "lpips")
-        )
-        bars = {
-            "xerr": [x["value"] - x["low"], x["high"] - x["value"]],
-            "yerr": [y["value"] - y["low"], y["high"] - y["value"]],
-        }
-        ax.errorbar(
-            x["value"], y["value"], **bars, **plots.arm_style(arm), linewidth=1, elinewidth=0.7, markersize=6, label=arm
-        )
-    ax.set(xlabel=MEASURES["psnr_db"], ylabel=MEASURES["lpips"])
+        tables = [summary[name, metric] for metric in ("psnr_db", "lpips")]
+        x, y = [table[table["arm"] == arm].sort_values("level", ascending=chain.modality == "mri") for table in tables]
+        bars = [[part["value"] - part["low"], part["high"] - part["value"]] for part in (x, y)]
+        style = plots.arm_style(arm) | {"linewidth": 1, "elinewidth": 0.7, "markersize": 6, "label": arm}
+        ax.errorbar(x["value"], y["value"], xerr=bars[0], yerr=bars[1], **style)
+    ax.set_xlabel("PSNR (dB): less error to the right")
+    ax.set_ylabel("LPIPS: less visible error below")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.supxlabel(f"{origin(chain)}, {name}", fontsize=8, color="#595959")
     return figure
@@ -513,13 +507,13 @@ from fairrecon_core.audit.multiplicity import omnibus_test
 
 
 def subgroup_means(values, patients, groups, n_boot):
-    """Means of patients' means by subgroup, for values (arms, images); and the names of the subgroups."""
+    """Means of patients' means by subgroup, for values (arms, images); names of the subgroups; what was averaged."""
     codes, names = pd.factorize(groups, sort=True)
     patient, ids = patient_codes(patients)
     weight = 1 / np.bincount(patient)[patient]
     stratum = Stratum("psnr_db", np.atleast_2d(values), weight, rate=False)
     options = {"n_boot": n_boot, "seed": settings.seed, "min_support": settings.min_support, "n_patients": len(ids)}
-    return resample_means(patient, codes, [stratum], [len(names)], **options)[0], list(names)
+    return resample_means(patient, codes, [stratum], [len(names)], **options)[0], list(names), (patient, codes, stratum)
 
 
 def false_alarms(name, attribute, arm, n_worlds=100):
@@ -531,12 +525,11 @@ def false_alarms(name, attribute, arm, n_worlds=100):
     for _ in range(n_worlds):
         groups = pd.Series(generator.permutation(who.to_numpy()), index=who.index)[people["patient_id"]].to_numpy()
         theirs = published_psnr_gap(people["psnr_db"].to_numpy(), groups, n_boot=100)["p_value"]
-        result, _ = subgroup_means(people["psnr_db"], people["patient_id"], groups, 200)
+        result, *_ = subgroup_means(people["psnr_db"], people["patient_id"], groups, 200)
         hits += [theirs < 0.05, omnibus_test(contrast(result, "level")).p_value[0, 0] < 0.05]
     return hits / n_worlds
 
 
-arm = arms_of[first.name][-1]
 alarms = {
     (name, attribute): false_alarms(name, attribute, arms_of[name][-1], 20 if settings.profile == "smoke" else 100)
     for name, chain in chain_of.items()
@@ -558,7 +551,7 @@ from fairrecon_core.audit import audit_change, signed_cells
 
 REFERENCE = {"sex": "male", "age_group": "old", "race": "white"}
 KEYS = ["cohort", "image_id", "arm", "level", "fold", "train_seed", "sample"]
-audits, tests = {}, {}
+audits = {}
 for name, chain in chain_of.items():
     here = quality[name][quality[name]["level"] == chain.audit_level]
     kept = ["psnr_db", "lpips"] + ["psnr_foreground_db"] * (chain.modality == "mri")
@@ -568,103 +561,118 @@ for name, chain in chain_of.items():
             here[[*KEYS, *kept]], chain.cohort.table, attribute, baseline_arm="degraded", reference=reference,
             n_boot=settings.n_boot, min_support=settings.min_support, seed=settings.seed,
         )  # fmt: skip
-        wide = here.pivot_table(index="image_id", columns="arm", values="psnr_db").dropna()
-        people = chain.cohort.table.set_index("image_id").loc[wide.index]
-        known = (people[attribute] != "unknown").to_numpy()
-        result, names = subgroup_means(
-            wide[known].T.to_numpy(), people["patient_id"][known], people[attribute][known], settings.n_boot
-        )
-        tests[name, attribute] = (result, names, list(wide))
+
+# %% [markdown]
+# The audit asks about changes. The gaps themselves, with their test and the noise band, come from the function that we met above.
 
 # %%
-from fairrecon_core.audit.gaps import range_interval
+from fairrecon_core.audit.gaps import group_range, noise_band, null_means, range_interval
 
 
+def subgroup_table(name, attribute, metric="psnr_db", n_boot=N_BOOT):
+    """Subgroup means of all arms at the audited level: the resampled result, subgroups, arms, and null gaps."""
+    chain = chain_of[name]
+    here = quality[name][quality[name]["level"] == chain.audit_level]
+    wide = here.pivot_table(index="image_id", columns="arm", values=metric)
+    wide = wide.dropna(axis=1)  # an arm that misses an image cannot be paired
+    people = chain.cohort.table.set_index("image_id").loc[wide.index]
+    known = (people[attribute] != "unknown").to_numpy()
+    arms = [arm for arm in arms_of[name] if arm in wide]
+    values, people = wide.loc[known, arms].T.to_numpy(), people[known]
+    result, groups, (patient, codes, stratum) = subgroup_means(values, people["patient_id"], people[attribute], n_boot)
+    null = null_means(patient, codes, [stratum], len(groups), seed=settings.seed, min_support=settings.min_support)
+    return result, groups, arms, noise_band(group_range(null[:, 0])).high
+
+
+tests = {key: subgroup_table(*key, n_boot=settings.n_boot) for key in audits}
+
+
+# %%
 def done_right(name, attribute):
     """One row per arm: the gap in decibels with interval, noise and test; its change from `degraded`; the published way."""
-    result, names, arms = tests[name, attribute]
+    result, groups, arms, noise = tests[name, attribute]
     gap, p_any = range_interval(result), omnibus_test(contrast(result, "level")).p_value[0]
     audit = audits[name, attribute].query("metric == 'psnr_db_gap' and estimator == 'plug_in'").set_index("arm")
-    table = []
+    interval = lambda value, low, high, sign="": f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    table = {}
     for a, arm in enumerate(arms):
-        change = audit.loc[arm] if arm in audit.index else None
-        known = pd.Series(result.value[0, a], index=names).dropna()
-        theirs = as_printed.loc[(name, attribute, arm)] if (name, attribute, arm) in as_printed.index else None
-        table.append({
-            "arm": arm, "best": known.idxmax() if len(known) else "", "worst": known.idxmin() if len(known) else "",
-            "gap (dB)": f"{gap.value[0, a]:.2f} [{gap.low[0, a]:.2f}, {gap.high[0, a]:.2f}]",
-            "noise": np.nan if change is None else change["band_high"], "p any": p_any[a],
-            "added (dB)": "" if change is None else f"{change['delta']:+.2f} [{change['delta_ci_low']:+.2f}, {change['delta_ci_high']:+.2f}]",
-            "p added": np.nan if change is None else change["p_value"], "verdict": "" if change is None else change["verdict"],
-            "as published": "" if theirs is None else f"{theirs['percent']:.2f} %, p {theirs['p_value']:.3f}",
-        })  # fmt: skip
-    return pd.DataFrame(table).set_index("arm").loc[[arm for arm in arms_of[name] if arm in arms]]
+        known, theirs = pd.Series(result.value[0, a], index=groups).dropna(), as_printed.loc[(name, attribute, arm)]
+        row = {"best": known.idxmax(), "worst": known.idxmin()} if len(known) else {}
+        row |= {
+            "gap (dB)": interval(gap.value[0, a], gap.low[0, a], gap.high[0, a]),
+            "noise": noise[a],
+            "p any": p_any[a],
+        }
+        if arm in audit.index:
+            change = audit.loc[arm]
+            row["added (dB)"] = interval(change["delta"], change["delta_ci_low"], change["delta_ci_high"], "+")
+            row |= {"p added": change["p_value"], "verdict": change["verdict"]}
+        table[arm] = row | {"as published": f"{theirs['percent']:.2f} %, p {theirs['p_value']:.3f}"}
+    return pd.DataFrame(table).T
 
 
+# %% [markdown]
+# The number of patients of each subgroup stands above its table; the published way is the last column.
+
+# %%
 for name, attribute in audits:
     sizes = tests[name, attribute][0].n_patients[0]
     caption = ", ".join(f"{group} (n = {n})" for group, n in zip(tests[name, attribute][1], sizes))
     display(
         done_right(name, attribute)
-        .style.format(precision=3)
+        .style.format(precision=3, na_rep="")
         .set_caption(f"{name}, {origin(chain_of[name])}, {attribute}: {caption}")
     )
 
 
 # %% [markdown]
 # The same as a picture. Left: mean PSNR of every subgroup. Right: what the arm added to the difference to the reference subgroup, with the
-# noise band in grey and the margin of half a decibel dotted. Hollow: fewer than twenty patients.
+# noise band in grey and the margin of half a decibel dotted. Orange changed, blue equivalent, grey undetermined. A subgroup below the minimum
+# support has no mean and no row.
+
+
+# %%
+LABELS = {"psnr_db": "PSNR (dB)", "lpips": "LPIPS", "psnr_foreground_db": "PSNR inside the head (dB)"}
+
+
+def draw_means(ax, cohort, attribute, metric):
+    """Mean of every subgroup and arm, with intervals; arms side by side."""
+    result, groups, arms, _ = subgroup_table(cohort, attribute, metric)
+    low, high = contrast(result, "level").interval()
+    for a, arm in enumerate(arms):
+        x, value = np.arange(len(groups)) + 0.11 * (a - (len(arms) - 1) / 2), result.value[0, a]
+        bars = [value - low[0, a], high[0, a] - value]
+        ax.errorbar(x, value, yerr=bars, capsize=2, markersize=5, label=arm, **plots.arm_style(arm) | {"linestyle": ""})
+    sizes = result.n_patients[0]
+    ax.set_xticks(
+        range(len(groups)), [f"{plots.RACE_LABELS.get(g, g)}\nn = {n}" for g, n in zip(groups, sizes)], fontsize=8
+    )
+    ax.set_ylabel(LABELS[metric], fontsize=9)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+# %% [markdown]
+# A slider may ask for another attribute or measure, so the figure is a function.
 
 
 # %%
 def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
-    chain, audit = chain_of[cohort], audits[cohort, attribute]
-    within = audit[
-        (audit["metric"] == metric)
-        & (audit["subgroup"] != "")
-        & (audit["reference"] == "")
-        & (audit["estimator"] == "plug_in")
-    ]
-    groups, arms = sorted(set(within["subgroup"])), [arm for arm in arms_of[cohort] if arm in set(within["arm"])]
-    cells = signed_cells(audit).query("metric == @metric")
+    chain = chain_of[cohort]
+    cells = signed_cells(audits[cohort, attribute]).query("metric == @metric")
+    cells = cells.sort_values("arm", key=lambda column: column.map(arms_of[cohort].index), kind="stable")
     figure, axes = plots.canvas(11, max(2.8, 1.3 + 0.24 * len(cells)), 1, 2)
-    base = within[within["arm"] == arms[0]].assign(
-        arm="degraded", value=lambda rows: rows["baseline"], ci_low=np.nan, ci_high=np.nan
-    )
-    for i, arm in enumerate(["degraded", *arms]):
-        rows = (base if arm == "degraded" else within[within["arm"] == arm]).set_index("subgroup").loc[groups]
-        x = np.arange(len(groups)) + 0.11 * (i - len(arms) / 2)
-        style = plots.arm_style(arm) | {"linestyle": "none"}
-        axes[0].errorbar(
-            x,
-            rows["value"],
-            yerr=[rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]],
-            capsize=2,
-            markersize=5,
-            label=arm,
-            **style,
-        )
-    sizes = within.drop_duplicates("subgroup").set_index("subgroup")["n_patients"]
-    axes[0].set_xticks(
-        range(len(groups)), [f"{plots.RACE_LABELS.get(g, g)}\nn = {sizes[g]}" for g in groups], fontsize=8
-    )
-    axes[0].set_ylabel(MEASURES.get(metric, "PSNR of the foreground (dB)"), fontsize=9)
-    axes[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    labels = [f"{r.arm}: {r.subgroup} - {r.reference} (n = {r.smallest_group})" for r in cells.itertuples()]
+    draw_means(axes[0], cohort, attribute, metric)
+    short = lambda group: plots.RACE_LABELS.get(group, group)
+    labels = [
+        f"{r.arm}: {short(r.subgroup)} - {short(r.reference)} (n = {r.smallest_group})" for r in cells.itertuples()
+    ]
     effect = cells[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy(float).T
-    plots.forest(
-        axes[1],
-        labels,
-        *effect,
-        verdicts=list(cells["verdict"]),
-        bands=cells[["band_low", "band_high"]].to_numpy(float),
-        margin=cells["margin"].iloc[0],
-    )
-    axes[1].set_xlabel(f"Added to the gap in {metric.replace('_', ' ')}, against degraded", fontsize=9)
-    figure.supxlabel(
-        f"{origin(chain)}, {cohort}, {plots.AXIS[chain.modality]} {chain.audit_level:,.0f}", fontsize=8, color="#595959"
-    )
+    bands, margin = cells[["band_low", "band_high"]].to_numpy(float), cells["margin"].iloc[0]
+    plots.forest(axes[1], labels, *effect, verdicts=list(cells["verdict"]), bands=bands, margin=margin)
+    axes[1].set_xlabel(f"Added to the gap in {LABELS[metric]}, against degraded", fontsize=9)
+    where = f"{plots.AXIS[chain.modality]} {chain.audit_level:,.0f}"
+    figure.supxlabel(f"{origin(chain)}, {cohort}, {where}", fontsize=8, color="#595959")
     return figure
 
 
