@@ -1,0 +1,303 @@
+"""Build the book: the executed notebooks of a run, the guides of book/, and the API, as a site that works offline.
+
+    python tools/book.py [profile] [--out FOLDER]      the site is FOLDER/html, by default in _book/<profile>/
+
+Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider
+cannot move without a kernel, so its last picture stands in for it. Any warning of Sphinx is an error.
+"""
+
+import argparse
+import copy
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+
+import fairrecon_core
+from fairrecon_core import plots
+from fairrecon_core.report import cell_texts
+from fairrecon_core.run import run_folder
+from fairrecon_core.settings import house, load_settings
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "training", "reconstruct",
+         "quality", "predict", "recipes", "audit", "published", "plots", "widgets", "run", "chain", "explorer",
+         "report", "series")  # fmt: skip
+LEFT_OUT = {"cli"}
+VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+HEADER = {"time": "Time", "memory": "memory", "needs": "needs", "makes": "makes", "paper": "In the paper"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the book of a profile; returns the exit status."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("profile", nargs="?", default="tutorial")
+    options.add_argument("--out", type=Path, help="where the site goes")
+    chosen = options.parse_args(argv)
+    try:
+        profile = load_settings(chosen.profile).profile
+        run = run_folder(profile, {})
+        sources = sorted((house() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+        if missing := [path.name for path in sources if not (run / "notebooks" / path.name).exists()]:
+            print(f"the run lacks {', '.join(missing)}: running the series first")
+            run_series(chosen.profile)
+        page = build(run, chosen.out or house() / "_book" / profile)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"the book is in {os.path.relpath(page)}")
+    return 0
+
+
+def run_series(profile: str) -> None:
+    """The series of a profile; imported late, because papermill takes a second to load."""
+    from fairrecon_core import series
+
+    series.run_series(profile)
+
+
+def build(run: Path, target: Path, book: Path = BOOK) -> Path:
+    """Build the site of one run.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a run: `notebooks/`, and as far as there are any `run.json`, `figures/`, `report.html`.
+    target : Path
+        Gets `source/` (made anew) and `html/`.
+    book : Path
+        The guides, and Sphinx's configuration.
+
+    Returns
+    -------
+    Path
+        `index.html`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The run has no executed notebook.
+    RuntimeError
+        Sphinx warned; the text holds its warnings.
+    """
+    source, site = target / "source", target / "html"
+    for folder in (source, site):
+        shutil.rmtree(folder, ignore_errors=True)
+    gather(run, source, book)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"]
+    done = subprocess.run(
+        [*command, "-d", str(target / "doctrees"), str(source), str(site)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the book has warnings:\n{done.stderr[-6000:]}")
+    return site / "index.html"
+
+
+def gather(run: Path, source: Path, book: Path) -> None:
+    """Everything that Sphinx reads, in one folder: the guides, the prepared notebooks, and what is made from them."""
+    paths = sorted((run / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise FileNotFoundError(f"no executed notebooks in {run / 'notebooks'}: run the series first")
+    shutil.copytree(book, source, ignore=shutil.ignore_patterns("__pycache__"))
+    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
+    record = json.loads((run / "run.json").read_text("utf-8")) if (run / "run.json").exists() else {}
+    (source / "notebooks").mkdir()
+    for name, notebook in notebooks.items():
+        nbformat.write(prepare(notebook), source / "notebooks" / f"{name}.ipynb")
+    nbformat.write(answer_key(notebooks), source / "answer_key.ipynb")
+    for path in source.glob("*.md"):
+        path.write_text(with_links(path.read_text("utf-8"), notebooks, record), encoding="utf-8")
+    write_api(source / "api")
+    picture = run / "figures" / "00_three_images.png"
+    if picture.exists():
+        shutil.copy(picture, source / "picture.png")
+    else:
+        stages = {
+            "cohort": "who",
+            "degrade": "less data",
+            "reconstruct": "repair",
+            "predict": "read",
+            "audit": "compare",
+        }
+        plots.pipe_figure(stages).savefig(source / "picture.png")
+    (source / "extra").mkdir()
+    if (run / "report.html").exists():
+        shutil.copy(run / "report.html", source / "extra" / "report.html")
+    facts = {"profile": record.get("profile", run.name), "report": (run / "report.html").exists()}
+    facts |= {"repository": repository(), "version": fairrecon_core.__version__, "simulated": simulated(run)}
+    (source / "book.json").write_text(json.dumps(facts))
+
+
+def simulated(run: Path) -> bool:
+    """Whether all cohorts of the run were drawn by the simulator."""
+    infos = [json.loads(path.read_text("utf-8")) for path in run.glob("cohorts/*/cohort.json")]
+    return all("simulator_version" in info for info in infos)
+
+
+def repository() -> str:
+    """The public repository by pyproject's `[project.urls]`; empty while none is named there."""
+    text = (BOOK.parent / "pyproject.toml").read_text("utf-8")
+    urls = {name.lower(): url for name, url in tomllib.loads(text)["project"].get("urls", {}).items()}
+    return next((urls[name] for name in ("repository", "source", "homepage") if name in urls), "")
+
+
+# ---------------------------------------------------------------------- notebooks
+def prepare(notebook):
+    """A copy for the book: pictures with alternative text, sliders as their last picture, solutions folded.
+
+    What only this machine is concerned with (papermill's times and paths, the injected parameters) is removed.
+    """
+    notebook = copy.deepcopy(notebook)
+    models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    notebook.metadata.pop("papermill", None)
+    for cell, (heading, text) in zip(notebook.cells, cell_texts(notebook)):
+        tags = set(cell.metadata.get("tags", []))
+        folded = {"hide-cell"} if "solution" in tags else {"remove-cell"} if "injected-parameters" in tags else set()
+        cell.metadata = nbformat.from_dict({"tags": sorted(tags | folded)})
+        if cell.cell_type == "code":
+            cell.outputs = [part for output in cell.outputs for part in still(output, models)]
+            alt = f"{heading}. {text}".strip(" .") + "."
+            cell.metadata["mystnb"] = {"image": {"alt": alt if len(alt) > 1 else "Figure of this notebook."}}
+    return notebook
+
+
+def still(output, models: dict) -> list:
+    """An output as it can be shown without a kernel: a slider becomes its picture and a line about its controls."""
+    view = output.get("data", {}).get(VIEW)
+    if view is None:
+        return [output]
+    parts = list(descend(view["model_id"], models))
+    pictures = [buffer["data"] for model in parts for buffer in model.get("buffers", [])
+                if model["model_name"] == "ImageModel" and buffer["path"] == ["value"]]  # fmt: skip
+    controls = [said for model in parts if (said := control_text(model["state"]))]
+    line = f'<p class="no-kernel">Open the notebook to move: {"; ".join(controls)}.</p>' if controls else ""
+    shown = [nbformat.v4.new_output("display_data", {"text/html": line})] if line else []
+    return shown + [nbformat.v4.new_output("display_data", {"image/png": data}) for data in pictures]
+
+
+def descend(identity: str, models: dict):
+    """A widget's model and those of its children, in order."""
+    model = models.get(identity, {"model_name": "", "state": {}})
+    yield model
+    for child in model["state"].get("children", []):
+        yield from descend(child.removeprefix("IPY_MODEL_"), models)
+
+
+def control_text(state: dict) -> str:
+    """A control in words: its name, the value shown, and the others it has; empty for what is no control."""
+    options, place = state.get("_options_labels"), state.get("index")
+    if options:
+        rest = ", ".join(option for i, option in enumerate(options) if i != place)
+        return f"{state.get('description', '')} = {options[place or 0]} (or {rest})"
+    return f"{state['description']} = {state['value']}" if state.get("description") and "value" in state else ""
+
+
+def answer_key(notebooks: dict):
+    """One notebook with every exercise: the question, its solution with what it gave, and the folded answers."""
+    cells = [nbformat.v4.new_markdown_cell(
+        "# Answer key\nMade from the solution cells of the notebooks, with what they gave in this run. "
+        "In a notebook a solution is folded; learners see it when they ask for it.")]  # fmt: skip
+    for name, notebook in notebooks.items():
+        found, question = [], None
+        for cell in prepare(notebook).cells:
+            if cell.cell_type == "markdown":
+                question = cell
+                if "<details>" in cell.source:
+                    found.append(cell)
+            elif "solution" in cell.metadata["tags"]:
+                cell.metadata["tags"] = []
+                found += [cell] if question is None or question in found else [question, cell]
+        if found:
+            link = f"[Open the notebook](notebooks/{name}.ipynb)"
+            cells += [nbformat.v4.new_markdown_cell(f"## {title(notebook)}\n{link}"), *map(below, found)]
+    for i, cell in enumerate(cells):
+        cell["id"] = f"answer-{i}"
+    return nbformat.v4.new_notebook(cells=cells, metadata=KERNEL)
+
+
+def below(cell):
+    """The cell with its headings one level deeper."""
+    cell = copy.deepcopy(cell)
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"^#+ ", "### ", cell.source, flags=re.M)
+    return cell
+
+
+def title(notebook) -> str:
+    """The heading of a notebook."""
+    return next(m[1] for cell in notebook.cells if (m := re.match(r"# (.+)", cell.source)))
+
+
+# ---------------------------------------------------------------------- what the guides leave open
+def with_links(text: str, notebooks: dict, record: dict) -> str:
+    """Fill a guide: `[[04]]` becomes a link where there is such a notebook, `<!-- catalogue -->` the table of all."""
+    by_number = {name[:2]: name for name in notebooks}
+
+    def link(match):
+        name = by_number.get(match[1])
+        return f"[{match[1]}](notebooks/{name}.ipynb)" if name else match[1]
+
+    text = re.sub(r"\[\[(\d\d)\]\]", link, text)
+    return text.replace("<!-- catalogue -->", catalogue(notebooks, record)).replace(
+        "<!-- toc -->", "\n".join(f"notebooks/{name}" for name in notebooks)
+    )
+
+
+def header(notebook) -> dict[str, str]:
+    """What the first cell of a notebook says about time, memory, needs, makes, paper; empty where nothing."""
+    text = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), "")
+    text = re.sub(r"\n +", " ", text)
+    return {key: m[1].strip(" ,;") if (m := re.search(rf"\*\*{word}\*\* ([^*\n]+)", text)) else ""
+            for key, word in HEADER.items()}  # fmt: skip
+
+
+def catalogue(notebooks: dict, record: dict) -> str:
+    """A table of the notebooks: what each says that it needs, and what it took in this run."""
+    rows = ["| notebook | stated | took here | needs | makes | in the paper |", "|---|---|---|---|---|---|"]
+    for name, notebook in notebooks.items():
+        says, cost = header(notebook), record.get("notebooks", {}).get(name, {})
+        took = f"{cost['wall_s']:.0f} s, {cost['peak_memory_mb']} MB" if cost else ""
+        stated = ", ".join(filter(None, [says["time"], says["memory"]]))
+        cells = [
+            f"[{title(notebook)}](notebooks/{name}.ipynb)",
+            stated,
+            took,
+            says["needs"],
+            says["makes"],
+            says["paper"],
+        ]
+        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def write_api(folder: Path) -> None:
+    """One page per room of the core, in the order of the pipe, and their table of contents."""
+    folder.mkdir()
+    rooms = {}
+    for module in pkgutil.walk_packages(fairrecon_core.__path__, "fairrecon_core."):
+        rooms.setdefault(module.name.split(".")[1], []).append(module.name)
+    names = [name for name in ROOMS if name in rooms] + sorted(set(rooms) - set(ROOMS) - LEFT_OUT)
+    for name in names:
+        page = [name, "=" * len(name), ""]
+        for module in sorted(rooms[name]):
+            heading = [] if module.count(".") == 1 else [module.split(".", 2)[2], "-" * len(module), ""]
+            page += [*heading, f".. automodule:: {module}", "   :members:", "   :ignore-module-all:", ""]
+        (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
+    index = ["API reference", "=============", "",
+             "Data flows one way: cohort, degrade, reconstruct, predict, audit. A module imports from earlier ones.",
+             "Each page is made from the docstrings.", "",
+             ".. autosummary::", "   :nosignatures:", "", *(f"   fairrecon_core.{name}" for name in names), "",
+             ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names), ""]  # fmt: skip
+    (folder / "index.rst").write_text("\n".join(index), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
