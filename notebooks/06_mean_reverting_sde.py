@@ -299,12 +299,12 @@ for ax, chain in zip(axes[0], every.values()):
     curve = chain.losses("sde")
     ax.plot(curve["epoch"] + 1, curve["train_net"], ":", color=plots.COLOURS["sde"], label="training")
     ax.plot(curve["epoch"] + 1, curve["validation"], "-D", color=plots.COLOURS["sde"], label="validation", markersize=3)
-    ax.set(xlabel="Epoch", ylabel="Loss (1: no better than nothing)", title=f"{chain.name}, {origin(chain)}")
+    ax.set(xlabel="Epoch", ylabel="Loss (about 1 at the start)", title=f"{chain.name}, {origin(chain)}")
     ax.legend(frameon=False, fontsize=9)
 run.figure(figure, "06_training")
 
 # %% [markdown]
-# The loss does not go to zero, and should not: half of the times carry so much noise that the residual cannot be told from it.
+# The loss does not go to zero, and should not: what the measurement leaves open cannot be predicted, however long one trains.
 #
 # ## Watch an image appear
 # The same walk, now on an image and with the network. At every call we note the noisy image and the network's current expectation.
