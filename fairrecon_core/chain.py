@@ -32,7 +32,6 @@ from fairrecon_core.training import Images
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONTROLS = ("placebo", "planted")
-PLANTED = {"mri": "tumour_grade", "xray": "pleural_effusion"}  # the task that `planted` harms, where the cohort has it
 CHUNK = 32  # images in memory at a time
 N_TUNING = 24  # validation images that tune a classical arm
 
@@ -265,8 +264,8 @@ class Chain:
         )
 
     def planted_task(self) -> str:
-        """The task that the arm `planted` harms: the one named in `PLANTED`, or the cohort's first."""
-        return PLANTED[self.modality] if PLANTED[self.modality] in self.cohort.tasks else self.cohort.tasks[0]
+        """The task that the arm `planted` harms, see `controls.planted_task`."""
+        return controls.planted_task(self.cohort.table)
 
     def _image_stamp(self, arm, level, rows, fold, train_seed, sample) -> str:
         """What an arm's images are made from."""
@@ -387,7 +386,14 @@ class Chain:
         return kept
 
     def reader_weights(self, name: str, fold: int = 0) -> Path:
-        """File with the weights of reader `name` of `fold`: trained in place when `train` is set, otherwise shipped."""
+        """File with a reader's weights: trained in place when `train` is set, otherwise shipped.
+
+        Parameters
+        ----------
+        name : str
+            Key of `readers`.
+        fold : int
+        """
         if not self.settings.train:
             return self._shipped(f"{self.name}-{name}.safetensors")
         s, folder = self.settings, self.place(f"reader-{name}", fold)

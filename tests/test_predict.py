@@ -130,7 +130,7 @@ def test_a_segmenter_learns_the_square():
     images, masks, _ = squares(32)
     draw = labelled(named(images), masks, named(images[:8], "v"), masks[:8], batch_size=4)
     reader = Segmenter(width=4, learning_rate=3e-3)
-    reader.fit(draw, epochs=8, progress=False, accelerator="cpu")
+    reader.fit(draw, epochs=12, progress=False, accelerator="cpu")
     found = reader.masks(images)
     assert 2 * (found & masks).sum() / (found.sum() + masks.sum()) > 0.8
 

@@ -56,18 +56,23 @@ def levels_of(name: str) -> tuple[float, ...]:
     return settings.mri_levels if name == "brain" else settings.xray_levels
 
 
-def train(name: str, arm: str, *, published: bool, width: int, epochs: int, batch_size: int, seed: int) -> None:
-    """Train one reconstructor and leave its state under `WORK`."""
+def train(name: str, arm: str, *, published, width: int, epochs: int, batch_size: int, seed: int, again: int) -> None:
+    """Train one reconstructor and leave its state under `WORK`; `again`: then once more for so many epochs."""
     options = RECIPES[arm] | ({"published": True} if published else {})
     network = reconstructor(arm, MODALITY[name], width=width, **options)
     mode = "published" if published else "physical"
     folder = WORK / f"{name}-{arm}{'-published' if published else ''}"
-    losses = train_reconstructor(
-        network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name),
-        folder=folder, remember=WORK / "remembered", seed=seed, epochs=epochs, batch_size=batch_size, precision="bf16-mixed",
-    )  # fmt: skip
-    network.save(folder / "weights.safetensors", seed=seed, epochs=epochs)
-    losses.to_csv(folder / "loss.csv", index=False)
+    given = network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name)
+    options = {"remember": WORK / "remembered", "batch_size": batch_size, "precision": "bf16-mixed"}
+    path, losses = folder / "weights.safetensors", []
+    for part, n_epochs in enumerate([epochs, again] if again else [epochs]):
+        start = path if part else None
+        state = folder / "again" if part else folder
+        losses.append(
+            train_reconstructor(*given, folder=state, seed=seed + part, epochs=n_epochs, start=start, **options)
+        )
+        network.save(path, seed=seed, epochs=epochs + part * again)
+    pd.concat(losses, ignore_index=True).assign(epoch=lambda t: t.index).to_csv(folder / "loss.csv", index=False)
 
 
 def read(name: str, *, epochs: int, seed: int, only: str = "") -> None:
@@ -158,6 +163,7 @@ def trained_with(given) -> str:
     """The command that trained what `given` names."""
     step = "train" if given.arm in RECIPES else "read"
     extra = f" --published --width {given.width}" if given.published else ""
+    extra += f" --again {given.again}" if given.again else ""
     return f"python tools/shipped.py {step} {given.cohort} {given.arm} --epochs {given.epochs}{extra}"
 
 
@@ -174,6 +180,7 @@ if __name__ == "__main__":
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--again", type=int, default=0, help="epochs of a second training that starts from the first")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print("command:", shlex.join(sys.argv), flush=True)
@@ -184,6 +191,6 @@ if __name__ == "__main__":
         card(given.cohort, given.arm, published=given.published, width=given.width, command=trained_with(given))
     elif given.step == "train":
         train(given.cohort, given.arm, published=given.published, width=given.width, epochs=given.epochs,
-              batch_size=given.batch_size, seed=given.seed)  # fmt: skip
+              batch_size=given.batch_size, seed=given.seed, again=given.again)  # fmt: skip
     else:
         read(given.cohort, epochs=given.epochs, seed=given.seed, only=given.arm)

@@ -16,6 +16,25 @@ import numpy as np
 import pandas as pd
 
 ATTRIBUTES = ("sex", "age_group", "race")
+PREFERRED = ("tumour_grade", "pleural_effusion")  # tasks to plant a bias in
+
+
+def planted_task(table: pd.DataFrame) -> str:
+    """The task that `planted` harms: a preferred one that `table` has, or the one with the most balanced labels.
+
+    Raises
+    ------
+    ValueError
+        There is no task with positive and negative labels.
+    """
+    tasks = [column[2:] for column in table if column.startswith("y_")]
+    smaller = {task: int(min((table[f"y_{task}"] == label).sum() for label in (0, 1))) for task in tasks}
+    for task in PREFERRED:
+        if smaller.get(task):
+            return task
+    if not any(smaller.values()):
+        raise ValueError(f"no task with positive and negative labels among {tasks}: nothing to plant a bias in")
+    return max(smaller, key=smaller.get)
 
 
 def placebo_donors(table: pd.DataFrame, *, attributes: Sequence[str] = ATTRIBUTES, share=0.3, seed=0) -> np.ndarray:

@@ -279,6 +279,11 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.average.register_buffer("n_updates", torch.zeros((), dtype=torch.long), persistent=True)
 
+    def warm(self, path) -> None:
+        """Take first weights, of the network and of its running mean, from a file that `save` wrote."""
+        super().warm(path)
+        self.net.load_state_dict({k: v for k, v in self.average.state_dict().items() if k != "n_updates"})
+
     def modules(self) -> dict[str, nn.Module]:
         """`net` learns, `average` follows."""
         return {"net": self.net, "average": self.average}

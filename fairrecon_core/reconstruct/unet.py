@@ -128,6 +128,7 @@ class NetworkReconstructor(Reconstructor):
         seed: int = 0,
         batch_size: int = 8,
         flips: bool = False,
+        start=None,
         **options,
     ):
         """Train with `training.fit`; the table of losses. The best weights stay in the network.
@@ -138,11 +139,15 @@ class NetworkReconstructor(Reconstructor):
             As in `training.pairs`.
         seed : int
             Of the first weights and of everything random in training.
+        start : path, optional
+            Weights of the same network to start from, in place of random ones.
         **options
             Of `training.fit`: epochs, patience, folder, accelerator, ...
         """
         torch.manual_seed(seed)
         self.build()
+        if start is not None:
+            self.warm(start)
         draw = pairs(train, validation, degradation, levels, batch_size=batch_size, seed=seed, flips=flips)
         losses = fit(self, draw, seed=seed, **options)
         self.ready()
@@ -155,6 +160,10 @@ class NetworkReconstructor(Reconstructor):
     def ready(self) -> None:
         """Freeze the network and move it to the device of inference."""
         getattr(self, self.saved).to(self.device).eval().requires_grad_(False)
+
+    def warm(self, path) -> None:
+        """Take first weights from a file that `save` wrote."""
+        load_weights(path, getattr(self, self.saved), **self.card())
 
     def card(self) -> dict:
         """What a weights file must say to fit this reconstructor."""
