@@ -291,18 +291,20 @@ print(f"{len(unseen)} images that it did not learn from: degraded {before:.2f} d
 # That was a lesson, not a result. The networks of this series learned from thousands of patients of the same simulator, drawn with
 # *other seeds* than the ones you test on. Their model card says how:
 
+# %%
+cards = {name: chain.card("unet") for name, chain in every.items()}
+pd.set_option("display.max_colwidth", 90)
+long = ("losses", "test", "stamp")
+facts = {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
+pd.DataFrame(facts).fillna("")
+
+# %% [markdown]
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
 
 # %%
-def short_card(chain, arm="unet"):
-    """The model card of an arm's weights, without its long parts."""
-    card = chain.card(arm)
-    test = {
-        f"test, {key}": f"{value['psnr_db']:.2f} dB, n = {value['n']}" for key, value in card.get("test", {}).items()
-    }
-    return {key: value for key, value in card.items() if key not in ("losses", "test", "stamp")} | test
-
-
-pd.DataFrame({name: short_card(chain) for name, chain in every.items()}).fillna("")
+pd.concat(
+    {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}, names=["cohort", "arm and level"]
+)
 
 # %%
 figure, axes = plots.canvas(4.4 * len(every), 3.0, 1, len(every), squeeze=False)

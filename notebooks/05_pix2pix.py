@@ -177,19 +177,20 @@ assert chosen == {100: "one of the nine", 1000: "their median"}
 # ## Two curves that pull against each other
 # Our generator is the U-Net of notebook 04 with normalisation, and dropout in its deepest features; w is 100. Its card, and its training:
 
+# %%
+cards = {name: chain.card("pix2pix") for name, chain in every.items()}
+pd.set_option("display.max_colwidth", 90)
+long = ("losses", "test", "stamp")
+facts = {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
+pd.DataFrame(facts).fillna("")
+
+# %% [markdown]
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
 
 # %%
-def short_card(chain, arm="pix2pix"):
-    """The model card of an arm's weights, without its long parts."""
-    card = chain.card(arm)
-    test = {
-        f"test, {key}": f"{value['psnr_db']:.2f} dB, LPIPS {value['lpips']:.3f}, n = {value['n']}"
-        for key, value in card.get("test", {}).items()
-    }
-    return {key: value for key, value in card.items() if key not in ("losses", "test", "stamp")} | test
-
-
-pd.DataFrame({name: short_card(chain) for name, chain in every.items()}).fillna("")
+pd.concat(
+    {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}, names=["cohort", "arm and level"]
+)
 
 # %%
 figure, axes = plots.canvas(4.4 * len(every), 5.0, 2, len(every), squeeze=False, sharex="col")

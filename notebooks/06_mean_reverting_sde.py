@@ -279,19 +279,20 @@ pd.DataFrame(
 # It sees z, mu and the level, and is told t; a U-Net again. What samples is a running mean of its weights over training (the published
 # code keeps such a mean too, and then samples with the other weights).
 
+# %%
+cards = {name: chain.card("sde") for name, chain in every.items()}
+pd.set_option("display.max_colwidth", 90)
+long = ("losses", "test", "stamp")
+facts = {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
+pd.DataFrame(facts).fillna("")
+
+# %% [markdown]
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
 
 # %%
-def short_card(chain, arm="sde"):
-    """The model card of an arm's weights, without its long parts."""
-    card = chain.card(arm)
-    test = {
-        f"test, {key}": f"{value['psnr_db']:.2f} dB, LPIPS {value['lpips']:.3f}, n = {value['n']}"
-        for key, value in card.get("test", {}).items()
-    }
-    return {key: value for key, value in card.items() if key not in ("losses", "test", "stamp")} | test
-
-
-pd.DataFrame({name: short_card(chain) for name, chain in every.items()}).fillna("")
+pd.concat(
+    {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}, names=["cohort", "arm and level"]
+)
 
 # %%
 figure, axes = plots.canvas(4.4 * len(every), 3.0, 1, len(every), squeeze=False)
