@@ -1,8 +1,10 @@
 """A real browser for the tests: JupyterLab, Voila and plain pages, driven in Chromium through selenium.
 
-What bites, and what is done about it: JupyterLab says "Idle" before it takes a Run All, so the command is repeated until
-a prompt fills; its settings, workspaces and runtime files live in folders of this test alone; a picture's address is a
-`blob:`, so pictures are compared by a hash that the page itself computes.
+What bites, and what is done about it: JupyterLab says "Idle" before it takes a Run All, so the command is repeated
+until a prompt fills; its settings, workspaces and runtime files live in folders of this test alone; a picture's address
+is a `blob:`, so pictures are compared by a hash that the page itself computes.
+
+FAIRRECON_PATIENCE=5 makes every wait five times as long, for a machine that is busy with something else.
 """
 
 import contextlib
@@ -14,16 +16,20 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = Path(os.environ.get("FAIRRECON_ARTIFACTS") or ROOT / "artifacts" / "browser")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run", "--force-device-scale-factor=1")  # fmt: skip
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run", "--force-device-scale-factor=1")  # fmt: skip
+PATIENCE = float(os.environ.get("FAIRRECON_PATIENCE") or 1)
 HARMLESS = ("favicon", "fonts.googleapis", "cdn.jsdelivr.net", "Font Awesome")  # fetched for looks, absent offline
 PROMPTS = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(e => e.innerText.trim())"
 HASH = """
@@ -91,9 +97,10 @@ def serving(kind: str, folder: Path, scratch: Path, target: str = "", **environm
 def _command(kind: str, folder: Path, port: int, target: str) -> list[str]:
     if kind == "voila":
         return [sys.executable, "-m", "voila", target, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1",
-                "--show_tracebacks=True"]  # fmt: skip
+                "--show_tracebacks=True", "--VoilaConfiguration.extension_denylist=jupyterlab-jupytext"]  # fmt: skip
     return [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
             "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+            "--ServerApp.disable_check_xsrf=True",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
 
 
@@ -106,7 +113,7 @@ def _quiet_lab(settings: Path) -> None:
 
 
 def _wait_for_port(server: subprocess.Popen, port: int, log: Path, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end and server.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
@@ -133,13 +140,13 @@ class Page:
         options.binary_location = shutil.which("chromium")
         for flag in (*FLAGS, f"--window-size={width},{height}"):
             options.add_argument(flag)
+        options.page_load_strategy = "none"  # Voila answers after the notebook has run: our own waits are longer
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(
             options=options, service=webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         )
         self.resize(width, height)
-        self.driver.set_page_load_timeout(120)
-        self.driver.set_script_timeout(30)
+        self.driver.set_script_timeout(30 * PATIENCE)
 
     def resize(self, width: int, height: int) -> None:
         """Give the page itself (not the window around it) this size in CSS pixels."""
@@ -161,14 +168,14 @@ class Page:
 
     def wait(self, condition: Callable, what: str, seconds: float = 60, pause: float = 0.05):
         """The first true answer of `condition()`; fails with `what` and a screenshot after `seconds`."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while time.monotonic() < end:
             with contextlib.suppress(Exception):  # an element may be replaced while we look at it
                 if answer := condition():
                     return answer
             time.sleep(pause)
         self.screenshot("failed")
-        raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+        raise AssertionError(f"waited {seconds * PATIENCE:g} s in vain: {what}")
 
     def first(self, selector: str, seconds: float = 60):
         """The first element that matches, scrolled into view."""
@@ -204,7 +211,11 @@ class Page:
     def severe(self) -> list[str]:
         """Errors in the page's console, less those of decorations fetched from elsewhere."""
         entries = self.driver.get_log("browser")
-        return [e["message"][:300] for e in entries if e["level"] == "SEVERE" and not any(h in e["message"] for h in HARMLESS)]
+        return [
+            e["message"][:300]
+            for e in entries
+            if e["level"] == "SEVERE" and not any(h in e["message"] for h in HARMLESS)
+        ]
 
     def screenshot(self, name: str) -> Path:
         """Keep what the window shows as artifacts/browser/<name>.png."""
@@ -246,6 +257,35 @@ def run_all(page: Page, address: str, notebook: str, seconds: float = 180) -> No
 
 
 ERROR = ".jp-Notebook .jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+
+
+def stop_kernels(address: str) -> None:
+    """End every kernel of a JupyterLab server, as a reader does before the next notebook."""
+    with urllib.request.urlopen(f"{address}/api/kernels", timeout=60) as reply:
+        kernels = json.load(reply)
+    for kernel in kernels:
+        request = urllib.request.Request(f"{address}/api/kernels/{kernel['id']}", method="DELETE")
+        urllib.request.urlopen(request, timeout=60).close()
+
+
+def smoke_run(tmp_path_factory) -> Path:
+    """The folder for $FAIRRECON_RUNS with a finished smoke run: that of $FAIRRECON_SMOKE, or one made now.
+
+    The workers of one test run share it: the first makes it, the others wait.
+    """
+    if given := os.environ.get("FAIRRECON_SMOKE"):
+        return Path(given)
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    runs, done = base / "smoke-runs", base / "smoke-runs.done"
+    with FileLock(base / "smoke-runs.lock"):
+        if not done.exists():
+            environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT))
+            command = [sys.executable, "-m", "fairrecon_core.cli", "smoke"]
+            made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert made.returncode == 0, made.stderr[-4000:]
+            done.touch()
+    return runs
 
 
 def has_widget(source: Path) -> bool:
