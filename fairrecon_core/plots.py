@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from scipy.ndimage import zoom
 
 COLOURS = {
     "clean": "#000000",
@@ -287,7 +288,7 @@ def noise_curves(ax: Axes, frame, modality: str, label: str) -> None:
 
 
 def draw_heat(ax: Axes, image, heat, title: str = "", limit: float | None = None) -> float:
-    """Draw an image (H, W) under a heat map, enlarged to its size; `limit` is the value that gets the full colour.
+    """Draw an image (H, W) under a heat map, interpolated to its size; `limit` is the value that gets the full colour.
 
     Parameters
     ----------
@@ -308,10 +309,7 @@ def draw_heat(ax: Axes, image, heat, title: str = "", limit: float | None = None
     image, heat = np.asarray(image), np.asarray(heat, dtype=float)
     limit = float(limit if limit is not None else max(heat.max(), 1e-9))
     draw_image(ax, image, title)
-    height, width = image.shape
-    strength = np.clip(heat / limit, 0, 1)
-    ax.imshow(
-        strength, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * strength, interpolation="nearest",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-    )  # fmt: skip
+    scale = [pixels / cells for pixels, cells in zip(image.shape, heat.shape)]
+    strength = np.clip(zoom(heat / limit, scale, order=1, mode="nearest", grid_mode=True), 0, 1)
+    ax.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * strength, interpolation="nearest")
     return limit

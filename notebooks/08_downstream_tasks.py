@@ -262,7 +262,7 @@ for name, chain in chain_of.items():
             row |= dict.fromkeys(("value", "low", "high"), np.nan)
             if result is not None:
                 low, high = contrast(result, "level").interval()
-                row |= {"value": result.value[0, 0, 0], "low": low[0, 0, 0], "high": min(high[0, 0, 0], 1)}
+                row |= {"value": result.value[0, 0, 0], "low": max(low[0, 0, 0], 0), "high": min(high[0, 0, 0], 1)}
             clean_rows.append(row)
 clean_table = pd.DataFrame(clean_rows, columns=["cohort", "task", "label", "with", "without", "value", "low", "high"])
 unknown = clean_table[(clean_table["label"] == "recorded") & clean_table["value"].isna()]
@@ -359,25 +359,18 @@ def task_curve(name, task):
     for level in chain.levels:
         arms, result, n_positive, n_negative = aurocs(name, task, level)
         if result is None:
-            rows += [{"arm": arm, "level": level, "value": np.nan} for arm in arms]
+            rows += [{"arm": arm, "level": level, "value": np.nan, "hollow": True} for arm in arms]
             continue
         low, high = (part[0, :, 0] for part in contrast(result, "level").interval())
         change = contrast(result, "change")
-        moved = [np.concatenate([[0.0], part[0, :, 0]]) for part in (change.estimate, *change.interval())]
+        moved = [np.r_[0.0, part[0, :, 0].clip(-1, 1)] for part in (change.estimate, *change.interval())]
         for a, arm in enumerate(arms):
-            row = {
-                "arm": arm,
-                "level": level,
-                "value": result.value[0, a, 0],
-                "low": max(low[a], 0),
-                "high": min(high[a], 1),
-            }
+            row = {"arm": arm, "level": level, "value": result.value[0, a, 0]}
+            row |= {"low": max(low[a], 0), "high": min(high[a], 1)}
             row |= {"delta": moved[0][a], "delta_low": moved[1][a], "delta_high": moved[2][a]}
             rows.append(row | {"with": n_positive, "without": n_negative, "hollow": min(n_positive, n_negative) < 10})
     columns = ["arm", "level", "value", "low", "high", "delta", "delta_low", "delta_high", "with", "without", "hollow"]
-    return pd.DataFrame(rows, columns=columns).assign(
-        task=task, hollow=lambda frame: frame["hollow"].fillna(True).astype(bool)
-    )
+    return pd.DataFrame(rows, columns=columns).assign(task=task)
 
 
 # %% [markdown]
@@ -395,7 +388,11 @@ def average_curve(name, tasks):
         if not known:
             continue
         value = np.mean([each.estimate[0, :, 0] for _, each in known], axis=0)
-        half = np.quantile(np.abs(np.mean([each.deviations[:, 0, :, 0] for _, each in known], axis=0)), 0.95, axis=0)
+        draws = np.array([each.deviations[:, 0, :, 0] for _, each in known])  # (tasks, resamples, arms)
+        draws = np.nanmean(
+            np.where(np.isfinite(draws), draws, np.nan), axis=0
+        )  # a finding may be missing from a resample
+        half = np.quantile(np.abs(draws), 0.95, axis=0)
         rows += [
             {"arm": arm, "level": level, "value": v, "low": v - h, "high": v + h, "tasks": len(known)}
             for arm, v, h in zip(known[0][0], value, half)
@@ -454,7 +451,7 @@ def noise_figure(name, panels):
         order += [arm for arm in frame["arm"].unique() if arm not in order]
         frame = frame.sort_values("arm", key=lambda column: column.map(order.index), kind="stable")
         plots.noise_curves(ax, frame, chain_of[name].modality, label)
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(len(panels) * 1.25, 1))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
     return captioned(figure, chain_of[name])
 
 
@@ -489,7 +486,7 @@ def findings_figure(name, tasks):
         few = frame.groupby("level")["with"].first().dropna()
         text = f"with: {', '.join(f'{n:.0f}' for n in few[::-1])}" if len(few) else "not estimable"
         ax.set_title(f"{task.replace('_', ' ')}\n{text}", fontsize=8)
-    axes[0, 0].legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
     return captioned(figure, chain_of[name])
 
 
@@ -679,7 +676,10 @@ def shift_figure(name):
 
 
 for name in predictions:
-    display(run.figure(shift_figure(name), f"08_shifts_{name}"))
+    if (shifts["cohort"] == name).any():
+        display(run.figure(shift_figure(name), f"08_shifts_{name}"))
+    else:
+        print(f"{name}: no threshold could be chosen on its validation images, so there are no decisions to flip")
 
 # %% [markdown]
 # **What to look for:** an arm may flip one decision in ten and keep its AUROC. A shift of both groups to the same side is drift: the threshold
@@ -729,9 +729,9 @@ for name in overlap:
 from fairrecon_core.predict import grad_cam
 
 
-def last_block(reader):
-    """The last convolutional block of a classifier."""
-    return reader.net.net.features if settings.backbone == "xrv_densenet" else reader.net.layer4
+def block(reader, layer="layer4"):
+    """A convolutional block of a classifier: `layer4` is the last of a ResNet."""
+    return reader.net.net.features if settings.backbone == "xrv_densenet" else getattr(reader.net, layer)
 
 
 def who_answers(name, task):
@@ -745,19 +745,19 @@ reader, output = who_answers(name, chain_of[name].planted_task())
 image = chain_of[name].cohort.image(chain_of[name].rows(chain_of[name].audit_level)[0])
 if settings.backbone.startswith("resnet"):
     kept = {}
-    hook = last_block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
+    hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
     value = reader.outputs(image[None])[0, output]
     hook.remove()
     signed = torch.einsum("k,khw->hw", reader.net.fc.weight[output], kept["maps"]) / kept["maps"][0].numel()
     assert np.isclose(signed.sum() + reader.net.fc.bias[output], value, atol=1e-4)
-    assert np.allclose(signed.clamp(min=0), grad_cam(reader.net, last_block(reader), image, output), atol=1e-5)
+    assert np.allclose(signed.clamp(min=0), grad_cam(reader.net, block(reader), image, output), atol=1e-5)
     print(
         f"{tuple(signed.shape)} cells for {image.shape[0]} pixels; logit {value:.2f} = map {signed.sum():.2f} + bias {reader.net.fc.bias[output]:.2f}"
     )
 
 # %% [markdown]
 # So a cell of the map is a part of the logit, and maps of different arms can share one scale. The layer has few cells: a heat map says
-# "lower left", not "this pixel".
+# "lower left", not "this pixel"; the colours between cells are interpolated. An earlier layer has more cells, and says less about the class.
 #
 # ## Fig. 5: pleural effusion, this time
 # The published heat maps are those of output **0**, which in an alphabetical list is atelectasis, while the text speaks of pleural effusion;
@@ -804,7 +804,7 @@ def heat_figure(name, tasks, patient_task):
     figure, axes = plots.canvas(1.75 * len(images), 2.15 * len(tasks) + 0.4, len(tasks), len(images), squeeze=False)
     for line, task in zip(axes, tasks):
         reader, output = who_answers(name, task)
-        maps = [grad_cam(reader.net, last_block(reader), image, output) for image in images.values()]
+        maps = [grad_cam(reader.net, block(reader), image, output) for image in images.values()]
         limit = max(max(heat.max() for heat in maps), 1e-9)
         for ax, (arm, image), heat in zip(line, images.items(), maps):
             score = reader.scores(image[None])[0, output]
@@ -829,7 +829,7 @@ for name in predictions:
 
 
 # %%
-def look_at(task, arm="degraded", level="audited", cohort=last.name):
+def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.name):
     """Image, heat map and score of one arm beside clean, for the median patient of a task."""
     chain = chain_of[cohort]
     level = {"audited": chain.audit_level, "least noise": chain.levels[0], "most noise": chain.levels[-1]}[level]
@@ -840,7 +840,7 @@ def look_at(task, arm="degraded", level="audited", cohort=last.name):
     image = np.asarray(degraded if arm == "degraded" else chain.reconstructor(arm)(degraded, level, **options))
     reader, output = who_answers(cohort, task)
     images = {"clean": clean, arm: np.clip(image, 0, 1)}
-    maps = [grad_cam(reader.net, last_block(reader), one, output) for one in images.values()]
+    maps = [grad_cam(reader.net, block(reader, layer), one, output) for one in images.values()]
     limit = max(max(heat.max() for heat in maps), 1e-9)
     figure, axes = plots.canvas(9.2, 2.9, 1, 4)
     for k, ((label, one), heat) in enumerate(zip(images.items(), maps)):
@@ -864,6 +864,7 @@ slider_image(
     task=tuple(last.tasks()),
     arm=tuple(last.arms()),
     level=("audited", "least noise", "most noise"),
+    layer=("layer4", "layer3"),
     start={"task": last.planted_task()},
 )
 

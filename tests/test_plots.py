@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from fairrecon_core import plots
@@ -55,3 +56,34 @@ def test_forest_draws_interval_band_and_margin_for_each_effect():
     plots.forest(ax, ["a (n = 9)", "b (n = 8)"], **effects, verdicts=["changed", "x"], bands=bands, margin=0.05)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a (n = 9)", "b (n = 8)"]
     assert len(ax.collections) == 1
+
+
+def test_a_noise_curve_shows_every_estimate_and_leaves_a_gap_for_the_undefined():
+    frame = pd.DataFrame(
+        {
+            "arm": ["clean", "clean", "unet", "unet"],
+            "level": [4.0, 8.0, 4.0, 8.0],
+            "value": [0.8, 0.8, 0.7, np.nan],
+            "low": [0.7, 0.7, 0.6, np.nan],
+            "high": [0.9, 0.9, 0.8, np.nan],
+            "hollow": [False, True, False, True],
+        }
+    )
+    _, ax = plots.canvas()
+    plots.noise_curves(ax, frame, "mri", "AUROC")
+    lines = {line.get_label(): line for line in ax.containers}
+    assert set(lines) == {"clean", "unet"}, "one curve per arm"
+    drawn = lines["unet"].lines[0].get_ydata()
+    assert drawn[0] == 0.7 and np.isnan(drawn[1])
+    at = [lines[arm].lines[0].get_xdata() for arm in ("clean", "unet")]
+    assert (at[0] < at[1]).all() and np.abs(np.concatenate(at) - np.tile([4, 8], 2)).max() < 0.5, "side by side"
+    assert ax.get_ylabel() == "AUROC"
+
+
+def test_heat_is_transparent_where_there_is_none_and_fills_the_image():
+    _, ax = plots.canvas()
+    limit = plots.draw_heat(ax, np.zeros((8, 8)), [[0, 1], [2, 4]], "map")
+    heat = ax.images[-1]
+    assert limit == 4 and plots.draw_heat(ax, np.zeros((8, 8)), [[0, 1], [2, 4]], limit=10) == 10
+    assert heat.get_alpha().shape == (8, 8), "a pixel each"
+    assert heat.get_alpha()[0, 0] == 0 and heat.get_alpha()[-1, -1] == pytest.approx(0.6)
