@@ -19,9 +19,9 @@ html_title = "fairrecon"
 html_static_path = ["_static"]
 html_extra_path = ["extra"]
 html_css_files = ["book.css"]
+html_context = {"default_mode": "light"}
 html_math_renderer = "mathml"
-html_last_updated_fmt = None
-templates_path: list[str] = []
+html_show_search_summary = False  # a page opened as a file may not fetch others
 
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}
@@ -41,6 +41,7 @@ toc_object_entries_show_parents = "hide"
 html_theme_options = {
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search stands in the side bar
     "use_download_button": True,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

@@ -64,7 +64,7 @@ def run_series(profile: str) -> None:
     series.run_series(profile)
 
 
-def build(run: Path, target: Path, book: Path = BOOK) -> Path:
+def build(run: Path, target: Path, rooms: tuple | None = None) -> Path:
     """Build the site of one run.
 
     Parameters
@@ -73,8 +73,8 @@ def build(run: Path, target: Path, book: Path = BOOK) -> Path:
         Folder of a run: `notebooks/`, and as far as there are any `run.json`, `figures/`, `report.html`.
     target : Path
         Gets `source/` (made anew) and `html/`.
-    book : Path
-        The guides, and Sphinx's configuration.
+    rooms : tuple of str, optional
+        Rooms of the core in the API reference; all by default.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def build(run: Path, target: Path, book: Path = BOOK) -> Path:
     source, site = target / "source", target / "html"
     for folder in (source, site):
         shutil.rmtree(folder, ignore_errors=True)
-    gather(run, source, book)
+    gather(run, source, rooms)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"]
     done = subprocess.run(
         [*command, "-d", str(target / "doctrees"), str(source), str(site)], capture_output=True, text=True, check=False
@@ -101,12 +101,12 @@ def build(run: Path, target: Path, book: Path = BOOK) -> Path:
     return site / "index.html"
 
 
-def gather(run: Path, source: Path, book: Path) -> None:
+def gather(run: Path, source: Path, rooms: tuple | None = None) -> None:
     """Everything that Sphinx reads, in one folder: the guides, the prepared notebooks, and what is made from them."""
     paths = sorted((run / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise FileNotFoundError(f"no executed notebooks in {run / 'notebooks'}: run the series first")
-    shutil.copytree(book, source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("__pycache__"))
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
     record = json.loads((run / "run.json").read_text("utf-8")) if (run / "run.json").exists() else {}
     (source / "notebooks").mkdir()
@@ -114,8 +114,8 @@ def gather(run: Path, source: Path, book: Path) -> None:
         nbformat.write(prepare(notebook), source / "notebooks" / f"{name}.ipynb")
     nbformat.write(answer_key(notebooks), source / "answer_key.ipynb")
     for path in source.glob("*.md"):
-        path.write_text(with_links(path.read_text("utf-8"), notebooks, record), encoding="utf-8")
-    write_api(source / "api")
+        path.write_text(with_links(path.read_text("utf-8"), notebooks, run, record), encoding="utf-8")
+    write_api(source / "api", rooms)
     picture = run / "figures" / "00_three_images.png"
     if picture.exists():
         shutil.copy(picture, source / "picture.png")
@@ -224,10 +224,12 @@ def answer_key(notebooks: dict):
 
 
 def below(cell):
-    """The cell with its headings one level deeper."""
+    """The cell without what is no exercise, its headings one level deeper, its folded answers open."""
     cell = copy.deepcopy(cell)
     if cell.cell_type == "markdown":
-        cell.source = re.sub(r"^#+ ", "### ", cell.source, flags=re.M)
+        text = re.sub(r"(?s).*(?=^## Check your understanding)", "", cell.source, count=1, flags=re.M)
+        text = re.split(r"^(?:\*\*Against|## Takeaways)", text, flags=re.M)[0]
+        cell.source = re.sub(r"^#+ ", "### ", text, flags=re.M).replace("<details>", "<details open>")
     return cell
 
 
@@ -237,8 +239,10 @@ def title(notebook) -> str:
 
 
 # ---------------------------------------------------------------------- what the guides leave open
-def with_links(text: str, notebooks: dict, record: dict) -> str:
+def with_links(text: str, notebooks: dict, run: Path, record: dict) -> str:
     """Fill a guide: `[[04]]` becomes a link where there is such a notebook, `<!-- catalogue -->` the table of all."""
+    row = '* - see what this run gave\n  - <a href="report.html">The report of the run</a>, on one page\n'
+    text = text.replace("<!-- report -->", row if (run / "report.html").exists() else "")
     by_number = {name[:2]: name for name in notebooks}
 
     def link(match):
@@ -278,16 +282,17 @@ def catalogue(notebooks: dict, record: dict) -> str:
     return "\n".join(rows)
 
 
-def write_api(folder: Path) -> None:
-    """One page per room of the core, in the order of the pipe, and their table of contents."""
+def write_api(folder: Path, rooms: tuple | None = None) -> None:
+    """One page per room of the core (or those in `rooms`), in the order of the pipe, and their table of contents."""
     folder.mkdir()
-    rooms = {}
+    modules = {}
     for module in pkgutil.walk_packages(fairrecon_core.__path__, "fairrecon_core."):
-        rooms.setdefault(module.name.split(".")[1], []).append(module.name)
-    names = [name for name in ROOMS if name in rooms] + sorted(set(rooms) - set(ROOMS) - LEFT_OUT)
+        modules.setdefault(module.name.split(".")[1], []).append(module.name)
+    names = [name for name in ROOMS if name in modules] + sorted(set(modules) - set(ROOMS) - LEFT_OUT)
+    names = [name for name in names if rooms is None or name in rooms]
     for name in names:
         page = [name, "=" * len(name), ""]
-        for module in sorted(rooms[name]):
+        for module in sorted(modules[name]):
             heading = [] if module.count(".") == 1 else [module.split(".", 2)[2], "-" * len(module), ""]
             page += [*heading, f".. automodule:: {module}", "   :members:", "   :ignore-module-all:", ""]
         (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
