@@ -22,26 +22,26 @@ from fairrecon_core.widgets import accessible, labelled_control, status_line
 ERROR_LIMIT = 0.3  # of the error map, the same for every image, so that a faint map means a small error
 WIDTH = 440  # of the drawing of the scores, in its own units
 DARK = "#595959"  # grey text: 7 to 1 against white
-STYLE = f"""<style>
-.fairrecon-explorer {{ --jp-widgets-font-size: 17px; --jp-widgets-inline-height: 34px; color: #000; background: #fff;
+STYLE = """<style>
+.fairrecon-explorer { --jp-widgets-font-size: 17px; --jp-widgets-inline-height: 34px; color: #000; background: #fff;
   --jp-widgets-label-color: #000; --jp-widgets-readout-color: #000; --jp-ui-font-color1: #000;
-  font-family: system-ui, "DejaVu Sans", sans-serif; }}
-.fairrecon-explorer .noUi-handle:focus, .fairrecon-explorer select:focus {{ outline: 3px solid #0072B2; }}
+  font-family: system-ui, "DejaVu Sans", sans-serif; }
+.fairrecon-explorer .noUi-handle:focus, .fairrecon-explorer select:focus { outline: 3px solid #0072B2; }
 .fairrecon-explorer .widget-label, .fairrecon-explorer select, .fairrecon-explorer .widget-readout
-  {{ font-size: 17px; color: #000; }}
-.fairrecon-explorer .widget-readout {{ min-width: 5em; }}
-.fairrecon-explorer h2 {{ font-size: 22px; line-height: 1.2; margin: 2px 0; }}
-.fairrecon-explorer .fairrecon-patient .widget-readout {{ min-width: 14em; }}
-.fairrecon-tiles {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 2px 8px; font-size: 18px;
-  line-height: 1.25; padding-right: 8px; color: #000; }}
-.fairrecon-tiles figure {{ margin: 0; }}
-.fairrecon-tiles img {{ width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; }}
-.fairrecon-tiles figcaption {{ min-height: 2.5em; }}
-.fairrecon-scores {{ grid-column: 2 / span 2; font-size: 17px; }}
-.fairrecon-scores table {{ border-collapse: collapse; width: 100%; color: #000; }}
-.fairrecon-scores th, .fairrecon-scores td {{ text-align: right; padding: 1px 3px; font-weight: normal; }}
-.fairrecon-scores th:first-child {{ text-align: left; }}
-.fairrecon-scores b {{ font-size: 19px; }}
+  { font-size: 17px; color: #000; }
+.fairrecon-explorer .widget-readout { min-width: 5em; }
+.fairrecon-explorer h2 { font-size: 22px; line-height: 1.2; margin: 2px 0; }
+.fairrecon-explorer .fairrecon-patient .widget-readout { min-width: 14em; }
+.fairrecon-tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: 2px 8px; font-size: 18px;
+  line-height: 1.25; padding-right: 8px; color: #000; }
+.fairrecon-tiles figure { margin: 0; }
+.fairrecon-tiles img { width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; }
+.fairrecon-tiles figcaption { min-height: 2.5em; }
+.fairrecon-scores { grid-column: 2 / span 2; font-size: 17px; }
+.fairrecon-scores table { border-collapse: collapse; width: 100%; color: #000; }
+.fairrecon-scores th, .fairrecon-scores td { text-align: right; padding: 1px 3px; font-weight: normal; }
+.fairrecon-scores th:first-child { text-align: left; }
+.fairrecon-scores b { font-size: 19px; }
 </style>"""
 
 
