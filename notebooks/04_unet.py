@@ -1,8 +1,10 @@
 # %% [markdown]
 # # 4. U-Net, and the classical arms it must beat
-# - **You will** compute a convolution and a skip connection by hand; see why squared error draws the mean of what is possible; tune two
-#   filters that learn nothing; put measured samples back; train a small network here; judge the U-Net against the best filter, by patients
-# - **Time** 70 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: degraded, classical arms, U-Net
+# - **You will** compute a convolution and a skip connection by hand; see why squared error draws the mean of what is
+#   possible; tune two filters that learn nothing; put measured samples back; train a small network here; judge the
+#   U-Net against the best filter, by patients
+# - **Time** 70 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: degraded, classical arms,
+#   U-Net
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]
@@ -25,8 +27,9 @@ settings, run = begin(profile, overrides, needs=["cohort"])
 every = chains(run)
 
 # %% [markdown]
-# A *chain* knows, for one cohort, how images are degraded, at which levels, and which test images each level is tested on: the audited
-# level on all of them, the others on a random part, which is enough for a curve. Every notebook from here on works through it.
+# A *chain* knows, for one cohort, how images are degraded, at which levels, and which test images each level is tested
+# on: the audited level on all of them, the others on a random part, which is enough for a curve. Every notebook from
+# here on works through it.
 
 # %%
 facts = [
@@ -64,8 +67,9 @@ plots.error_row(image, [degraded], [f"level {level:,.0f}\n{psnr_db(degraded, ima
 
 # %% [markdown]
 # ## A convolution by hand
-# A convolution slides a small table of weights over the image and adds up: every output pixel sees the 3 x 3 pixels around it. This
-# one answers where the image gets brighter to the right. A network does not get such tables, it finds them.
+# A convolution slides a small table of weights over the image and adds up: every output pixel sees the 3 x 3 pixels
+# around it. This one answers where the image gets brighter to the right. A network does not get such tables, it finds
+# them.
 
 # %%
 kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
@@ -79,9 +83,10 @@ assert np.allclose(by_hand, F.conv2d(as_batch, weights, padding=1)[0, 0], atol=1
 
 # %% [markdown]
 # ## Down, and the skip
-# Nine pixels cannot know a streak that crosses the whole image. So the U-Net halves the image (of four neighbours the largest stays) and
-# looks again, four times: at the bottom one step covers 16 pixels. **What to look for:** what is left there says where things are, and no
-# longer what their edges were. That is what the *skip connections* carry across: each level on the way up sees its twin on the way down.
+# Nine pixels cannot know a streak that crosses the whole image. So the U-Net halves the image (of four neighbours the
+# largest stays) and looks again, four times: at the bottom one step covers 16 pixels. **What to look for:** what is
+# left there says where things are, and no longer what their edges were. That is what the *skip connections* carry
+# across: each level on the way up sees its twin on the way down.
 
 # %%
 pooled = {n: F.max_pool2d(as_batch, n).repeat_interleave(n, -1).repeat_interleave(n, -2)[0, 0] for n in (2, 4, 16)}
@@ -90,7 +95,8 @@ plots.image_row(
 )
 
 # %% [markdown]
-# A U-Net with a single step down, computed by hand from its own layers: two convolutions, down, two more, up, **skip**, two more, out.
+# A U-Net with a single step down, computed by hand from its own layers: two convolutions, down, two more, up,
+# **skip**, two more, out.
 
 # %%
 from fairrecon_core.reconstruct.unet import UNet, UNetReconstructor
@@ -110,8 +116,8 @@ by_hand = small.out(twice(small.up[0], torch.cat([top, risen], dim=1)))  # the s
 assert torch.allclose(by_hand, small(as_batch), atol=1e-6)
 
 # %% [markdown]
-# The paper's network has four steps and 64 feature maps at the top, doubling at each step down: 31 million weights. Ours is narrower,
-# so that it ships and runs on a laptop; `width: 64` in a profile makes it the paper's.
+# The paper's network has four steps and 64 feature maps at the top, doubling at each step down: 31 million weights.
+# Ours is narrower, so that it ships and runs on a laptop; `width: 64` in a profile makes it the paper's.
 
 # %%
 with torch.device("meta"):  # counts weights without making them
@@ -121,9 +127,10 @@ assert 31.0e6 < counts[64] < 31.1e6
 
 # %% [markdown]
 # ## It starts as the identity
-# The published network has to draw the whole image anew. Ours predicts what to *add* to the degraded image, and its last layer starts at
-# zero. So before the first step of training it returns its input, bit by bit: it can only get better from there. It is also told the
-# level, as a second channel, so that one network covers all levels of a modality.
+# The published network has to draw the whole image anew. Ours predicts what to *add* to the degraded image, and its
+# last layer starts at zero. So before the first step of training it returns its input, bit by bit: it can only get
+# better from there. It is also told the level, as a second channel, so that one network covers all levels of a
+# modality.
 
 # %%
 untrained = UNetReconstructor(first.modality, width=4)
@@ -131,8 +138,8 @@ assert np.array_equal(untrained(degraded, level, image_ids=image_id), degraded)
 
 # %% [markdown]
 # ## Why squared error draws the mean
-# Training lowers the mean squared error. Suppose the measurement says "there is a small bright disc", and leaves nine places open. Which
-# single image has the smallest expected error? Try one of the nine, their mean, and their median.
+# Training lowers the mean squared error. Suppose the measurement says "there is a small bright disc", and leaves nine
+# places open. Which single image has the smallest expected error? Try one of the nine, their mean, and their median.
 
 # %%
 rows_, columns = np.mgrid[:48, :48]
@@ -152,9 +159,10 @@ plots.image_row(
 )
 
 # %% [markdown]
-# **What to look for:** the mean wins under squared error, and it is an image that nobody has: nine faint discs. Under absolute error
-# (L1) the median wins, which has no disc at all. A network trained with either is not careless when it blurs a lesion: it was asked to.
-# The sharp guess costs exactly twice the mean's error, which is 3.01 dB; notebook 07 comes back to this figure.
+# **What to look for:** the mean wins under squared error, and it is an image that nobody has: nine faint discs. Under
+# absolute error (L1) the median wins, which has no disc at all. A network trained with either is not careless when it
+# blurs a lesion: it was asked to. The sharp guess costs exactly twice the mean's error, which is 3.01 dB; notebook 07
+# comes back to this figure.
 
 # %%
 assert risk["squared error"].idxmin() == "their mean" and risk["absolute error"].idxmin() == "their median"
@@ -164,9 +172,10 @@ print(f"{ratio:.3f} times the error: {10 * np.log10(ratio):.2f} dB")
 
 # %% [markdown]
 # ## Filters to beat
-# A network that does not beat a filter of 2004 has not earned its complexity; the paper compares with none. *Total variation* looks for an
-# image close to the degraded one whose neighbouring pixels differ little in sum, *non-local means* averages patches that look alike. Each
-# has one number, how strongly it smooths. Choosing it on test images would be cheating: we take validation images.
+# A network that does not beat a filter of 2004 has not earned its complexity; the paper compares with none. *Total
+# variation* looks for an image close to the degraded one whose neighbouring pixels differ little in sum, *non-local
+# means* averages patches that look alike. Each has one number, how strongly it smooths. Choosing it on test images
+# would be cheating: we take validation images.
 
 # %%
 from fairrecon_core.training import Images
@@ -211,13 +220,14 @@ for ax, chain in zip(axes[0], every.values()):
 run.figure(figure, "04_tuning")
 
 # %% [markdown]
-# **What to look for:** an optimum between "does nothing" at the left and "smears everything" at the right. Noise of few photons leaves a
-# filter something to gain. Streaks of undersampling are not noise: there the best filter hardly does anything.
+# **What to look for:** an optimum between "does nothing" at the left and "smears everything" at the right. Noise of
+# few photons leaves a filter something to gain. Streaks of undersampling are not noise: there the best filter hardly
+# does anything.
 #
 # ## Data consistency by hand
-# MRI measures part of k-space, and a reconstruction must not contradict what was measured. So transform the proposed image, put the
-# measured samples back, and transform again. This works after *any* reconstructor; an arm called `unet_dc` has it built in. A profile
-# without MRI borrows a simulated slice and lets total variation propose.
+# MRI measures part of k-space, and a reconstruction must not contradict what was measured. So transform the proposed
+# image, put the measured samples back, and transform again. This works after *any* reconstructor; an arm called
+# `unet_dc` has it built in. A profile without MRI borrows a simulated slice and lets total variation propose.
 
 # %%
 from fairrecon_core.degrade import degradation
@@ -242,8 +252,8 @@ assert torch.allclose(
 )
 
 # %% [markdown]
-# One thing more is known: the image is real, so its k-space is point-symmetric and a measured sample fixes its mirror as well. The core
-# uses that when the image that it gets is real.
+# One thing more is known: the image is real, so its k-space is point-symmetric and a measured sample fixes its mirror
+# as well. The core uses that when the image that it gets is real.
 
 # %%
 consistent = data_consistency(proposed, measurement.kspace, measurement.mask).clamp(0, 1)
@@ -255,9 +265,9 @@ plots.error_row(
 
 # %% [markdown]
 # ## Train one, here
-# Now the whole thing small enough to watch: four feature maps instead of 64, a few dozen validation images to learn from (the test images
-# stay unseen), a dozen more to check on. Every epoch draws new noise. The weights that are kept are those with the lowest error on images
-# that the network did *not* learn from.
+# Now the whole thing small enough to watch: four feature maps instead of 64, a few dozen validation images to learn
+# from (the test images stay unseen), a dozen more to check on. Every epoch draws new noise. The weights that are kept
+# are those with the lowest error on images that the network did *not* learn from.
 
 # %%
 pool = validation_images(first, n=48)
@@ -288,8 +298,8 @@ print(
 print(f"{len(unseen)} images that it did not learn from: degraded {before:.2f} dB, tiny U-Net {after:.2f} dB")
 
 # %% [markdown]
-# That was a lesson, not a result. The networks of this series learned from thousands of patients of the same simulator, drawn with
-# *other seeds* than the ones you test on. Their model card says how:
+# That was a lesson, not a result. The networks of this series learned from thousands of patients of the same
+# simulator, drawn with *other seeds* than the ones you test on. Their model card says how:
 
 # %%
 cards = {name: chain.card("unet") for name, chain in every.items()}
@@ -299,7 +309,8 @@ facts = {name: {key: str(value) for key, value in card.items() if key not in lon
 pd.DataFrame(facts).fillna("")
 
 # %% [markdown]
-# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were
+# trained in this run):
 
 # %%
 pd.concat(
@@ -319,19 +330,19 @@ for ax, chain in zip(axes[0], every.values()):
 run.figure(figure, "04_training")
 
 # %% [markdown]
-# **What to look for:** whether the validation curve has levelled off, and whether it has parted from the training curve (it would, if the
-# network learned its images by heart).
+# **What to look for:** whether the validation curve has levelled off, and whether it has parted from the training
+# curve (it would, if the network learned its images by heart).
 #
-# **To train it yourself** set `train: true`. Notebook 01 then also draws the training patients, and this notebook trains what it needs
-# before it uses it, for `epochs` passes, on a GPU if there is one. The weights go to the run's folder with a stamp of everything that
-# decides them; nothing is trained twice, and a training that was stopped goes on. A short recipe for one network on two cores, a few
-# minutes, in a run of its own that leaves the shipped weights alone:
+# **To train it yourself** set `train: true`. Notebook 01 then also draws the training patients, and this notebook
+# trains what it needs before it uses it, for `epochs` passes, on a GPU if there is one. The weights go to the run's
+# folder with a stamp of everything that decides them: nothing is trained twice, and a training that was stopped goes
+# on. A short recipe for one network on two cores, in a run of its own that leaves the shipped weights alone:
 #
-# `python3 run.py tutorial --only 01 04 -p train=true -p epochs=2 -p cohorts=brain -p brain_patients=600 -p arms=unet`
+# `python3 run.py tutorial --only 01 04 -p train=true -p cohorts=chest -p chest_patients=2000 -p epochs=3 -p arms=unet`
 #
 # ## All arms, all levels
-# One line makes the images of an arm at a level, or finds that they are there. The measurement decides the noise of an image, so every arm
-# starts from the same degraded image.
+# One line makes the images of an arm at a level, or finds that they are there. The measurement decides the noise of an
+# image, so every arm starts from the same degraded image.
 
 # %%
 FILTERS = [arm for arm in settings.classical if arm != "degraded"]
@@ -356,8 +367,8 @@ psnr = {name: psnr_table(chain, ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 # %% [markdown]
-# Means alone do not say how sure they are. Two slices of one patient are alike, so the *patients* are drawn again and again, with all
-# their slices, and each time the arms are compared on the same images. By hand, then with the core:
+# Means alone do not say how sure they are. Two slices of one patient are alike, so the *patients* are drawn again and
+# again, with all their slices, and each time the arms are compared on the same images. By hand, then with the core:
 
 # %%
 from fairrecon_core.audit.inference import patient_bootstrap
@@ -376,8 +387,8 @@ assert abs(low - core.low) < 0.3 * (high - low) and abs(high - core.high) < 0.3 
 print(f"U-Net less degraded: {core.value:+.2f} dB [{core.low:+.2f}, {core.high:+.2f}], {core.n_patients} patients")
 
 # %% [markdown]
-# The question of this notebook, for each cohort and level: what does the U-Net gain over the degraded image, over the better of the two
-# filters, and (MRI, audited level) what does putting measured samples back add?
+# The question of this notebook, for each cohort and level: what does the U-Net gain over the degraded image, over the
+# better of the two filters, and (MRI, audited level) what does putting measured samples back add?
 
 
 # %%
@@ -446,11 +457,12 @@ def psnr_curves():
 run.figure(psnr_curves(), "04_psnr")
 
 # %% [markdown]
-# **What to look for:** how far the blue line lies above the grey ones, and whether that grows to the right, where there is more to invent.
+# **What to look for:** how far the blue line lies above the grey ones, and whether that grows to the right, where
+# there is more to invent.
 #
 # ## Look at them
-# All images of a row share one grey scale, all errors one range. **What to look for:** the filters leave streaks, or smear them; the U-Net
-# takes them away, and with them the faintest detail: its error map has edges in it.
+# All images of a row share one grey scale, all errors one range. **What to look for:** the filters leave streaks, or
+# smear them; the U-Net takes them away, and with them the faintest detail: its error map has edges in it.
 
 
 # %%
@@ -491,9 +503,9 @@ slider_image(
 
 # %% [markdown]
 # ## Check your understanding
-# **1.** How many pixels does one output pixel of a U-Net with four steps depend on, in one direction? Two 3 x 3 convolutions add 4 pixels
-# at full size, 8 one step down, and so on, on the way down and up (at the bottom once); halving adds a little. Add up, then let the
-# gradient tell: it is zero where the output does not look.
+# **1.** How many pixels does one output pixel of a U-Net with four steps depend on, in one direction? Two 3 x 3
+# convolutions add 4 pixels at full size, 8 one step down, and so on, on the way down and up (at the bottom once);
+# halving adds a little. Add up, then let the gradient tell: it is zero where the output does not look.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 expected = 1 + 2 * sum(4 * 2**step for step in range(4)) + 4 * 2**4
@@ -507,8 +519,9 @@ print(f"about {expected}, measured {seen}: more than a whole image of 128 pixels
 assert abs(seen - expected) <= 2 * 2**4 and 128 < seen < 256
 
 # %% [markdown]
-# **2.** The measurement leaves two images open, A with chance 0.7 and B with chance 0.3. How much of B does a perfect network show when it
-# was trained with squared error? With absolute error? Predict the two numbers, then search for them.
+# **2.** The measurement leaves two images open, A with chance 0.7 and B with chance 0.3. How much of B does a perfect
+# network show when it was trained with squared error? With absolute error? Predict the two numbers, then search for
+# them.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 share = np.linspace(0, 1, 101)  # of B in the guess, in a pixel where A is 0 and B is 1
@@ -522,21 +535,24 @@ assert np.isclose(best[0], 0.3) and best[1] == 0
 #
 # <details><summary>One answer</summary>
 #
-# Where the measurement does not decide, the network draws what was common among its training patients; with absolute error, only that.
-# Who is rare in training loses most, without anybody having decided so, and PSNR hardly notices. Whether it matters for a diagnosis has to
-# be measured downstream, on the patients concerned: notebooks 08 and 10.
+# Where the measurement does not decide, the network draws what was common among its training patients; with absolute
+# error, only that. Who is rare in training loses most, without anybody having decided so, and PSNR hardly notices.
+# Whether it matters for a diagnosis has to be measured downstream, on the patients concerned: notebooks 08 and 10.
 #
 # </details>
 
 # %% [markdown]
-# **Against Sec. 3.2.** Same: four levels, pairs of 3 x 3 convolutions without normalisation, mean squared error, Adam. Different: ours is
-# narrower (see `width`), learns what to add, knows the level (the paper trains one network per level), and lets its learning rate fall,
-# because its training is short; the paper stops after at most 20 epochs. The released X-ray network ends in a sigmoid, which
+# **Against Sec. 3.2.** Same: four levels, pairs of 3 x 3 convolutions without normalisation, mean squared error, Adam.
+# Different: ours is narrower (see `width`), learns what to add, knows the level (the paper trains one network per
+# level), and lets its learning rate fall, because its training is short; the paper stops after at most 20 epochs. The
+# released X-ray network ends in a sigmoid, which
 # `xray_mode: published` brings back. The paper has no filter to beat, no data consistency and no intervals. Unless you run a real
-# profile, these images are simulated, and so were the patients that the network learned from: it knows this simulator, nothing else.
+# profile, these images are simulated, and so were the patients that the network learned from: it knows this simulator,
+# nothing else.
 # ## Takeaways
 # - A convolution adds up 3 x 3 neighbours; a skip connection is a concatenation.
-# - Squared error draws the mean of what the measurement leaves open; absolute error the median, which may leave a lesion out.
+# - Squared error draws the mean of what the measurement leaves open; absolute error the median, which may leave a
+#   lesion out.
 # - A filter has one strength, chosen on validation images; it is the arm to beat.
 # - Data consistency replaces the measured samples in k-space; it works after any reconstructor.
 # - A tiny network learns in seconds; the best weights are those for images that it did not learn from.

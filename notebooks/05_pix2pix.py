@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5. Pix2Pix: a judge of patches
-# - **You will** work out by hand how much of an image the judge sees; play the game between judge and generator on a small problem; see
-#   which answer an L1 weight of 100 and of 1000 buys; read two training curves that pull against each other; ask how much detail the images
-#   have, and how much of it is true
+# - **You will** work out by hand how much of an image the judge sees; play the game between judge and generator on a
+#   small problem; see which answer an L1 weight of 100 and of 1000 buys; read two training curves that pull against
+#   each other; ask how much detail the images have, and how much of it is true
 # - **Time** 40 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: Pix2Pix
 # - **In the paper** Sec. 3.2
 
@@ -30,9 +30,10 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, *(["unet"] if "unet" in settings.arms else []), "pix2pix"]
 
 # %% [markdown]
-# Notebook 04 ended with a complaint: squared error asks for the mean of everything that is possible, and the mean is blurred. Pix2Pix adds
-# a second network, the *judge*, that is shown clean and generated images and learns to tell them apart. The generator is paid for fooling
-# it. A blurred image is easily told from a clean one, so blur becomes expensive.
+# Notebook 04 ended with a complaint: squared error asks for the mean of everything that is possible, and the mean is
+# blurred. Pix2Pix adds a second network, the *judge*, that is shown clean and generated images and learns to tell them
+# apart. The generator is paid for fooling it. A blurred image is easily told from a clean one, so blur becomes
+# expensive.
 
 
 # %%
@@ -48,9 +49,9 @@ def shared_rows(chain):
 
 # %% [markdown]
 # ## How much does the judge see?
-# It does not judge the image as a whole. It is five convolutions of 4 x 4 with strides 2, 2, 2, 1, 1, and each number at its end answers for
-# one patch. How large is that patch? Go backwards: one number sees 4 pixels of the layer below; if those lie a stride apart, the patch grows
-# by the stride for each further one.
+# It does not judge the image as a whole. It is five convolutions of 4 x 4 with strides 2, 2, 2, 1, 1, and each number
+# at its end answers for one patch. How large is that patch? Go backwards: one number sees 4 pixels of the layer below;
+# if those lie a stride apart, the patch grows by the stride for each further one.
 
 # %%
 LAYERS = [(4, 2), (4, 2), (4, 2), (4, 1), (4, 1)]  # kernel, stride
@@ -89,8 +90,9 @@ assert middle.any(0).sum() == middle.any(1).sum() == 70
 assert judge(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128 // 8 - 2, 128 // 8 - 2)
 
 # %% [markdown]
-# **What to look for:** neighbouring patches overlap almost entirely. At 256 pixels, the paper's size, a patch is a small part of the image:
-# the judge knows texture, not anatomy. At 128 pixels it is more than half of each side, and the word "patch" says less.
+# **What to look for:** neighbouring patches overlap almost entirely. At 256 pixels, the paper's size, a patch is a
+# small part of the image: the judge knows texture, not anatomy. At 128 pixels it is more than half of each side, and
+# the word "patch" says less.
 
 # %%
 row = shared_rows(last)[0]
@@ -106,9 +108,10 @@ plots.image_row(
 
 # %% [markdown]
 # ## The game by hand
-# An answer is a *logit* s; the judge's belief that the patch is clean is 1 / (1 + exp(-s)). Its loss is the cross-entropy: it wants belief
-# 1 for clean images and 0 for generated ones. The generator wants belief 1 for its own. A judge who cannot tell says s = 0 to everything,
-# and everybody's loss is log 2, about 0.69: remember that figure for the curves below.
+# An answer is a *logit* s; the judge's belief that the patch is clean is 1 / (1 + exp(-s)). Its loss is the
+# cross-entropy: it wants belief 1 for clean images and 0 for generated ones. The generator wants belief 1 for its own.
+# A judge who cannot tell says s = 0 to everything, and everybody's loss is log 2, about 0.69: remember that figure for
+# the curves below.
 
 # %%
 logits = torch.tensor([3.0, 0.0, -5.0])
@@ -119,14 +122,15 @@ assert np.isclose(float(by_hand[1]), np.log(2))
 {f"s = {s:g}": f"belief {b:.3f}, loss {x:.2f}" for s, b, x in zip(logits, belief, by_hand)}
 
 # %% [markdown]
-# Against a fooled judge alone the generator could ignore the measurement, so Pix2Pix adds the absolute error (L1), times a weight:
+# Against a fooled judge alone the generator could ignore the measurement, so Pix2Pix adds the absolute error (L1),
+# times a weight:
 #
 # $$\text{loss of the generator} = \text{adversarial loss} + w \cdot \text{L1}$$
 #
-# The article of 2017 and the released code's default have w = 100. The runs behind the paper were started with **1000**. What does that
-# change? Take notebook 04's problem: one small disc, nine possible places. Three answers: one of the nine, their mean, their median, which
-# is an empty image. Let the judge be undecided about the first (s = 0) and rather sure about the other two, which no clean image
-# looks like (s = -5).
+# The article of 2017 and the released code's default have w = 100. The runs behind the paper were started with
+# **1000**. What does that change? Take notebook 04's problem: one small disc, nine possible places. Three answers: one
+# of the nine, their mean, their median, which is an empty image. Let the judge be undecided about the first (s = 0)
+# and rather sure about the other two, which no clean image looks like (s = -5).
 
 # %%
 rows_, columns = np.mgrid[:48, :48]
@@ -165,9 +169,9 @@ from fairrecon_core.widgets import slider_image
 slider_image(draw_prices, judge_is_sure=[0.5, 1.0, 2.0, 5.0, 10.0, 20.0], start={"judge_is_sure": 5.0})
 
 # %% [markdown]
-# **What to look for:** the lowest line wins. At 100 the generator draws a disc, in a place that is wrong eight times out of nine. At 1000
-# it draws *no disc*, and the judge's protest is too cheap to matter. Neither is what a reader wants: one invents, the other omits. The
-# more certain the judge, the higher the weight at which that tips.
+# **What to look for:** the lowest line wins. At 100 the generator draws a disc, in a place that is wrong eight times
+# out of nine. At 1000 it draws *no disc*, and the judge's protest is too cheap to matter. Neither is what a reader
+# wants: one invents, the other omits. The more certain the judge, the higher the weight at which that tips.
 
 # %%
 chosen = {weight: min(price(weight), key=price(weight).get) for weight in (100, 1000)}
@@ -175,7 +179,8 @@ assert chosen == {100: "one of the nine", 1000: "their median"}
 
 # %% [markdown]
 # ## Two curves that pull against each other
-# Our generator is the U-Net of notebook 04 with normalisation, and dropout in its deepest features; w is 100. Its card, and its training:
+# Our generator is the U-Net of notebook 04 with normalisation, and dropout in its deepest features; w is 100. Its
+# card, and its training:
 
 # %%
 cards = {name: chain.card("pix2pix") for name, chain in every.items()}
@@ -185,7 +190,8 @@ facts = {name: {key: str(value) for key, value in card.items() if key not in lon
 pd.DataFrame(facts).fillna("")
 
 # %% [markdown]
-# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were
+# trained in this run):
 
 # %%
 pd.concat(
@@ -206,11 +212,13 @@ for (above, below), chain in zip(axes.T, every.values()):
 run.figure(figure, "05_training")
 
 # %% [markdown]
-# **What to look for:** a judge far below the dotted line tells generated from clean with ease; at the line it has given up. Neither curve
-# says whether the images are good, which is why the weights that are kept are those with the lowest *validation* L1. The released code
-# prints a "validation loss" too, but it is the loss of the last training batch.
+# **What to look for:** a judge far below the dotted line tells generated from clean with ease; at the line it has
+# given up. Neither curve says whether the images are good, which is why the weights that are kept are those with the
+# lowest *validation* L1. The released code prints a "validation loss" too, but it is the loss of the last training
+# batch.
 #
-# How much of the generator's loss is the judge's part? The rest is w times L1, for which we take the validation images:
+# How much of the generator's loss is the judge's part? The rest is w times L1, for which we take the validation
+# images:
 
 # %%
 shares = {}
@@ -223,8 +231,8 @@ for name, chain in every.items():
 pd.DataFrame(shares).T.round(3)
 
 # %% [markdown]
-# With 1000 in place of 100, and the same images, the judge would have nearly no say: a Pix2Pix in name, an L1 network in fact. If the
-# paper finds its Pix2Pix and its U-Net alike, this is one reason.
+# With 1000 in place of 100, and the same images, the judge would have nearly no say: a Pix2Pix in name, an L1 network
+# in fact. If the paper finds its Pix2Pix and its U-Net alike, this is one reason.
 #
 # ## All levels, against the arms that came before
 # As in notebook 04: PSNR in dB on the test images, and differences with their interval over patients.
@@ -271,8 +279,9 @@ pd.DataFrame(lines, columns=["cohort", "Pix2Pix less", "dB at the audited level 
 )
 
 # %% [markdown]
-# PSNR counts pixels. LPIPS compares what a network for photographs sees in both images; lower is more alike, and blur is punished more than
-# a misplaced texture. It is slow, so here on a part of the images of the audited level; notebook 07 does all of them.
+# PSNR counts pixels. LPIPS compares what a network for photographs sees in both images; lower is more alike, and blur
+# is punished more than a misplaced texture. It is slow, so here on a part of the images of the audited level; notebook
+# 07 does all of them.
 
 # %%
 lines = []
@@ -291,8 +300,9 @@ for name, chain in every.items():
 pd.DataFrame(lines).set_index("cohort")
 
 # %% [markdown]
-# **What to look for:** the two measures may disagree: a higher PSNR for the U-Net, a lower LPIPS for Pix2Pix. That is not a contradiction.
-# One asks for the safest image, the other for one that looks right, and no image is best at both (notebook 07).
+# **What to look for:** the two measures may disagree: a higher PSNR for the U-Net, a lower LPIPS for Pix2Pix. That is
+# not a contradiction. One asks for the safest image, the other for one that looks right, and no image is best at both
+# (notebook 07).
 #
 # ## Look at them
 
@@ -325,8 +335,8 @@ run.figure(show_arms(first.name), f"05_arms_{first.name}")
 run.figure(show_arms(last.name), f"05_arms_{last.name}")
 
 # %% [markdown]
-# Where do the last two arms disagree most? A window around that place, enlarged. **What to look for:** edges and grain that are in one
-# image and not in the other, and whether the clean image has them.
+# Where do the last two arms disagree most? A window around that place, enlarged. **What to look for:** edges and grain
+# that are in one image and not in the other, and whether the clean image has them.
 
 # %%
 from scipy.ndimage import uniform_filter
@@ -353,8 +363,9 @@ slider_image(
 
 # %% [markdown]
 # ## How much detail, and how much of it is true?
-# Sort an image's Fourier samples into rings, from coarse to fine. Two questions for each ring: how much energy does the arm have there,
-# compared with the clean image (1: as much; 0: blurred away)? And how well do the two agree in that ring, from 0 (unrelated) to 1?
+# Sort an image's Fourier samples into rings, from coarse to fine. Two questions for each ring: how much energy does
+# the arm have there, compared with the clean image (1: as much; 0: blurred away)? And how well do the two agree in
+# that ring, from 0 (unrelated) to 1?
 
 
 # %%
@@ -399,9 +410,10 @@ for (above, below), chain in zip(axes.T, every.values()):
 run.figure(figure, "05_detail")
 
 # %% [markdown]
-# **What to look for:** in the upper row, who reaches 1 at the right: an arm far below it is smooth. In the lower row, whether the arm with
-# more energy also *agrees* more. Where energy rises and agreement does not, the added detail has the right look and the wrong place. A
-# reader cannot see the difference, and that is the risk of every network that is paid for looking real.
+# **What to look for:** in the upper row, who reaches 1 at the right: an arm far below it is smooth. In the lower row,
+# whether the arm with more energy also *agrees* more. Where energy rises and agreement does not, the added detail has
+# the right look and the wrong place. A reader cannot see the difference, and that is the risk of every network that is
+# paid for looking real.
 #
 # ## Check your understanding
 # **1.** Leave one of the three strided layers out. How large are the patches then? And with one more?
@@ -412,8 +424,8 @@ print(f"{sides[0]}, {sides[1]}, {sides[2]} pixels")
 assert sides == [34, 70, 142]
 
 # %% [markdown]
-# **2.** At which weight of L1 does the small problem tip from "one of the nine" to "nothing at all", if the judge gives impossible images
-# s = -5? Solve for the weight at which both cost the same.
+# **2.** At which weight of L1 does the small problem tip from "one of the nine" to "nothing at all", if the judge
+# gives impossible images s = -5? Solve for the weight at which both cost the same.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 tips = (np.log1p(np.exp(5)) - np.log(2)) / (L1["one of the nine"] - L1["their median"])
@@ -435,18 +447,21 @@ assert at_weight[5] < at_weight[2.5], "L1 grows with the area in doubt, the judg
 # %% [markdown]
 # <details><summary><b>4.</b> Two networks: one leaves a faint lesion out, one draws it in the wrong place. Which would you rather audit?</summary>
 #
-# An omitted lesion lowers the rate of hits (TPR) of every reader. An invented one raises false alarms (FPR) as well, and a segmenter's Dice
-# may fall in both. An audit that looks at TPR alone would prefer the one that invents: it needs both rates, and images to look at.
+# An omitted lesion lowers the rate of hits (TPR) of every reader. An invented one raises false alarms (FPR) as well,
+# and a segmenter's Dice may fall in both. An audit that looks at TPR alone would prefer the one that invents: it needs
+# both rates, and images to look at.
 #
 # </details>
 #
-# **Against Sec. 3.2.** Same: the conditional judge with 70 x 70 patches, the vanilla loss, L1, Adam at 0.5, a rate that is constant and then
-# falls linearly. Different: our generator is the series' U-Net and predicts what to add (the released one is "unet_128" with a sigmoid);
-# w is 100 where the published runs had 1000; the best weights are chosen on validation L1 where the published runs take the last epoch; one
-# network covers the levels. Unless you run a real profile, images and training patients are simulated, from one simulator.
+# **Against Sec. 3.2.** Same: the conditional judge with 70 x 70 patches, the vanilla loss, L1, Adam at 0.5, a rate
+# that is constant and then falls linearly. Different: our generator is the series' U-Net and predicts what to add (the
+# released one is "unet_128" with a sigmoid); w is 100 where the published runs had 1000; the best weights are chosen
+# on validation L1 where the published runs take the last epoch; one network covers the levels. Unless you run a real
+# profile, images and training patients are simulated, from one simulator.
 # ## Takeaways
 # - One answer of the judge looks at 70 x 70 pixels: go backwards through its strides.
 # - The judge makes impossible images expensive; one that cannot tell costs everybody log 2.
-# - Weight 100 draws a disc that may be wrong, weight 1000 draws none: the weight decides between inventing and omitting.
+# - Weight 100 draws a disc that may be wrong, weight 1000 draws none: the weight decides between inventing and
+#   omitting.
 # - A training curve of either network says little; validation L1 chooses the weights.
 # - Energy says how much detail there is, agreement how much of it is true; look at both.

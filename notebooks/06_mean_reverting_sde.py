@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 6. The mean-reverting SDE: one image out of many
-# - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is known; replace 100
-#   network calls by 10; find out what the published loss teaches; watch a reconstruction appear; draw several samples, and read their mean
-#   and their spread
+# - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is
+#   known; replace 100 network calls by 10; find out what the published loss teaches; watch a reconstruction appear;
+#   draw several samples, and read their mean and their spread
 # - **Time** 150 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: SDE
 # - **In the paper** Sec. 3.2
 
@@ -30,8 +30,9 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, *(arm for arm in ("unet", "pix2pix") if arm in settings.arms), "sde"]
 
 # %% [markdown]
-# Notebook 04 drew the mean of what is possible, notebook 05 one possibility that looks right. The third network is built to draw *any*
-# possibility, each as often as it is true. What the measurement leaves open then shows in the difference between its samples.
+# Notebook 04 drew the mean of what is possible, notebook 05 one possibility that looks right. The third network is
+# built to draw *any* possibility, each as often as it is true. What the measurement leaves open then shows in the
+# difference between its samples.
 
 
 # %%
@@ -47,13 +48,14 @@ def shared_rows(chain):
 
 # %% [markdown]
 # ## A residual that is forgotten
-# Call the degraded image mu and what it lacks the *residual*, z = x - mu. Let z decay towards zero while noise is added, in T = 100 small
-# steps with rates theta. That is a *mean-reverting* stochastic differential equation: the image x drifts to mu, not to nothing. After t steps
+# Call the degraded image mu and what it lacks the *residual*, z = x - mu. Let z decay towards zero while noise is
+# added, in T = 100 small steps with rates theta. That is a *mean-reverting* stochastic differential equation: the
+# image x drifts to mu, not to nothing. After t steps
 #
 # $$z_t = \alpha_t\, z_0 + \sigma_t\, \varepsilon, \qquad \sigma_t = \lambda \sqrt{1 - \alpha_t^2}$$
 #
-# with normal noise and lambda = 10/255, about four per cent of the grey scale. By hand: rates along a cosine, and the time step such that
-# alpha ends at 0.005.
+# with normal noise and lambda = 10/255, about four per cent of the grey scale. By hand: rates along a cosine, and the
+# time step such that alpha ends at 0.005.
 
 # %%
 T, scale = 100, 10 / 255
@@ -81,8 +83,9 @@ print(f"after 60 steps: mean {z.mean():.4f} (formula {0.3 * alpha[60]:.4f}), spr
 assert abs(z.mean() - 0.3 * alpha[60]) < 0.01 and abs(z.std() / sigma[60] - 1) < 0.04
 
 # %% [markdown]
-# On an image, each of five times with fresh noise. **What to look for:** at the end it is the degraded image with faint grain, and all
-# that it lacked has gone. The way back starts there: the start is known for every patient without knowing the clean image.
+# On an image, each of five times with fresh noise. **What to look for:** at the end it is the degraded image with
+# faint grain, and all that it lacked has gone. The way back starts there: the start is known for every patient without
+# knowing the clean image.
 
 # %%
 row = shared_rows(last)[0]
@@ -95,9 +98,10 @@ plots.image_row([*steps, mu], [*titles, "degraded"], note=origin(last), height=2
 
 # %% [markdown]
 # ## The way back, where the answer is known
-# To walk back one needs, for a noisy z at time t, the *expected* residual. A network will estimate it; here we choose a problem small
-# enough to know it. One pixel, two possible stories: it is 0.15 too bright (chance 0.3) or 0.10 too dark (chance 0.7), give or take
-# 0.03 and 0.05. Bayes' rule says which story a noisy z supports, and what to expect within it.
+# To walk back one needs, for a noisy z at time t, the *expected* residual. A network will estimate it; here we choose
+# a problem small enough to know it. One pixel, two possible stories: it is 0.15 too bright (chance 0.3) or 0.10 too
+# dark (chance 0.7), give or take 0.03 and 0.05. Bayes' rule says which story a noisy z supports, and what to expect
+# within it.
 
 # %%
 chance, middle, spread = np.array([0.3, 0.7]), np.array([-0.15, 0.10]), np.array([0.03, 0.05])
@@ -119,7 +123,8 @@ def true_residuals(n):
 
 
 # %% [markdown]
-# The published way back takes all hundred steps, each with the drift reversed, a pull towards what is expected, and fresh noise (*Euler*).
+# The published way back takes all hundred steps, each with the drift reversed, a pull towards what is expected, and
+# fresh noise (*Euler*).
 
 # %%
 n = 10_000
@@ -134,9 +139,9 @@ numbers = iter(noises)
 assert np.allclose(z, walk_back(expected, start, lambda: next(numbers), SCHEDULE, "euler"))
 
 # %% [markdown]
-# Each step costs a network call, and 45 000 chest films times 100 calls are days. But z / lambda is a standard diffusion, for which better
-# integrators are known: `ode2` follows the equivalent equation *without* noise, solves its linear part exactly, and extrapolates the rest
-# from the last two calls. Ten calls are enough:
+# Each step costs a network call: 4.5 million for the 45 000 chest films of the paper. But z / lambda is a standard
+# diffusion, for which better integrators are known: `ode2` follows the equivalent equation *without* noise, solves its
+# linear part exactly, and extrapolates the rest from the last two calls. Ten calls are enough:
 
 
 # %%
@@ -173,9 +178,9 @@ axes[0].set_ylabel("Residual z (simulated pixel)")
 run.figure(figure, "06_toy")
 
 # %% [markdown]
-# **What to look for:** both end in two heaps of the right size. The dashed line is the answer of notebook 04, the mean: it lies between the
-# heaps, where the truth hardly ever is. How close are the heaps? Distance between found and true (Wasserstein, x 1000; samples of this
-# size cannot do better than about 1):
+# **What to look for:** both end in two heaps of the right size. The dashed line is the answer of notebook 04, the
+# mean: it lies between the heaps, where the truth hardly ever is. How close are the heaps? Distance between found and
+# true (Wasserstein, x 1000; samples of this size cannot do better than about 1):
 
 # %%
 from scipy.stats import wasserstein_distance
@@ -197,9 +202,9 @@ pd.DataFrame(table).rename_axis("calls").round(1)
 
 # %% [markdown]
 # ## What the published loss teaches
-# Our network learns the noise by squared error; its optimum is the expected residual, as above. The published loss compares the *Euler
-# step* with the exact one instead. Its best noise is therefore not the true one: it makes up for Euler's error. Put both steps equal, and
-# solve for the noise that the network has to answer:
+# Our network learns the noise by squared error; its optimum is the expected residual, as above. The published loss
+# compares the *Euler step* with the exact one instead. Its best noise is therefore not the true one: it makes up for
+# Euler's error. Put both steps equal, and solve for the noise that the network has to answer:
 
 # %%
 t = 70
@@ -215,8 +220,9 @@ assert np.allclose(answer, a * noise + b * z_t / sigma[t])
 print(f"at t = {t} it learns {a:.4f} x the noise {b:+.4f} x z / sigma")
 
 # %% [markdown]
-# A few per cent, but always in the same direction. With Euler they cancel its error. With a fast sampler, which has no such error, they
-# are a bias. Since a and b are known, they can be taken out again, so networks with published weights can be sampled fast as well:
+# A few per cent, but always in the same direction. With Euler they cancel its error. With a fast sampler, which has no
+# such error, they are a bias. Since a and b are known, they can be taken out again, so networks with published weights
+# can be sampled fast as well:
 
 # %%
 from fairrecon_core.reconstruct.sde import true_epsilon
@@ -243,9 +249,10 @@ table.rename_axis("calls of ode2").round(1)
 # (The published loss is also an absolute error, whose optimum is a median; that cannot be taken out.)
 #
 # ## One sample, and the mean of many
-# A second small problem, with a measurement: x is normal around 0.5 with spread 0.2, mu is x plus noise of 0.1. The best single guess is
-# the mean given mu, and its squared error is known. A perfect sampler errs twice: by what is open, and by drawing at random. So one
-# sample has **twice** the squared error, and the mean of m samples 1 + 1/m times.
+# A second small problem, with a measurement: x is normal around 0.5 with spread 0.2, mu is x plus noise of 0.1. The
+# best single guess is the mean given mu, and its squared error is known. A perfect sampler errs twice: by what is
+# open, and by drawing at random. So one sample has **twice** the squared error, and the mean of m samples 1 + 1/m
+# times.
 
 # %%
 x = 0.5 + 0.2 * rng.standard_normal(20_000)
@@ -272,12 +279,12 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# Three decibels lost, and nothing is wrong with the sampler: that is the price of an image that looks like one. Keep it in mind for the
-# comparison with U-Net below; notebook 07 takes it further.
+# Three decibels lost, and nothing is wrong with the sampler: that is the price of an image that looks like one. Keep
+# it in mind for the comparison with U-Net below; notebook 07 takes it further.
 #
 # ## The network
-# It sees z, mu and the level, and is told t; a U-Net again. What samples is a running mean of its weights over training (the published
-# code keeps such a mean too, and then samples with the other weights).
+# It sees z, mu and the level, and is told t; a U-Net again. What samples is a running mean of its weights over
+# training (the published code keeps such a mean too, and then samples with the other weights).
 
 # %%
 cards = {name: chain.card("sde") for name, chain in every.items()}
@@ -287,7 +294,8 @@ facts = {name: {key: str(value) for key, value in card.items() if key not in lon
 pd.DataFrame(facts).fillna("")
 
 # %% [markdown]
-# What the weights reached on test images when they were made, with their own number of images (nothing, if they were trained in this run):
+# What the weights reached on test images when they were made, with their own number of images (nothing, if they were
+# trained in this run):
 
 # %%
 pd.concat(
@@ -305,10 +313,12 @@ for ax, chain in zip(axes[0], every.values()):
 run.figure(figure, "06_training")
 
 # %% [markdown]
-# The loss does not go to zero, and should not: what the measurement leaves open cannot be predicted, however long one trains.
+# The loss does not go to zero, and should not: what the measurement leaves open cannot be predicted, however long one
+# trains.
 #
 # ## Watch an image appear
-# The same walk, now on an image and with the network. At every call we note the noisy image and the network's current expectation.
+# The same walk, now on an image and with the network. At every call we note the noisy image and the network's current
+# expectation.
 
 # %%
 from fairrecon_core.degrade import noise_generator
@@ -362,8 +372,9 @@ from fairrecon_core.widgets import slider_image
 slider_image(show_step, cohort=tuple(every), call=list(range(1, 11)), start={"cohort": last.name})
 
 # %% [markdown]
-# **What to look for:** the very first expectation is smooth: from pure noise the best guess is the mean, what a U-Net would draw. Step by
-# step it commits itself to one version and sharpens. Its PSNR is best at the *beginning*, when it has not yet committed itself.
+# **What to look for:** the very first expectation is smooth: from pure noise the best guess is the mean, what a U-Net
+# would draw. Step by step it commits itself to one version and sharpens. Its PSNR is best at the *beginning*, when it
+# has not yet committed itself.
 #
 # ## Ten calls or a hundred
 # The published sampler and ours, the same weights. Here on a few images; `benchmarks/sde.py` measures it on 64.
@@ -383,8 +394,9 @@ table.groupby(["cohort", "sampler"]).mean().round(3)
 
 # %% [markdown]
 # ## Several samples of one patient
-# Eight ways back from eight different noises. **What to look for:** where the *spread* is bright, the samples disagree: that is where the
-# measurement left the answer open, and where the mean is blurred. Compare it with the actual error at the right.
+# Eight ways back from eight different noises. **What to look for:** where the *spread* is bright, the samples
+# disagree: that is where the measurement left the answer open, and where the mean is blurred. Compare it with the
+# actual error at the right.
 
 
 # %%
@@ -426,8 +438,9 @@ run.figure(show_samples(first.name), f"06_samples_{first.name}")
 run.figure(show_samples(last.name), f"06_samples_{last.name}")
 
 # %% [markdown]
-# Is the spread honest? For a perfect sampler the mean of m samples errs, on average, by the spread squared times (1 + 1/m). The last column
-# is the actual error over that one: 1 is honest, above 1 the network is surer than it should be. One image, so take it as a hint.
+# Is the spread honest? For a perfect sampler the mean of m samples errs, on average, by the spread squared times (1 +
+# 1/m). The last column is the actual error over that one: 1 is honest, above 1 the network is surer than it should be.
+# One image, so take it as a hint.
 
 # %%
 lines = {}
@@ -445,7 +458,8 @@ pd.DataFrame(lines).T
 
 # %% [markdown]
 # ## All test images
-# One sample each, as in the paper; the setting `samples` gives more. This takes most of this notebook's time: ten calls an image.
+# One sample each, as in the paper; the setting `samples` gives more. This takes most of this notebook's time: ten
+# calls an image.
 
 # %%
 from fairrecon_core.audit.inference import patient_bootstrap
@@ -525,12 +539,12 @@ run.figure(show_arms(first.name), f"06_arms_{first.name}")
 run.figure(show_arms(last.name), f"06_arms_{last.name}")
 
 # %% [markdown]
-# **What to look for:** the sample has the grain of the clean image and more red and blue in its error map than the U-Net: right in kind,
-# not in every place.
+# **What to look for:** the sample has the grain of the clean image and more red and blue in its error map than the
+# U-Net: right in kind, not in every place.
 #
 # ## As published: stretched to [0, 1]
-# Before the paper measures or reads an image of its diffusion model, it stretches each to [0, 1] by its own darkest and brightest pixel.
-# The images of the other two networks are left as they are. What does that alone do to the PSNR?
+# Before the paper measures or reads an image of its diffusion model, it stretches each to [0, 1] by its own darkest
+# and brightest pixel. The images of the other two networks are left as they are. What does that alone do to the PSNR?
 
 # %%
 for key, chain in every.items():
@@ -544,7 +558,8 @@ for key, chain in every.items():
 
 # %% [markdown]
 # ## Check your understanding
-# **1.** How many samples must be averaged to come within 0.1 dB of the best possible PSNR, if the sampler is perfect? Guess, then solve.
+# **1.** How many samples must be averaged to come within 0.1 dB of the best possible PSNR, if the sampler is perfect?
+# Guess, then solve.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 m = np.arange(1, 200)
@@ -553,8 +568,8 @@ print(f"{needed} samples, {10 * needed} network calls with ode2: cheaper to trai
 assert needed == 43
 
 # %% [markdown]
-# **2.** Take seven times as much noise (lambda = 70/255, as some diffusion models do). Do ten calls of `ode2` still suffice in the
-# one-pixel problem? Why would one choose little noise, and what would one lose?
+# **2.** Take seven times as much noise (lambda = 70/255, as some diffusion models do). Do ten calls of `ode2` still
+# suffice in the one-pixel problem? Why would one choose little noise, and what would one lose?
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 from fairrecon_core.reconstruct.sde import Schedule
@@ -570,7 +585,8 @@ print({f"{key}/255": f"{value:.1f}" for key, value in far.items()})
 assert far[70] > 2 * far[10]
 
 # %% [markdown]
-# **3.** `ode2` adds no noise on its way. Where does the difference between its samples come from, and what happens from a start of zero?
+# **3.** `ode2` adds no noise on its way. Where does the difference between its samples come from, and what happens
+# from a start of zero?
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 zeros = walk_back(expected, np.zeros(5), None, SCHEDULE, "ode2", 10)
@@ -580,19 +596,22 @@ assert np.ptp(zeros) == 0
 # %% [markdown]
 # <details><summary><b>4.</b> Which image should a reader get: one sample, or the mean of many? And which should be audited?</summary>
 #
-# The mean has the higher PSNR and is what a U-Net gives in one call. A sample keeps texture that a reader may rely on, and may show a lesion
-# in one draw and not in the next. An audit of one sample per patient answers for one draw; whether a decision changes from draw to draw is
-# itself worth an audit, by subgroup. Set `samples` above 1 and notebooks 07 to 10 treat each draw as a row of its own.
+# The mean has the higher PSNR and is what a U-Net gives in one call. A sample keeps texture that a reader may rely on,
+# and may show a lesion in one draw and not in the next. An audit of one sample per patient answers for one draw;
+# whether a decision changes from draw to draw is itself worth an audit, by subgroup. Set `samples` above 1 and
+# notebooks 07 to 10 treat each draw as a row of its own.
 #
 # </details>
 #
-# **Against Sec. 3.2.** Same: T = 100, lambda = 10/255, cosine rates, alpha ending at .005, a U-Net on residual and degraded image. Different:
-# squared error of the noise in place of the L1 of a step, so that any sampler may be used; `ode2` with 10 calls in place of Euler with 100
-# (`sampler: euler` brings it back); averaged weights at inference; noise that belongs to seed and image, where the released code draws
-# unseeded; no stretching; one network for all levels, narrower than the paper's. Unless you run a real profile, images and training
-# patients are simulated, from one simulator.
+# **Against Sec. 3.2.** Same: T = 100, lambda = 10/255, cosine rates, alpha ending at .005, a U-Net on residual and
+# degraded image. Different: squared error of the noise in place of the L1 of a step, so that any sampler may be used;
+# `ode2` with 10 calls in place of Euler with 100 (`sampler: euler` brings it back); averaged weights at inference;
+# noise that belongs to seed and image, where the released code draws unseeded; no stretching; one network for all
+# levels, narrower than the paper's. Unless you run a real profile, images and training patients are simulated, from
+# one simulator.
 # ## Takeaways
-# - The residual decays and noise grows; after 100 steps the degraded image with faint grain is left, the same start for all.
+# - The residual decays and noise grows; after 100 steps the degraded image with faint grain is left, the same start
+#   for all.
 # - With the exact expectation the way back finds both stories, in their true proportion, where the mean finds neither.
 # - A second-order integrator without noise does in 10 calls what Euler does in 100.
 # - The published loss teaches a noise that makes up for Euler's error; the correction is known in closed form.
