@@ -3,7 +3,7 @@
 # - **You will** read all seven tables of the paper beside this run's numbers, and know which may be compared; see which printed gaps are no larger
 #   than equal rates would print; prove from the print alone how EODD was averaged; weigh the paper's claims one by one; turn one evaluation
 #   choice at a time
-# - **Time** 1 min, **memory** 700 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
+# - **Time** 1 min, **memory** 950 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
 # - **In the paper** Tab. 1-7, Fig. 2-21
 
 # %% tags=["parameters"]
@@ -313,13 +313,10 @@ for table, name in (("5a", "sex"), ("5b", "age"), ("5c", "race")):
 from fairrecon_core.settings import house
 
 lines = ["| Fig. | what it shows | counterpart | pictures of this run |", "|---|---|---|---|"]
-for figure, (shows, number) in published.FIGURES.items():
+for figure, (shows, number, name) in published.FIGURES.items():
     pages = sorted((house() / "notebooks").glob(f"{number}_*.ipynb"))
     link = f"[notebook {number}]({pages[0].name})" if pages else f"notebook {number}"
-    drawn = sorted(path.stem for path in (run.folder / "figures").glob(f"{number}_*.png"))
-    drawn = [
-        name for name in drawn if name.endswith(f"fig_{figure}") or f"fig_{figure}_" in name or f"fig{figure}" in name
-    ] or drawn[:2]
+    drawn = sorted(path.stem for path in (run.folder / "figures").glob(f"{name}*.png"))
     lines.append(f"| {figure} | {shows} | {link} | {', '.join(drawn) or '-'} |")
 display(Markdown("\n".join(lines)))
 
@@ -787,19 +784,26 @@ def scored(cohort):
 
 # %%
 evaluated = [cohort for cohort in cohorts.values() if len(rows_of("predictions", cohort))]
-sources = {cohort.name: (*scored(cohort), 0.0 if cohort.modality == "mri" else 1.0) for cohort in evaluated}
-sources = sources or {"stand-in": (*stand_in(), 1.0)}
-live = []
-for name, (scores, people, empty_tpr) in sources.items():
+
+
+def switches_of(scores, people, empty_tpr):
+    """The evaluation switches of one cohort, by sex and, where it is recorded, by race."""
+    found = []
     for attribute in ("sex", "race") if people["race"].nunique() > 1 else ("sex",):
         try:
-            live.append(published.switch_evaluation(
+            found.append(published.switch_evaluation(
                 scores, people, attribute, empty_tpr=empty_tpr, n_boot=min(settings.n_boot, 400),
                 min_support=settings.min_support, alpha=settings.alpha, seed=settings.seed,
             ))  # fmt: skip
         except ValueError as error:  # a smoke run has too few patients
-            print(f"{name}, {attribute}: {error}")
-live = pd.concat(live, ignore_index=True) if live else pd.DataFrame(columns=SWITCHBOARD)
+            print(f"{attribute}: {error}")
+    return found
+
+
+live = [
+    frame for cohort in evaluated for frame in switches_of(*scored(cohort), 0.0 if cohort.modality == "mri" else 1.0)
+]
+live = pd.concat(live or switches_of(*stand_in(), 1.0), ignore_index=True)
 
 # %% [markdown]
 # Two choices are about images, and also live: the published evaluation takes |real part| where training took the magnitude, and rescales every batch

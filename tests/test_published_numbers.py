@@ -258,6 +258,8 @@ def test_compare_refuses_what_has_no_counterpart():
 
 def test_all_sixteen_result_figures_are_named():
     assert sorted(map(int, published.FIGURES)) == [2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 15, 16, 17, 19, 20, 21]
+    for shows, notebook, picture in published.FIGURES.values():
+        assert shows and picture.startswith(notebook + "_")
 
 
 # ---------------------------------------------------------------------- chance
