@@ -375,10 +375,11 @@ class Chain:
 
         Shipped readers know their own tasks.
         """
+        wanted = [task for task in self.cohort.tasks if task in (self.settings.tasks or self.cohort.tasks)]
         if not self.settings.train:
-            return list(self.cohort.tasks)
+            return wanted
         kept = []
-        for task in self.cohort.tasks:
+        for task in wanted:
             label = self.cohort.table[f"y_{task}"].to_numpy(dtype=float)
             seen = [label[self.cohort.select("train", "prediction", k)] for k in self.folds]
             if all((part == 1).any() and (part == 0).any() for part in seen):

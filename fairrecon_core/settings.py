@@ -81,6 +81,7 @@ class Settings:
     control_share: float = 0.3  # of the images that the control arms exchange
 
     # downstream readers
+    tasks: tuple[str, ...] = ()  # of the cohorts' recorded labels; empty: all
     backbone: str = "resnet18_half"  # what ships; resnet50 in the paper's text
     reader_epochs: int = 6
     segmenter_width: int = 8

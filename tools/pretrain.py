@@ -1,0 +1,29 @@
+"""Train networks of a profile ahead of its notebooks, which then find them: several of these may run side by side.
+
+    python tools/pretrain.py lgg tcga_lgg --fold 0                   everything of one fold
+    python tools/pretrain.py lgg tcga_lgg --fold 1 --only unet sde
+
+Notebook 01 must have run, so that the cohort is there. A killed training goes on where it was.
+"""
+
+import argparse
+
+from fairrecon_core.chain import Chain
+from fairrecon_core.run import begin
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile")
+    parser.add_argument("cohort")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=[], help="arms and readers; all by default")
+    given = parser.parse_args()
+    settings, run = begin(given.profile)
+    chain = Chain(run, given.cohort)
+    for arm in settings.arms:
+        for train_seed in settings.train_seeds:
+            if not given.only or arm in given.only:
+                print(chain.weights(arm, given.fold, train_seed), flush=True)
+    for reader in chain.blank_readers(given.fold):
+        if not given.only or reader in given.only:
+            print(chain.reader_weights(reader, given.fold), flush=True)
