@@ -4,6 +4,7 @@
     python3 run.py [profile] [--only 04 07] [--from 05] [-p key=value ...]    run the notebook series
     python3 run.py test [pytest options]                                      run the tests
     python3 run.py lab                                                        open the notebooks in JupyterLab
+    python3 run.py book [profile]                                             build the series as an offline web site
     python3 run.py audit PREDICTIONS.csv COHORT.csv                           audit your own model's predictions
 
 The first call makes `.venv` and installs `requirements.lock` into it, unless an environment that has all of it is

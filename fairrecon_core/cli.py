@@ -11,7 +11,7 @@ from fairrecon_core.settings import house
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, audit.
+    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, book, audit.
 
     Parameters
     ----------
@@ -29,10 +29,12 @@ def main(argv: list[str] | None = None) -> int:
         return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=house())
     if verb == "lab":
         return subprocess.call([sys.executable, "-m", "jupyterlab", "notebooks", *argv[1:]], cwd=house())
+    if verb == "book":
+        return subprocess.call([sys.executable, str(house() / "tools" / "book.py"), *argv[1:]], cwd=house())
     if verb == "audit":
         return audit(argv[1:]) or 0
     options = argparse.ArgumentParser(
-        prog="run.py", description="Run the notebook series of a profile; other verbs: test, lab, audit."
+        prog="run.py", description="Run the notebook series of a profile; other verbs: test, lab, book, audit."
     )
     options.add_argument("profile", nargs="?", default="tutorial", help="tutorial (default), smoke, ... or a .yml file")
     options.add_argument("--only", nargs="+", metavar="NN", default=[], help="only these notebooks, such as 04 07")

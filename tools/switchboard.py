@@ -2,10 +2,10 @@
 
     python tools/switchboard.py
 
-For the tutorial's test patients at the audited level, each row compares the chain under a published choice with the chain
-under the recommended one: image quality and the sex gap of the frozen readers, with patient-bootstrap intervals of the
-difference. Networks are the shipped ones, each for its own mode. Writes results/switchboard/switchboard.csv and its
-run.json. The evaluation switches (thresholds, estimator, unit, ...) need no networks: notebook 11 computes them live.
+For the tutorial's test patients at the audited level, each row compares the chain under a published choice with the
+chain under the recommended one: image quality and the sex gap of the frozen readers, with patient-bootstrap intervals
+of the difference. Networks are the shipped ones, each for its own mode. Writes results/switchboard/switchboard.csv and
+its run.json. The evaluation switches (thresholds, estimator, unit, ...) need no networks: notebook 11 computes them.
 """
 
 import sys
@@ -47,7 +47,8 @@ SWITCHES = (
            "each mask with its own shipped U-Net; the published one has half the width and no level channel"),
     Switch("magnitude", "part", "brain", {"part": "real"}, {"part": "magnitude"}, "degraded",
            "|real part| of the image against its magnitude, same spokes"),
-    Switch("Beer-Lambert and bow-tie axis", "xray_mode", "chest", {"mode": "published"}, {"mode": "physical"}, "degraded",
+    Switch("Beer-Lambert and bow-tie axis", "xray_mode", "chest", {"mode": "published"}, {"mode": "physical"},
+           "degraded",
            "counts drawn from line integrals with the filter along the views, against attenuation along the detector"),
     Switch("Beer-Lambert and bow-tie axis", "xray_mode", "chest", {"mode": "published"}, {"mode": "physical"}, "unet",
            "each with its own shipped U-Net; the published one has half the width and no level channel"),
@@ -59,7 +60,7 @@ SWITCHES = (
 def chain_for(switch: Switch, published: bool) -> Chain:
     """The tutorial's chain, degrading as one side of the switch wants."""
     overrides = {switch.setting: "published"} if published and switch.setting.endswith("_mode") else {}
-    settings, run = begin("tutorial")
+    run = begin("tutorial")[1]
     chain = Chain(Run(run.folder, load_settings("tutorial", **overrides)), switch.cohort)
     chain.degradation = degradation(chain.modality, **(switch.published if published else switch.recommended))
     return chain
@@ -129,6 +130,8 @@ if __name__ == "__main__":
     table = pd.DataFrame([row for switch in SWITCHES for row in effects(switch)])
     OUT.mkdir(parents=True, exist_ok=True)
     table.to_csv(OUT / "switchboard.csv", index=False)
-    write_json(OUT / "run.json", {"command": "python tools/switchboard.py", "commit": commit(), "python": sys.version.split()[0],
-                                  "n_boot": N_BOOT, "n_images": N_IMAGES})  # fmt: skip
+    write_json(OUT / "run.json", {
+        "command": "python tools/switchboard.py", "commit": commit(), "python": sys.version.split()[0],
+        "n_boot": N_BOOT, "n_images": N_IMAGES,
+    })  # fmt: skip
     print(table.drop(columns=["note", "published", "recommended"]).to_string())
