@@ -47,7 +47,7 @@ def absent() -> str:
     try:
         import selenium  # noqa: F401
     except ImportError:
-        return "needs selenium: install the extra 'browser'"
+        return "needs selenium: install the extra 'test'"
     lacking = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
     return f"needs {' and '.join(lacking)}: apt-get install chromium chromium-driver" if lacking else ""
 

@@ -33,7 +33,7 @@ def links(root):
 def plan(root, tmp_path_factory):
     """The Dockerfile that repo2docker would build from the environment files of this repository."""
     if importlib.util.find_spec("repo2docker") is None:
-        reason = "needs jupyter-repo2docker: install the extra 'binder'"
+        reason = "needs jupyter-repo2docker: install the extra 'test'"
         (pytest.fail if os.environ.get("FAIRRECON_CI") == "1" else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("binder")
     shutil.copytree(root / "binder", folder / "binder")

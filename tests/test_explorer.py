@@ -138,3 +138,11 @@ def test_scores_are_drawn_where_they_belong_and_unknown_ones_are_not_drawn(by_na
     assert mark("clean", 220, 18) in drawn and drawn.count("<rect") == 1, "0.5 is the middle of 440"
     assert "M" in drawn and "somebody: clean 0.50" in drawn
     assert number(math.nan) == "\N{EN DASH}" and number(-0.25, "+.2f") == "\N{MINUS SIGN}0.25"
+
+
+def test_the_notebook_is_in_step_with_its_source(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    from pairs import paired
+
+    source = root / "notebooks" / "explorer.py"
+    assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == paired(source)

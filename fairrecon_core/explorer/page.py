@@ -41,6 +41,8 @@ STYLE = """<style>
 .fairrecon-scores table { border-collapse: collapse; width: 100%; color: #000; }
 .fairrecon-scores th, .fairrecon-scores td { text-align: right; padding: 1px 3px; font-weight: normal; }
 .fairrecon-scores th:first-child { text-align: left; }
+.fairrecon-scores th[scope=col] { white-space: nowrap; }
+.fairrecon-scores svg { vertical-align: middle; }
 .fairrecon-scores b { font-size: 19px; }
 </style>"""
 
@@ -197,26 +199,24 @@ def pictures(view: View, choice: Choice, scene: Scene) -> str:
     at = level_text(choice.level)
     at = at if at == "clean" else f"R = {at}" if scene.modality == "mri" else f"{at} photons"
     gain = view.psnr_db[choice.arm] - view.psnr_db["degraded"]
-    plus = f" ({gain:+.1f})" if math.isfinite(gain) else ""
+    plus = f" ({number(gain, '+.1f')})" if math.isfinite(gain) else ""
     captions = {
-        "clean": ("clean", f"clean {where}"),
-        "degraded": (f"{at}: {decibels(view.psnr_db['degraded'])}", f"{where}, degraded: {at}"),
-        choice.arm: (f"{choice.arm}: {decibels(view.psnr_db[choice.arm])}{plus}", f"{where}, repaired by {choice.arm}"),
+        "clean": ("clean", view.person, f"clean {where}"),
+        "degraded": (at, decibels(view.psnr_db["degraded"]), f"{where}, degraded: {at}"),
+        choice.arm: (choice.arm, decibels(view.psnr_db[choice.arm]) + plus, f"{where}, repaired by {choice.arm}"),
     }
     tiles = [tile(grey(view.images[arm]), *caption, COLOURS.get(arm)) for arm, caption in captions.items()]
     error = view.images[choice.arm] - view.images["clean"]
-    alt = f"error of {choice.arm}, red too bright, blue too dark, root mean square {np.sqrt((error**2).mean()):.3f}"
-    tiles.append(tile(signed(error), f"error, ± {ERROR_LIMIT:g}", alt))
+    alt = f"error of {choice.arm}, root mean square {np.sqrt((error**2).mean()):.3f}"
+    tiles.append(tile(signed(error), f"{choice.arm} \N{MINUS SIGN} clean, ± {ERROR_LIMIT:g}", "red: too bright", alt))
     return f'<div class="fairrecon-tiles">{"".join(tiles)}'
 
 
-def tile(png: str, caption: str, alt: str, colour: str | None = None) -> str:
-    """One picture with a caption; the bar above it has the arm's colour."""
-    bar = f"border-top:5px solid {colour or '#FFFFFF'}"
-    return (
-        f'<figure style="{bar}"><img decoding="sync" alt="{html.escape(alt)}" src="{png}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+def tile(png: str, name: str, detail: str, alt: str, colour: str | None = None) -> str:
+    """One picture with two lines below it; the bar above it has the arm's `colour`."""
+    bar, caption = f"border-top:5px solid {colour or '#FFFFFF'}", f"{html.escape(name)}<br>{html.escape(detail)}"
+    image = f'<img decoding="sync" alt="{html.escape(alt)}" src="{png}">'
+    return f'<figure style="{bar}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def scores(view: View, recorded: View | None, choice: Choice, scene: Scene) -> str:
@@ -225,7 +225,8 @@ def scores(view: View, recorded: View | None, choice: Choice, scene: Scene) -> s
     task = choice.task.replace("_", " ")
     head = f"<b>{html.escape(task)}</b>: {view.truth}. Score of the reader ({scene.reader})"
     arms = list(view.images)
-    cells = "".join(f'<th scope="col">{html.escape(arm)}</th>' for arm in arms)
+    legend = '<svg width="20" height="20" aria-hidden="true">{}</svg>'
+    cells = "".join(f'<th scope="col">{legend.format(mark(arm, 10, 10))}{html.escape(arm)}</th>' for arm in arms)
     table = f'<tr><th scope="col">patient</th>{cells}<th scope="col">change</th></tr>'
     for who, one in rows.items():
         values = "".join(f"<td>{number(one.scores[arm])}</td>" for arm in arms)
