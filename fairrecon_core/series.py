@@ -365,7 +365,9 @@ def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict]:
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
         entry = json.loads(line)
         if entry["action"] == "note":
-            notes |= {key: value for key, value in entry.items() if key not in ("action", "path")}
+            for key in entry.keys() - {"action", "path"}:  # a notebook may note weights several times
+                both = isinstance(entry[key], dict) and isinstance(notes.get(key), dict)
+                notes[key] = notes[key] | entry[key] if both else entry[key]
         else:
             paths[entry["action"]].add(entry["path"])
     digest = lambda names: {name: content_hash([(out / name).resolve()]) for name in sorted(names)}

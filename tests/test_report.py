@@ -344,13 +344,27 @@ def test_a_figure_is_described_by_what_to_look_for_or_by_the_paragraph_before_it
         "# 2. Title\n- **You will** x", "## One\nText before `x`.\n\n| a |\n|---|", 'run.figure(f, "one")',
         "**What to look for:** the *edge*.\n\nElse.", 'run.figure(f(\n    1),\n    "two")', "## Three", "plain()",
     )  # fmt: skip
-    assert figure_texts(cells) == {"one": ("One", "the edge."), "two": ("One", "the edge.")}
+    assert figure_texts(cells, ["two", "one", "three"]) == {"one": ("One", "the edge."), "two": ("One", "the edge.")}
     assert cell_texts(cells)[-1] == ("Three", "")
     without = notebook("## One\nText before `x` and $y$.", 'run.figure(f, "one")')
-    assert figure_texts(without) == {"one": ("One", "Text before x and y.")}
+    assert figure_texts(without, ["one"]) == {"one": ("One", "Text before x and y.")}
+
+
+def test_a_figure_whose_name_is_made_in_a_loop_is_found():
+    cells = notebook(
+        "## Curves\nText here.", 'for name in names:\n    keep(f"07_curves_{name}", name)', "## X", '"07_x"'
+    )
+    found = figure_texts(cells, ["07_x", "07_curves_brain", "07_curve", "08_curves_brain"])
+    assert found == {"07_curves_brain": ("Curves (brain)", "Text here."), "07_x": ("X", "")}
 
 
 # the runner makes it
+
+
+def test_all_weights_that_a_notebook_notes_are_kept(tmp_path):
+    notes = [{"action": "note", "path": None, "weights": {name: name}} for name in ("unet", "sde")]
+    (tmp_path / "trace").write_text("".join(json.dumps(note) + "\n" for note in notes))
+    assert series._read_trace(tmp_path / "trace", tmp_path)[2] == {"weights": {"unet": "unet", "sde": "sde"}}
 
 
 def test_a_page_that_cannot_be_made_costs_a_line_and_no_record(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from pathlib import Path
 
 from fairrecon_core.report.markup import safe
@@ -11,24 +12,34 @@ LOOK = "**What to look for"
 PARAGRAPHS = re.compile(r"\n\s*\n|^#.*$", re.M)
 
 
-def figure_texts(notebook: dict) -> dict[str, tuple[str, str]]:
-    """Heading and description of each figure that a notebook saves by `run.figure(..., "name")`.
+def figure_texts(notebook: dict, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Heading and description of those figures that a notebook saves.
 
     Parameters
     ----------
     notebook : dict
         An .ipynb as read from JSON.
+    names : iterable of str
+        Names of saved figures, without ".png".
 
     Returns
     -------
     dict
-        Name of the figure to (heading, description), as in `cell_texts`.
+        Name to (heading, description), as in `cell_texts`, in the notebook's order. A cell counts as the one that saves
+        a figure if its name stands there as a text; `f"07_curves_{cohort}"` fits `07_curves_brain`, whose heading then
+        ends in "(brain)".
     """
-    found = {}
-    for cell, texts in zip(notebook["cells"], cell_texts(notebook)):
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and "run.figure(" in source:
-            found |= dict.fromkeys(re.findall(r"""["'](\w+)["']\s*\)""", source), texts)
+    found, names = {}, list(names)
+    for cell, (heading, text) in zip(notebook["cells"], cell_texts(notebook)):
+        literals = (
+            re.findall(r"""f?(["'])(\w{3}[^"'\s]*)\1""", "".join(cell["source"])) if cell["cell_type"] == "code" else []
+        )
+        for _, literal in literals:
+            pattern = re.compile(r"(\w+)".join(map(re.escape, re.split(r"\{[^}]*\}", literal))))
+            for name in names:
+                if (fits := pattern.fullmatch(name)) and name not in found:
+                    part = ", ".join(fits.groups()).replace("_", " ")
+                    found[name] = (f"{heading} ({part})" if part else heading, text)
     return found
 
 
@@ -86,7 +97,7 @@ def gallery(folder: Path) -> str:
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title = next((heading for heading, _ in cell_texts(notebook) if heading), path.stem)
-        mine = [(paths.pop(name), *text) for name, text in figure_texts(notebook).items() if name in paths]
+        mine = [(paths.pop(name), *text) for name, text in figure_texts(notebook, paths).items()]
         groups.append((safe(title), mine))
     groups.append(("others", [(path, "", "") for path in paths.values()]))
     return "".join(

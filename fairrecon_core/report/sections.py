@@ -269,8 +269,10 @@ def people(run: Contents) -> str:
         rows = [[words(trait), group(subgroup), *(f"{n:,}" for n in row)]
                 for (trait, subgroup), row in zip(counts.index, counts.to_numpy().tolist())]  # fmt: skip
         heads = ["trait", "group", *map(words, counts)]
-        cut = cohort.info.get("age_cut_years")
-        text += f"<h3>{safe(name)}</h3>" + (f"<p>Young is below {cut:g} years.</p>" if cut else "")
+        cut, folds = cohort.info.get("age_cut_years"), cohort.info["n_folds"]
+        notes = [f"Young is below {cut:g} years."] * bool(cut)
+        notes += [f"Everybody is tested once, in one of {folds} folds; the splits are those of fold 0."] * (folds > 1)
+        text += f"<h3>{safe(name)}</h3><p>{' '.join(notes)}</p>"
         text += table(heads, rows, f"Patients of {name} by group", range(2, len(heads)))
     return text
 
