@@ -112,7 +112,7 @@ def run_series(
 
 
 def report(out: Path) -> Path | None:
-    """Put what the run has so far on one page; a page that cannot be made costs a line, never the run's results."""
+    """Put what the run in `out` has so far on one page; a page that fails costs a line, never the run's results."""
     if not (out / "run.json").exists():  # the first notebook failed
         return None
     try:

@@ -91,7 +91,7 @@ def _short(text: str, limit: int = 300) -> str:
 
 
 def gallery(folder: Path) -> str:
-    """Every figure of a run, by notebook, as HTML."""
+    """Every figure of the run in `folder`, by notebook, as HTML."""
     paths = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     groups = []
     for path in sorted((folder / "notebooks").glob("*.ipynb")):

@@ -1,4 +1,7 @@
-"""The sections of the page: each takes a run's contents and returns HTML, empty where the run has nothing to say."""
+"""The sections of the page: each takes a run's contents, `run`, and returns HTML, empty if it has nothing to say.
+
+Throughout: `cells` are signed rows of the audit table, and `row` is one of them, as a named tuple.
+"""
 
 from dataclasses import fields
 
@@ -146,25 +149,25 @@ def outcome(run: Contents) -> str:
 
 
 def glance(run: Contents) -> str:
-    """One row per arm at the audited level: image quality, readers, verdicts."""
-    rows = []
-    for cohort, arm in run.conditions():
-        quality, readers, cells = (run.at_audit(part, cohort, arm) for part in (run.quality, run.readers, run.cells))
-        means = {name: quality[name].iloc[0][0] if len(quality) else np.nan for name in ("psnr_db", "ssim")}
-        for measure in ("AUROC", "Dice"):
-            values = readers.loc[readers["measure"] == measure, "value"] if len(readers) else []
-            means[measure] = pd.Series([value[0] for value in values], dtype=float).mean()
-        name = f"<b>{safe(arm)}</b>" + (f"<small>{CONTROLS[arm]}</small>" if arm in CONTROLS else "")
-        shown = [number(value, 2 if key == "psnr_db" else 3) for key, value in means.items()]
-        rows.append([safe(cohort), name, *shown, bar(cells["verdict"]) if len(cells) else "–"])
+    """One row per arm at the audited level: image quality, readers, verdicts; empty if there is none of these."""
+    rows = [_glance_row(run, cohort, arm) for cohort, arm in run.conditions()]
     heads = ["cohort", "arm", "PSNR (dB)", "SSIM", "AUROC, mean", "Dice", "verdicts on changed gaps"]
     keep = [i for i in range(len(heads)) if i < 2 or any(row[i] != "–" for row in rows)]
     if len(keep) == 2:
         return ""
-    rows = [[row[i] for i in keep] for row in rows]
-    return table(
-        [heads[i] for i in keep], rows, "Arms at the audited level", range(2, sum(i < 6 for i in keep)), "glance"
-    )
+    rows, numbers = [[row[i] for i in keep] for row in rows], range(2, sum(i < 6 for i in keep))
+    return table([heads[i] for i in keep], rows, "Arms at the audited level", numbers, "glance")
+
+
+def _glance_row(run: Contents, cohort: str, arm: str) -> list[str]:
+    quality, readers, cells = (run.at_audit(part, cohort, arm) for part in (run.quality, run.readers, run.cells))
+    means = {name: quality[name].iloc[0][0] if len(quality) else np.nan for name in ("psnr_db", "ssim")}
+    for measure in ("AUROC", "Dice"):
+        values = readers.loc[readers["measure"] == measure, "value"] if len(readers) else []
+        means[measure] = pd.Series([value[0] for value in values], dtype=float).mean()
+    name = f"<b>{safe(arm)}</b>" + (f"<small>{CONTROLS[arm]}</small>" if arm in CONTROLS else "")
+    shown = [number(value, 2 if key == "psnr_db" else 3) for key, value in means.items()]
+    return [safe(cohort), name, *shown, bar(cells["verdict"]) if len(cells) else "–"]
 
 
 def sentence(row) -> str:
@@ -185,25 +188,26 @@ def audit(run: Contents) -> str:
     """Verdicts by cohort, attribute and baseline, and every comparison of the primary measures."""
     if run.cells.empty:
         return ""
-    text = ""
-    whole = run.tables["audit"]
-    for key, cells in run.cells.groupby(["cohort", "attribute", "baseline_arm"], sort=False):
-        title = f"{key[0]} by {key[1].replace('_', ' ')}, against {key[2]}"
-        rows = [
-            [MEASURES.get(metric, words(metric)), *((part["verdict"] == name).sum() for name in VERDICTS),
-             bar(part["verdict"], said=False)]
-            for metric, part in cells.groupby("metric", sort=False)
-        ]  # fmt: skip
-        heads = ["measure", *map(words, VERDICTS), "share"]
-        said = items([sentence(row) for row in changed(cells).itertuples()])
-        part = whole[(whole[["cohort", "attribute", "baseline_arm"]] == list(key)).all(axis=1)]
-        text += f"<h3>{safe(title)}</h3>{table(heads, rows, f'Comparisons by verdict: {title}', range(1, 6))}"
-        text += said or "<p>No comparison changed beyond doubt.</p>"
-        text += details(
-            f"Every comparison of rates and Dice: {title}", comparisons(cells[cells["metric"].isin(PRIMARY)])
-        )
-        text += details(f"In full, with gaps and limits: {title}", f'<pre tabindex="0">{safe(summary(part))}</pre>')
-    return text
+    by, whole = ["cohort", "attribute", "baseline_arm"], run.tables["audit"]
+    groups = run.cells.groupby(by, sort=False)
+    return "".join(_audited(key, cells, whole[(whole[by] == list(key)).all(axis=1)]) for key, cells in groups)
+
+
+def _audited(key: tuple, cells: pd.DataFrame, part: pd.DataFrame) -> str:
+    title = f"{key[0]} by {key[1].replace('_', ' ')}, against {key[2]}"
+    rows = [
+        [MEASURES.get(metric, words(metric)), *((mine["verdict"] == name).sum() for name in VERDICTS),
+         bar(mine["verdict"], said=False)]
+        for metric, mine in cells.groupby("metric", sort=False)
+    ]  # fmt: skip
+    heads = ["measure", *map(words, VERDICTS), "share"]
+    said = items([sentence(row) for row in changed(cells).itertuples()]) or "<p>No comparison changed beyond doubt.</p>"
+    listed = comparisons(cells[cells["metric"].isin(PRIMARY)])
+    return (
+        f"<h3>{safe(title)}</h3>{table(heads, rows, f'Comparisons by verdict: {title}', range(1, 6))}{said}"
+        + details(f"Every comparison of rates and Dice: {title}", listed)
+        + details(f"In full, with gaps and limits: {title}", f'<pre tabindex="0">{safe(summary(part))}</pre>')
+    )
 
 
 def comparisons(cells: pd.DataFrame) -> str:
@@ -239,25 +243,28 @@ def quality(run: Contents) -> str:
 
 def readers(run: Contents) -> str:
     """Readers by arm and level, and the thresholds they used."""
-    text = ""
-    if len(run.readers):
-        rows = [
-            [safe(row["cohort"]), words(row["task"]), safe(row["arm"]), run.level_text(row["cohort"], row["level"]),
-             row["measure"], estimate(row["value"], 3), row["n"], row["positive"]]
-            for _, row in run.readers.sort_values(["cohort", "task", "level", "arm"]).iterrows()
-        ]  # fmt: skip
-        heads = ["cohort", "finding", "arm", "level", "measure", "value", "patients", "with the finding"]
-        text = "<p>Trained on clean images, then frozen; test images only; 95 % intervals over patients.</p>"
-        text += table(heads, rows, "Readers by finding, arm and level", range(5, 8))
-    if "thresholds" in run.tables:
-        rows = [
-            [safe(row.cohort), words(row.task), safe(row.arm), run.level_text(row.cohort, row.level), words(row.policy),
-             number(row.value, 3), row.n, safe(row.chosen_on)]
-            for row in run.tables["thresholds"].itertuples()
-        ]  # fmt: skip
-        heads = ["cohort", "finding", "arm", "level", "policy", "threshold", "images", "chosen on"]
-        text += details("Thresholds", table(heads, rows, "Thresholds", range(5, 7)))
-    return text
+    if run.readers.empty:
+        return _thresholds(run)
+    rows = [
+        [safe(row["cohort"]), words(row["task"]), safe(row["arm"]), run.level_text(row["cohort"], row["level"]),
+         row["measure"], estimate(row["value"], 3), row["n"], row["positive"]]
+        for _, row in run.readers.sort_values(["cohort", "task", "level", "arm"]).iterrows()
+    ]  # fmt: skip
+    heads = ["cohort", "finding", "arm", "level", "measure", "value", "patients", "with the finding"]
+    text = "<p>Trained on clean images, then frozen; test images only; 95 % intervals over patients.</p>"
+    return text + table(heads, rows, "Readers by finding, arm and level", range(5, 8)) + _thresholds(run)
+
+
+def _thresholds(run: Contents) -> str:
+    if "thresholds" not in run.tables:
+        return ""
+    rows = [
+        [safe(row.cohort), words(row.task), safe(row.arm), run.level_text(row.cohort, row.level), words(row.policy),
+         number(row.value, 3), row.n, safe(row.chosen_on)]
+        for row in run.tables["thresholds"].itertuples()
+    ]  # fmt: skip
+    heads = ["cohort", "finding", "arm", "level", "policy", "threshold", "images", "chosen on"]
+    return details("Thresholds", table(heads, rows, "Thresholds", range(5, 7)))
 
 
 def people(run: Contents) -> str:
