@@ -741,7 +741,9 @@ def read_switchboard():
     if not path.exists():
         print("no switchboard.csv yet: only the rows measured here are shown")
         return pd.DataFrame(columns=SWITCHBOARD)
-    return pd.read_csv(path)[SWITCHBOARD].assign(measured="offline")
+    rows = pd.read_csv(path)[SWITCHBOARD].assign(measured="offline")
+    moves = rows["moves_a_conclusion"].astype(str).str.lower().isin(["true", "yes", "1"])
+    return rows.assign(moves_a_conclusion=moves)
 
 
 # %% [markdown]
@@ -786,24 +788,37 @@ def scored(cohort):
 evaluated = [cohort for cohort in cohorts.values() if len(rows_of("predictions", cohort))]
 
 
-def switches_of(scores, people, empty_tpr):
+def switches_of(scores, people, empty_tpr, **options):
     """The evaluation switches of one cohort, by sex and, where it is recorded, by race."""
     found = []
     for attribute in ("sex", "race") if people["race"].nunique() > 1 else ("sex",):
         try:
             found.append(published.switch_evaluation(
                 scores, people, attribute, empty_tpr=empty_tpr, n_boot=min(settings.n_boot, 400),
-                min_support=settings.min_support, alpha=settings.alpha, seed=settings.seed,
+                min_support=settings.min_support, alpha=settings.alpha, seed=settings.seed, **options,
             ))  # fmt: skip
         except ValueError as error:  # a smoke run has too few patients
             print(f"{attribute}: {error}")
     return found
 
 
-live = [
-    frame for cohort in evaluated for frame in switches_of(*scored(cohort), 0.0 if cohort.modality == "mri" else 1.0)
-]
-live = pd.concat(live or switches_of(*stand_in(), 1.0), ignore_index=True)
+inputs = [(*scored(cohort), 0.0 if cohort.modality == "mri" else 1.0) for cohort in evaluated]
+live = [frame for one in inputs for frame in switches_of(*one)]
+if not live:
+    inputs = [(*stand_in(), 1.0)]
+    live = switches_of(*inputs[0])
+live = pd.concat(live, ignore_index=True)
+
+# %% [markdown]
+# "Everything else fixed" can also mean: everything else *as published*. Beside tests without adjustment and with a side chosen afterwards, a
+# choice decides more often which cells are called changed. By sex:
+
+# %%
+crossed = switches_of(*inputs[-1], others="published")[:1]
+frames = [live[live["cohort"] == live["cohort"].iloc[-1]].groupby("choice", sort=False).first()]
+frames += [frame.set_index("choice") for frame in crossed]
+both = pd.concat(frames, axis=1, keys=["others recommended", "others published"][: len(frames)])
+both.loc[:, (slice(None), ["effect", "low", "high", "note"])].round(3)
 
 # %% [markdown]
 # Two choices are about images, and also live: the published evaluation takes |real part| where training took the magnitude, and rescales every batch
