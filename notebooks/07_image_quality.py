@@ -608,7 +608,8 @@ def done_right(name, attribute):
             row["added (dB)"] = interval(change["delta"], change["delta_ci_low"], change["delta_ci_high"], "+")
             row |= {"p added": change["p_value"], "verdict": change["verdict"]}
         table[arm] = row | {"as published": f"{theirs['percent']:.2f} %, p {theirs['p_value']:.3f}"}
-    return pd.DataFrame(table).T
+    columns = ["best", "worst", "gap (dB)", "noise", "p any", "added (dB)", "p added", "verdict", "as published"]
+    return pd.DataFrame(table).T.reindex(columns=columns)
 
 
 # %% [markdown]

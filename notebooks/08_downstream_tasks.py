@@ -834,10 +834,10 @@ def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.n
     chain = chain_of[cohort]
     level = {"audited": chain.audit_level, "least noise": chain.levels[0], "most noise": chain.levels[-1]}[level]
     row, _ = median_patient(cohort, task)
-    image_id, clean = chain.names_of([row])[0], chain.cohort.image(row)
-    degraded = chain.degradation(clean, level, image_id, seed=settings.seed)
-    options = {"image_ids": image_id, "seed": settings.seed}
-    image = np.asarray(degraded if arm == "degraded" else chain.reconstructor(arm)(degraded, level, **options))
+    names, clean = chain.names_of([row]), chain.cohort.image(row)
+    degraded, measurement = chain.degradation.measure(clean[None], level, names, settings.seed)
+    options = {"image_ids": names, "seed": settings.seed, "measurement": measurement}
+    image = np.asarray(degraded if arm == "degraded" else chain.reconstructor(arm)(degraded, level, **options))[0]
     reader, output = who_answers(cohort, task)
     images = {"clean": clean, arm: np.clip(image, 0, 1)}
     maps = [grad_cam(reader.net, block(reader, layer), one, output) for one in images.values()]
