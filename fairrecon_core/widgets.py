@@ -22,7 +22,7 @@ import ipywidgets
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-UNITS = {"photon_count": "photons", "age_years": "years", "acceleration": "R"}
+LABELS = {"photon_count": "photons per bin", "age_years": "age (years)", "acceleration": "acceleration (R)"}
 _serial = count(1)
 
 # Runs where the widget is shown. A slider's handle gets its label's text as name and its readout as value, a menu and a
@@ -194,7 +194,7 @@ def labelled_control(name: str, values, start=None, label: str | None = None, **
     ValueError
         Nothing to choose from, or a start that is not among the values.
     """
-    label = label or name.replace("_", " ") + (f" ({UNITS[name]})" if name in UNITS else "")
+    label = label or _label(name)
     look = {"style": {"description_width": "11em"}, "layout": {"width": "32em"}} | look
     look |= {"description": label, "tooltip": label}  # without a tooltip the front end writes "null"
     if isinstance(values, bool):
@@ -208,6 +208,11 @@ def labelled_control(name: str, values, start=None, label: str | None = None, **
     kind = ipywidgets.Dropdown if isinstance(values, tuple) else ipywidgets.SelectionSlider
     extra = {} if isinstance(values, tuple) else {"continuous_update": False}
     return kind(options=options, value=start, **extra, **look)
+
+
+def _label(name: str) -> str:
+    """The name of an argument as a reader wants it, with its unit where it has one."""
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def _text(value) -> str:
@@ -246,7 +251,7 @@ def frames_slider(draw: Callable[..., Figure], name: str, values: list, *, alt: 
         "data:image/png;base64," + b64encode(png(draw(**{name: value}, **fixed), dpi)).decode() for value in values
     ]
     texts, key = [_text(value) for value in values], f"frames-{next(_serial)}-{name}"
-    label = html.escape(name.replace("_", " ") + (f" ({UNITS[name]})" if name in UNITS else ""))
+    label = html.escape(_label(name))
     return HTML(
         f'<div id="{key}" class="frames-slider"><label>{label} '
         f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="0" aria-valuetext="{texts[0]}"></label> '

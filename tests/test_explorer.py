@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from fairrecon_core.cohort import write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.explorer import Choice, explorer, scenes
 from fairrecon_core.explorer.page import mark, number, strip
@@ -146,3 +147,27 @@ def test_the_notebook_is_in_step_with_its_source(root, monkeypatch):
 
     source = root / "notebooks" / "explorer.py"
     assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == paired(source)
+
+
+# a cohort that is not simulated
+
+
+def test_a_real_cohort_is_shown_as_recorded_and_cannot_be_given_other_attributes(tmp_path):
+    rng, items = np.random.default_rng(0), []
+    for i in range(30):
+        row = {"image_id": f"i{i}", "patient_id": f"p{i}", "modality": "mri", "race": "unknown"}
+        row |= {"sex": ("female", "male")[i % 2], "age_years": 40 + i, "y_tumour_grade": float(i % 3 == 0)}
+        items.append((rng.random((32, 32), dtype=np.float32), row))
+    write_cohort(tmp_path / "cohorts" / "mine", items, name="mine", seed=1)
+    made = Run(tmp_path, load_settings("smoke", cohorts=["mine"], image_size=32))
+    made.example = tmp_path / "nothing"
+    scene = next(scene for scene in scenes(made) if scene.name == "mine")
+    patient = next(iter(scene.patients("tumour_grade").values()))
+    view = scene.see(Choice(patient, 8, "physical", "tv", scene.tasks[0], scene.worlds[0]))
+    assert scene.title == "MRI: mine, real" and scene.attributes == {} and scene.reader == "no trained reader"
+    assert np.array_equal(view.images["clean"], scene.cohort.image(patient))
+    assert all(math.isnan(score) for score in view.scores.values())
+    column = explorer(made).columns["mri"]
+    column.controls["cohort"].value = "mine"
+    assert column.controls["sex"].disabled and "MRI: mine, real" in column.heading.value
+    assert "\N{EN DASH}" in column.shown.value, "a score that is not known is a dash"
