@@ -149,7 +149,7 @@ def test_every_picture_has_words(site):
             assert not image["alt"].endswith(".png"), "a file name is no description"
     assert n >= 2 * 4 + 1
     figures = [image["alt"] for image in Tags(site / "notebooks/02_mri.html").of("img")]
-    assert figures.count("The idea. streaks at the edge.") == 2  # the figure and the slider's picture
+    assert figures.count("The idea. Streaks at the edge.") == 2  # the figure and the slider's picture
 
 
 def test_formulas_are_mathml_and_need_no_script(site):

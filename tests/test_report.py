@@ -230,7 +230,7 @@ def test_the_page_needs_nothing_but_itself(run):
 
 def test_every_figure_has_words_from_its_notebook(run):
     figures = page(run).of("img")
-    assert [figure["alt"] for figure in figures] == ["The gaps. the bar at zero.", "stray."]
+    assert [figure["alt"] for figure in figures] == ["The gaps. The bar at zero.", "stray."]
 
 
 def test_tables_have_captions_and_headings_and_scroll_by_keyboard(run):
@@ -344,7 +344,7 @@ def test_a_figure_is_described_by_what_to_look_for_or_by_the_paragraph_before_it
         "# 2. Title\n- **You will** x", "## One\nText before `x`.\n\n| a |\n|---|", 'run.figure(f, "one")',
         "**What to look for:** the *edge*.\n\nElse.", 'run.figure(f(\n    1),\n    "two")', "## Three", "plain()",
     )  # fmt: skip
-    assert figure_texts(cells, ["two", "one", "three"]) == {"one": ("One", "the edge."), "two": ("One", "the edge.")}
+    assert figure_texts(cells, ["two", "one", "three"]) == {"one": ("One", "The edge."), "two": ("One", "The edge.")}
     assert cell_texts(cells)[-1] == ("Three", "")
     without = notebook("## One\nText before `x` and $y$.", 'run.figure(f, "one")')
     assert figure_texts(without, ["one"]) == {"one": ("One", "Text before x and y.")}

@@ -69,7 +69,8 @@ def cell_texts(notebook: dict) -> list[tuple[str, str]]:
         look = next((text for text in (before, after) if LOOK in text), "")
         look = PARAGRAPHS.split(look[look.find(LOOK) :])[0].partition(":**")[2]
         prose = [part for part in PARAGRAPHS.split(before) if re.match(r"\s*[A-Za-z*`]", part)]
-        texts.append((heading, _short(_plain(look or (prose[-1] if prose else "")))))
+        text = _short(_plain(look or (prose[-1] if prose else "")))
+        texts.append((heading, text[:1].upper() + text[1:]))
     return texts
 
 
