@@ -131,7 +131,7 @@ def test_controls_and_pictures_say_what_they_are(opened, path):
     page.wait(lambda: handle.get_attribute("aria-label"), "the slider has no name")
     page.press(handle, Keys.ARROW_RIGHT)
     page.wait(lambda: handle.get_attribute("aria-valuetext") == value(page), "the slider does not say its value")
-    assert value(page) in page.wait(lambda: picture.get_attribute("alt"), "the picture has no text")
+    page.wait(lambda: value(page) in picture.get_attribute("alt"), "the picture's text does not say the value")
     controls = page.all(".fairrecon-controls [role=slider], .fairrecon-controls select, .fairrecon-controls input")
     assert all(control.get_attribute("aria-label") for control in controls)
     menu = page.first(".fairrecon-controls select")
