@@ -153,7 +153,7 @@ assert np.ptp(table["psnr_db"].iloc[:-1]) < 0.01
 table[["psnr_db", "ssim", "nmse", "lpips"]].round(3)
 
 # %% [markdown]
-# **What to look for:** one PSNR, four values of SSIM and LPIPS. SSIM minds grain most, LPIPS hardly minds brightness. None minds the erased
+# **What to look for:** one PSNR, four values of SSIM and LPIPS. SSIM minds grain most, LPIPS blur, and brightness hardly. None minds the erased
 # lesion. That is why the paper, and notebook 08, ask readers as well: image quality is about pixels, and disease is about few of them.
 #
 # ## Why a perfect sampler loses 3.01 dB
@@ -538,8 +538,9 @@ alarms = {
 pd.DataFrame(alarms, index=["published test", "omnibus by patient"]).T.rename_axis(["cohort", "attribute"])
 
 # %% [markdown]
-# **What to look for:** the right column belongs near .05. The left one grows with the number of subgroups: among six races, of which some
-# have two or three people, the published test finds a difference almost always. "p = 0" in Table 7 says little.
+# **What to look for:** the right column belongs near .05. The left one lies above it, and grows with the number of subgroups: a pair that was
+# picked out of many looks different by itself. Several images of a patient, counted as independent, make it worse still.
+# So "p = 0" in Table 7 says less than it seems to.
 #
 # ## Tables 6 and 7, done right
 # In decibels, by patient, with intervals. `gap` is the max-min gap between subgroups large enough to have a mean; `noise` is the gap
@@ -613,7 +614,8 @@ def done_right(name, attribute):
 
 
 # %% [markdown]
-# The number of patients of each subgroup stands above its table; the published way is the last column.
+# The number of patients of each subgroup stands above its table; the published way is the last column. Where best and worst changed places, the
+# gap has lost its direction: its interval is then wide on both sides of 0 although the groups did move. The figure below has the sign.
 
 # %%
 for name, attribute in audits:
@@ -696,9 +698,10 @@ slider_image(
 )  # fmt: skip
 
 # %% [markdown]
-# **What to look for:** a gap between subgroups that is there in `degraded` already is physics or anatomy: a wider body lets fewer photons
-# through (notebook 03), a larger ventricle has more edges. Whether an arm *adds* to it is on the right. A gap in decibels is not yet harm;
-# whether readers suffer is asked in notebooks 08 and 10.
+# **What to look for:** an arm can widen a gap, and it can close one (left of zero, where the group named first was ahead). A gap that is
+# there in `degraded` already is physics or anatomy: a wider body lets fewer photons through (notebook 03), a larger ventricle has more
+# edges. Whether an arm *adds* to it is on the right. A gap in decibels is not yet harm; whether readers suffer is asked in notebooks 08
+# and 10.
 #
 # ## Check your understanding
 # **1.** How many samples must a perfect sampler average to come within 0.1 dB of the posterior mean? Predict the order of magnitude.

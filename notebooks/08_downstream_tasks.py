@@ -668,6 +668,7 @@ def shift_figure(name):
             ax.errorbar(part["value"], y, xerr=[part["value"] - part["low"], part["high"] - part["value"]], **style)
         ax.axvline(0, color="#000000", linewidth=0.8)
         ax.set_xlabel(measure.capitalize(), fontsize=9)
+        ax.locator_params(axis="x", nbins=5)
     axes[0, 0].set_yticks(np.arange(len(tasks))[::-1], [task.replace("_", " ") for task in tasks], fontsize=8)
     axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     chain = chain_of[name]
