@@ -222,9 +222,13 @@ def _file_digest(path: Path) -> bytes:
 
 @cache
 def core_hash() -> str:
-    """Hash of the core's source code: results made with other code are not reused."""
-    package = Path(__file__).parent
-    return content_hash(sorted(package.rglob("*.py")))
+    """Hash of the core's source code: results made with other code are not reused.
+
+    What only shows or starts things (report, explorer, series, command line) does not count.
+    """
+    package, apart = Path(__file__).parent, {"report", "explorer", "series", "cli"}
+    room = lambda path: path.relative_to(package).parts[0].removesuffix(".py")
+    return content_hash(path for path in sorted(package.rglob("*.py")) if room(path) not in apart)
 
 
 def commit() -> str:

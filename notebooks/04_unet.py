@@ -545,10 +545,9 @@ assert np.isclose(best[0], 0.3) and best[1] == 0
 # **Against Sec. 3.2.** Same: four levels, pairs of 3 x 3 convolutions without normalisation, mean squared error, Adam.
 # Different: ours is narrower (see `width`), learns what to add, knows the level (the paper trains one network per
 # level), and lets its learning rate fall, because its training is short; the paper stops after at most 20 epochs. The
-# released X-ray network ends in a sigmoid, which
-# `xray_mode: published` brings back. The paper has no filter to beat, no data consistency and no intervals. Unless you run a real
-# profile, these images are simulated, and so were the patients that the network learned from: it knows this simulator,
-# nothing else.
+# released X-ray network ends in a sigmoid, which `xray_mode: published` brings back. The paper has no filter to beat, no
+# data consistency and no intervals. Unless you run a real profile, these images are simulated, and so were the patients
+# that the network learned from: it knows this simulator, nothing else.
 # ## Takeaways
 # - A convolution adds up 3 x 3 neighbours; a skip connection is a concatenation.
 # - Squared error draws the mean of what the measurement leaves open; absolute error the median, which may leave a

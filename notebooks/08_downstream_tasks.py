@@ -394,7 +394,7 @@ def average_curve(name, tasks):
         )  # a finding may be missing from a resample
         half = np.quantile(np.abs(draws), 0.95, axis=0)
         rows += [
-            {"arm": arm, "level": level, "value": v, "low": v - h, "high": v + h, "tasks": len(known)}
+            {"arm": arm, "level": level, "value": v, "low": max(v - h, 0), "high": min(v + h, 1), "tasks": len(known)}
             for arm, v, h in zip(known[0][0], value, half)
         ]
     return pd.DataFrame(rows, columns=["arm", "level", "value", "low", "high", "tasks"])
@@ -459,13 +459,16 @@ for name in chain_of:
     psnr = [("PSNR (dB)", quality[name])] if name in quality else []
     tasks = [task for task in FINDINGS.get(name, []) if name not in averages]
     panels = [(f"AUROC, {task.replace('_', ' ')}", curves[name, task]) for task in tasks]
-    panels += [(f"mean AUROC of {averages[name]['tasks'].max()} findings", averages[name])] if name in averages else []
+    if name in averages:
+        n = averages[name].groupby("level")["tasks"].first().reindex(chain_of[name].levels)
+        panels += [(f"mean AUROC ({', '.join(f'{k:.0f}' for k in n)} findings)", averages[name])]
     panels += [("Dice per slice", dices[name])] if name in dices else []
     display(run.figure(noise_figure(name, panels + psnr), f"08_noise_{name}"))
 
 # %% [markdown]
-# **What to look for:** AUROC and Dice fall far less than PSNR. A reader needs the lesion and not the texture. At which level does the
-# best reconstruction leave the black points? Is `degraded` really worse than what a network makes of it, for a *reader*?
+# **What to look for:** PSNR, AUROC and Dice do not fall together. Whether a finding is there can survive when its outline does not. At which
+# level does the best reconstruction leave the black points? Is `degraded` really worse than what a network makes of it, for a *reader*?
+# The number of findings in an average is stated per level, least noise first: averages over different findings are not one curve.
 
 
 # %%
@@ -710,7 +713,7 @@ def outlines_figure(name):
         [clean, *images.values()],
         titles,
         outlines=[truth, *found],
-        note=f"{note(chain)}; {chain.audit_level:g}",
+        note=f"{note(chain)}; {plots.AXIS[chain.modality]} {chain.audit_level:g}",
         height=1.9,
     )
 
@@ -916,9 +919,9 @@ assert 200 < needed < 400
 # estimated are empty; thresholds from validation images; Dice of the *whole* tumour (the published mask leaves out the enhancing
 # part), with the rule for empty masks stated; heat maps of the class that is named, on one scale, of a patient chosen by a rule.
 # ## Takeaways
-# - Readers are small, frozen and trained on clean images; against true labels they look better than against recorded ones.
+# - Readers are small, frozen and trained on clean images; against true labels most look better than against recorded ones.
 # - One call per arm writes predictions and overlap; scores on clean depend on nothing else.
 # - Where a threshold is chosen decides what a change means; the published cut follows every drift.
-# - AUROC and Dice fall later than PSNR; compare with clean on the same patients, paired.
+# - PSNR, AUROC and Dice do not fall together; compare with clean on the same patients, paired.
 # - Decisions flip and logits drift while the AUROC stands still.
 # - A heat map belongs to one class, one layer and one scale: say which.

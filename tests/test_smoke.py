@@ -1,23 +1,16 @@
 """The whole series, as small as it goes: every notebook runs, and every widget in it has something to show."""
 
 import json
-import os
-import subprocess
-import sys
 
 import nbformat
 import pytest
+from browser_tools import smoke_run
 
 
 @pytest.fixture(scope="module")
-def smoke(root, tmp_path_factory):
-    """One run of the smoke profile through the runner, shared by the tests of this file."""
-    runs = tmp_path_factory.mktemp("runs")
-    environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(root))
-    command = [sys.executable, "-m", "fairrecon_core.cli", "smoke"]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return runs / "smoke"
+def smoke(tmp_path_factory):
+    """One run of the smoke profile through the runner, shared by all tests that look at its results."""
+    return smoke_run(tmp_path_factory) / "smoke"
 
 
 @pytest.mark.series

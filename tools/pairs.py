@@ -37,9 +37,14 @@ def paired(source: Path) -> str:
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT) + "\n"
 
 
+def sources(folder: Path) -> list[Path]:
+    """The .py of all notebooks: the numbered series, and the explorer."""
+    return [*sorted(folder.glob("[0-9]*.py")), *folder.glob("explorer.py")]
+
+
 def out_of_step(folder: Path = FOLDER) -> dict[Path, str]:
     """The .ipynb that differ from their .py, each with the text it should have."""
-    wanted = {source.with_suffix(".ipynb"): paired(source) for source in sorted(folder.glob("[0-9]*.py"))}
+    wanted = {source.with_suffix(".ipynb"): paired(source) for source in sources(folder)}
     return {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}
 
 

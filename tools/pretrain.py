@@ -9,6 +9,7 @@ Notebook 01 must have run, so that the cohort is there. A killed training goes o
 import argparse
 
 from fairrecon_core.chain import Chain
+from fairrecon_core.recipes import RECIPES
 from fairrecon_core.run import begin
 
 if __name__ == "__main__":
@@ -22,7 +23,7 @@ if __name__ == "__main__":
     chain = Chain(run, given.cohort)
     for arm in settings.arms:
         for train_seed in settings.train_seeds:
-            if not given.only or arm in given.only:
+            if arm in RECIPES and (not given.only or arm in given.only):
                 print(chain.weights(arm, given.fold, train_seed), flush=True)
     for reader in chain.blank_readers(given.fold):
         if not given.only or reader in given.only:

@@ -3,7 +3,7 @@
 A subgroup may lose more in a reconstruction because its tumours are smaller or its scanner is another one. `adjusted`
 compares subgroups at equal values of such confounders by linear regression. It answers "would the difference vanish
 if the groups had the same tumours", not "is it fair": a confounder may itself be how the harm comes about.
-Source: Frisch-Waugh-Lovell; cluster-robust variance of Liang and Zeger 1986 with the factor of patients / (patients - 1).
+Source: Frisch-Waugh-Lovell; cluster-robust variance of Liang and Zeger 1986 times patients / (patients - 1).
 """
 
 import numpy as np
