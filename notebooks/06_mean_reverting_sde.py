@@ -501,7 +501,8 @@ for name_, table in psnr.items():
 pd.DataFrame(lines, columns=["cohort", "SDE less", "dB at the audited level [95 %]", "patients"]).set_index("cohort")
 
 # %% [markdown]
-# And LPIPS, which does not punish a sample for being one, on a part of the images (notebook 07: all of them):
+# And LPIPS on a part of the images (notebook 07: all of them). **What to look for:** a sample gets its grain back, which
+# LPIPS rewards where the clean image has grain; where it has little, a sample's own grain counts against it.
 
 # %%
 lines = []
@@ -616,4 +617,4 @@ assert np.ptp(zeros) == 0
 # - A second-order integrator without noise does in 10 calls what Euler does in 100.
 # - The published loss teaches a noise that makes up for Euler's error; the correction is known in closed form.
 # - Early in the walk the expectation is the blurred mean; then it commits itself to one version.
-# - One sample costs up to 3.01 dB against the mean; the spread of samples shows what the measurement left open.
+# - One sample of a perfect sampler costs 3.01 dB against the mean; the spread shows what the measurement left open.
