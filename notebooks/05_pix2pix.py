@@ -207,7 +207,9 @@ for (above, below), chain in zip(axes.T, every.values()):
     above.set(ylabel="Validation L1", title=f"{chain.name}, {origin(chain)}")
     below.plot(curve["epoch"] + 1, curve["train_judge"], "-o", markersize=3, color="#000000", label="judge")
     below.axhline(np.log(2), color="#595959", linewidth=0.8, linestyle=":", label="cannot tell: log 2")
-    below.set(xlabel="Epoch", ylabel="Training loss of the judge", ylim=(0, None))
+    below.set(
+        xlabel="Epoch", ylabel="Training loss of the judge", ylim=(0, 1.2 * max(np.log(2), curve["train_judge"].max()))
+    )
     below.legend(frameon=False, fontsize=9)
 run.figure(figure, "05_training")
 
