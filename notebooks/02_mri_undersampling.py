@@ -318,6 +318,17 @@ slider_image(
 )
 
 # %% [markdown]
+# The same, drawn beforehand: this slider also moves on a published page, where no kernel answers.
+
+# %%
+show_undersampled(image, acceleration=4)
+
+# %% tags=["widget"]
+from fairrecon_core.widgets import frames_slider
+
+frames_slider(show_undersampled, "acceleration", [4, 6, 8, 12, 16, 24], alt="Mask, image and error at one acceleration", image=image)
+
+# %% [markdown]
 # ## Check your understanding
 # **1.** At which of these accelerations does a disc of 3 pixels lose a third of its contrast or more: 2, 4, 8, 16?
 # Predict, then run.

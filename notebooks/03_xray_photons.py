@@ -347,6 +347,17 @@ slider_image(
 )
 
 # %% [markdown]
+# The same, drawn beforehand: this slider also moves on a published page, where no kernel answers.
+
+# %%
+show_low_dose(image, photon_count=100_000)
+
+# %% tags=["widget"]
+from fairrecon_core.widgets import frames_slider
+
+frames_slider(show_low_dose, "photon_count", [100_000, 30_000, 10_000, 3_000, 1_000], alt="Film, noisy image and error at one photon count", image=image)
+
+# %% [markdown]
 # ## Check your understanding
 # **1.** In the radiograph mode the error is noise alone. By how many decibels does the PSNR fall when the photons are cut
 # from 100 000 to 10 000? Predict from the variance 1/λ, then run. Why does the physical mode fall by less?

@@ -194,7 +194,10 @@ def level_text(level: float) -> str:
 
 
 def pictures(view: View, choice: Choice, scene: Scene) -> str:
-    """Clean, degraded and repaired image, and the error that is left; each with its PSNR and a text."""
+    """HTML of the images in `view`: clean, degraded and repaired, and the error that is left; each with PSNR and a text.
+
+    `choice` is what the controls say, `scene` the cohort that it was made from.
+    """
     where = f"{scene.name} of patient {choice.patient} ({view.person})"
     at = level_text(choice.level)
     at = at if at == "clean" else f"R = {at}" if scene.modality == "mri" else f"{at} photons"
@@ -220,7 +223,10 @@ def tile(png: str, name: str, detail: str, alt: str, colour: str | None = None) 
 
 
 def scores(view: View, recorded: View | None, choice: Choice, scene: Scene) -> str:
-    """The reader's scores on a line from 0 to 1 and in a table, as set and as recorded; closes the tiles."""
+    """HTML of the reader's scores on a line and in a table, as set (`view`) and as recorded; closes the tiles.
+
+    `choice` is what the controls say, `scene` the cohort that it was made from.
+    """
     rows = {view.person: view} | ({f"as recorded: {recorded.person}": recorded} if recorded else {})
     task = choice.task.replace("_", " ")
     head = f"<b>{html.escape(task)}</b>: {view.truth}. Score of the reader ({scene.reader})"
@@ -237,7 +243,10 @@ def scores(view: View, recorded: View | None, choice: Choice, scene: Scene) -> s
 
 
 def strip(rows: dict[str, View], arm: str, threshold: float) -> str:
-    """Scores as marks on lines from 0 to 1: square clean, cross degraded, circle repaired."""
+    """SVG of scores as marks on lines from 0 to 1: square clean, cross degraded, circle repaired by `arm`.
+
+    `rows` are the views by what is written beside each line; `threshold` is drawn upright.
+    """
     width, left, right, gap = WIDTH, 14, 14, 34
     height = gap * len(rows) + 26
     x = lambda score: left + score * (width - left - right)

@@ -232,7 +232,7 @@ class Scene:
         return counterfactual(self.name, patient, s.seed, s.image_size, bias, **dict(do), **dict(nodes))[:2]
 
     def reconstructor(self, arm: str, mode: str, level: float) -> Reconstructor:
-        """A network with its weights, or a classical arm tuned for `level` on a few other images."""
+        """A network of `mode` with its weights, or a classical arm tuned for `level` on a few other images."""
         if arm in self._networks[mode]:
             return self._networks[mode][arm]
         key = (arm, mode, level)
