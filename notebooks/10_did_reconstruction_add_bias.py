@@ -151,9 +151,10 @@ from fairrecon_core.reconstruct.controls import planted_change, planted_task
 
 def planted_check(name):
     """Known and found change of the women's TPR in the planted arm, for one cohort."""
-    cells, task = audits[name, "sex"].query("arm == 'planted' and subgroup == 'female'"), planted_task(cohorts[name].table)
-    found = signed_cells(cells.query("task == @task")).query("metric == 'tpr'")
-    rates = cells.query("task == @task and reference == ''").set_index("metric")["baseline"]
+    cells = audits[name, "sex"].query("arm == 'planted' and subgroup == 'female'")
+    cells = cells[cells["task"] == planted_task(cohorts[name].table)]
+    found = signed_cells(cells).query("metric == 'tpr'")
+    rates = cells.query("reference == ''").set_index("metric")["baseline"]
     if not len(found) or found["verdict"].iloc[0] == "not_estimable":
         return None
     share = settings.control_share if has_readers else 0.2

@@ -194,7 +194,7 @@ def level_text(level: float) -> str:
 
 
 def pictures(view: View, choice: Choice, scene: Scene) -> str:
-    """HTML of the images in `view`: clean, degraded and repaired, and the error that is left; each with PSNR and a text.
+    """HTML of the images in `view`: clean, degraded, repaired, and the error that is left; each with PSNR and a text.
 
     `choice` is what the controls say, `scene` the cohort that it was made from.
     """
@@ -245,7 +245,13 @@ def scores(view: View, recorded: View | None, choice: Choice, scene: Scene) -> s
 def strip(rows: dict[str, View], arm: str, threshold: float) -> str:
     """SVG of scores as marks on lines from 0 to 1: square clean, cross degraded, circle repaired by `arm`.
 
-    `rows` are the views by what is written beside each line; `threshold` is drawn upright.
+    Parameters
+    ----------
+    rows : dict of str to View
+        By what is written beside each line.
+    arm : str
+    threshold : float
+        Drawn upright; none if it is not finite.
     """
     width, left, right, gap = WIDTH, 14, 14, 34
     height = gap * len(rows) + 26
