@@ -194,7 +194,7 @@ assert abs(draws[0].var() - 1) < 0.01 and abs(np.var(y / 2) - 0.5) < 0.01
 
 # %%
 N_SAMPLES = 4
-samplers = [arm for arm in first.arms() if first.network(arm).stochastic]
+samplers = [arm for arm in first.arms() if not arm.endswith("_dc") and first.network(arm).stochastic]
 gains = pd.DataFrame(columns=["n", "gain", "patient"])
 if samplers:
     few = slice(0, 4 if settings.profile == "smoke" else 12)

@@ -5,6 +5,7 @@ window showed is kept in artifacts/browser/.
 """
 
 import json
+import os
 import shutil
 import time
 
@@ -20,7 +21,19 @@ pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted((tools.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 WITH_WIDGETS = [path for path in NOTEBOOKS if tools.has_widget(path.with_suffix(".py"))]
 IN_DEPTH = [path for path in WITH_WIDGETS if path.name[:2] in ("01", "02", "03")]
+LONG = (
+    "04",
+    "05",
+    "06",
+    "07",
+    "08",
+    "10",
+    "11",
+    "12",
+)  # minutes each: FAIRRECON_BROWSER=all opens them too
 OTHERS = [path for path in WITH_WIDGETS if path not in IN_DEPTH]
+if os.environ.get("FAIRRECON_BROWSER") != "all":
+    OTHERS = [path for path in OTHERS if path.name[:2] not in LONG]
 SLIDER, PICTURE = ".widget-slider .noUi-handle", "img.widget-image"
 WATCH = """
 const image = arguments[0]; window.seen = new Set();
