@@ -32,10 +32,13 @@ class Run:
     folder : Path
         `runs/<profile>`; made when missing.
     settings : Settings
+    within : Path, optional
+        Folder of the run that this one is a part of, such as a trial of other settings inside a notebook.
     """
 
-    def __init__(self, folder: Path, settings: Settings):
+    def __init__(self, folder: Path, settings: Settings, within: Path | None = None):
         self.folder, self.settings = Path(folder), settings
+        self.traced_from = Path(within or folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.example = house() / "results" / "tutorial"  # shipped, for a notebook that is opened alone
 
@@ -152,7 +155,7 @@ class Run:
     def _trace(self, action: str, path: Path | None, facts: dict | None = None) -> None:
         """One line for the series runner; nothing when a person runs the notebook."""
         if log := os.environ.get("FAIRRECON_TRACE"):
-            entry = {"action": action, "path": path and os.path.relpath(path, self.folder)} | (facts or {})
+            entry = {"action": action, "path": path and os.path.relpath(path, self.traced_from)} | (facts or {})
             with Path(log).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
 

@@ -77,7 +77,8 @@ def test_a_shipped_network_restores_images_it_has_never_seen(name, fresh):
     before, after = (
         quality.measure(images, clean).mean() for images in (degraded, network(degraded, level, image_ids=ids))
     )
-    assert after["psnr_db"] > before["psnr_db"] + (1.0 if published else 2.0)
+    gain = 1.0 if published else 0.0 if arm == "sde" else 2.0  # a sampler gives up 3 dB of what the mean could have
+    assert after["psnr_db"] > before["psnr_db"] + gain
     if not published:
         assert after["lpips"] < before["lpips"] / 1.5
 
