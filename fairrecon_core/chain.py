@@ -24,7 +24,7 @@ from fairrecon_core.cohort import Cohort
 from fairrecon_core.degrade import Degradation, degradation
 from fairrecon_core.predict import Classifier, Reader, Segmenter, read_arm
 from fairrecon_core.reconstruct import Reconstructor, controls, names, reconstructor
-from fairrecon_core.reconstruct.classical import Tuned
+from fairrecon_core.reconstruct.classical import DataConsistent, Tuned
 from fairrecon_core.reconstruct.unet import NetworkReconstructor
 from fairrecon_core.run import Run, content_hash, core_hash, write_json
 from fairrecon_core.settings import Settings
@@ -129,8 +129,6 @@ class Chain:
             base, dc = (arm[:-3], True) if arm.endswith("_dc") and arm not in names() else (arm, False)
             inner = self._fitted(base, fold, train_seed)
             if dc:
-                from fairrecon_core.reconstruct.classical import DataConsistent
-
                 inner = DataConsistent(inner)
             self._made[key] = inner
         return self._made[key]
