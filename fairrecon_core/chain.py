@@ -28,10 +28,11 @@ from fairrecon_core.reconstruct.classical import DataConsistent, Tuned
 from fairrecon_core.reconstruct.unet import NetworkReconstructor
 from fairrecon_core.run import Run, content_hash, core_hash, write_json
 from fairrecon_core.settings import Settings
-from fairrecon_core.training import Images
+from fairrecon_core.training import Images, read_card
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONTROLS = ("placebo", "planted")
+SIMULATED = {"mri": "brain", "xray": "chest"}  # whose shipped weights a real cohort's networks may start from
 CHUNK = 32  # images in memory at a time
 N_TUNING = 24  # validation images that tune a classical arm
 
@@ -187,18 +188,38 @@ class Chain:
         """Train an arm in place unless it has been; a killed training goes on."""
         s, folder = self.settings, self.place(arm, fold, train_seed)
         made = self.network(arm)
-        wants = [made.card(), recipes.RECIPES.get(arm), s.epochs, s.batch_size, s.precision, list(self.levels)]
+        start = self._start(arm)
+        wants = [made.card(), recipes.RECIPES.get(arm), s.epochs, s.batch_size, s.precision, list(self.levels), start]
         stamp = content_hash([*wants, self.cohort.info["content_hash"], plain(self.degradation), fold, train_seed])
         path = folder / "weights.safetensors"
         if not (path.exists() and card_of(path).get("stamp") == stamp):
             losses = recipes.train_reconstructor(
                 made, self.cohort, self.degradation, self.levels, folder=folder / f"training-{stamp[:8]}", fold=fold,
                 remember=self.run.folder / "remembered" / f"{self.name}-{fold}", mirror=True, seed=train_seed,
-                epochs=s.epochs, batch_size=s.batch_size, precision=s.precision,
+                epochs=s.epochs, batch_size=s.batch_size, precision=s.precision, start=start,
             )  # fmt: skip
-            made.save(path, stamp=stamp, seed=train_seed, epochs=s.epochs, losses=losses.to_dict("list"))
+            facts = {"start_from": s.start_from, "losses": losses.to_dict("list")}
+            made.save(path, stamp=stamp, seed=train_seed, epochs=s.epochs, **facts)
         self._finished(path, folder)
         return path
+
+    def _start(self, *names: str) -> Path | None:
+        """Shipped weights of the simulated cohort to start a training from: the first that exists; None for random.
+
+        Raises
+        ------
+        ValueError
+            Unknown `start_from`, or nothing of these names is shipped.
+        """
+        if self.settings.start_from == "random":
+            return None
+        if self.settings.start_from != "shipped":
+            raise ValueError(f"start_from is 'random' or 'shipped', got {self.settings.start_from!r}")
+        files = [WEIGHTS / f"{SIMULATED[self.modality]}-{name}.safetensors" for name in names]
+        for path in files:
+            if path.exists():
+                return path
+        raise ValueError(f"no weights are shipped to start {names[0]!r} from: set start_from: random")
 
     def _finished(self, path: Path, folder: Path) -> None:
         self.run.wrote(path)
@@ -396,21 +417,16 @@ class Chain:
         if not self.settings.train:
             return self._shipped(f"{self.name}-{name}.safetensors")
         s, folder = self.settings, self.place(f"reader-{name}", fold)
-        reader = self.blank_readers(fold)[name]
-        wants = [
-            reader.settings,
-            s.reader_epochs,
-            s.precision,
-            recipes.READER_RATE,
-            self.cohort.info["content_hash"],
-            fold,
-        ]
+        reader, start = self.blank_readers(fold)[name], self._start(name, "grade")
+        wants = [reader.settings, s.reader_epochs, s.precision, recipes.READER_RATE, start]
+        wants += [self.cohort.info["content_hash"], fold]
         stamp, path = content_hash(wants), folder / "weights.safetensors"
         if not (path.exists() and card_of(path).get("stamp") == stamp):
             train = recipes.train_segmenter if isinstance(reader, Segmenter) else recipes.train_classifier
             options = {"folder": folder / f"training-{stamp[:8]}", "fold": fold, "epochs": s.reader_epochs}
-            losses = train(reader, self.cohort, precision=s.precision, **options)
-            reader.save(path, stamp=stamp, epochs=s.reader_epochs, losses=losses.to_dict("list"))
+            losses = train(reader, self.cohort, precision=s.precision, start=start, **options)
+            facts = {"start_from": s.start_from, "losses": losses.to_dict("list")}
+            reader.save(path, stamp=stamp, epochs=s.reader_epochs, **facts)
         self._finished(path, folder)
         return path
 
@@ -537,13 +553,10 @@ def plain(thing) -> list:
 
 
 def card_of(path: Path) -> dict:
-    """Model card of a weights file; an unreadable one is refused by name when it is loaded."""
-    from safetensors import SafetensorError, safe_open
-
+    """Model card of a weights file, empty if it cannot be read: that is refused by name when it is loaded."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("card", "{}"))
-    except (SafetensorError, OSError):
+        return read_card(path)
+    except (ValueError, OSError):
         return {}
 
 

@@ -141,7 +141,10 @@ class Cohort:
         n_folds = self.info["n_folds"]
         if not 0 <= fold < n_folds:
             raise ValueError(f"cohort {self.name!r} has {n_folds} folds, counted from 0; there is no fold {fold}")
-        return self.table["split"] if n_folds == 1 else split_of_fold(self.table["fold"], fold, n_folds)
+        if n_folds == 1:
+            return self.table["split"]
+        folds = self.table.drop_duplicates("patient_id").set_index("patient_id")["fold"]
+        return self.table["patient_id"].map(split_of_fold(folds, fold, n_folds, self.info["seed"]))
 
     def select(self, split: str | None = None, role: str | None = None, fold: int = 0) -> np.ndarray:
         """Row numbers of a part of the cohort, ascending.
@@ -237,8 +240,8 @@ def write_cohort(
         Shares of patients for the reconstructor and the downstream readers, within train and validation: (0.7, 0.3) in
         the paper's chest data. None: both learn from the same patients.
     n_folds : int
-        Above 1 (at least 3): cross-validation by patient. Seen from fold k, its own patients are the test split, those
-        of fold k + 1 validation, all others train; the column `split` shows fold 0.
+        Above 1 (at least 3): cross-validation by patient. Seen from fold k, its own patients are the test split, some
+        of fold k + 1 validation, all others train (`split_of_fold`); the column `split` shows fold 0.
     skew : dict, optional
         Thins subgroups of the training split, by patient: `{"sex": ("female", 0.5)}` keeps half of the women. The
         others stay in the files with split "unused". Not with folds.

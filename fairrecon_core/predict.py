@@ -10,6 +10,7 @@ channel; the published code in fact used a ResNet-18 and a DenseNet, so the back
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairrecon_core.reconstruct.unet import UNet, cosine
-from fairrecon_core.training import Images, Recipe, fit, load_weights, save_weights
+from fairrecon_core.training import Images, Recipe, fit, load_weights, read_card, save_weights
 
 LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
 BACKBONES = ("resnet18_half", "resnet18", "resnet50", "xrv_densenet")
@@ -117,17 +118,26 @@ class Reader(Recipe):
         """Half a cosine from 1 towards 0."""
         return cosine(epoch, epochs)
 
-    def fit(self, draw: Callable, *, seed: int = 0, **options) -> pd.DataFrame:
-        """Train on batches of `labelled` with `training.fit` (`options`); the table of losses. Best weights stay."""
+    def fit(self, draw: Callable, *, seed: int = 0, start=None, **options) -> pd.DataFrame:
+        """Train on batches of `labelled` with `training.fit` (`options`); the table of losses. Best weights stay.
+
+        `start`: a file of the same kind of reader whose weights it begins with, in place of random ones.
+        """
         torch.manual_seed(seed)
         self.build()
+        if start is not None:
+            self.warm(start)
         losses = fit(self, draw, seed=seed, **options)
         self.ready()
         return losses
 
+    def warm(self, path) -> None:
+        """Take first weights from a file that `save` wrote."""
+        load_weights(path, self.net, reader=self.kind, **self.settings)
+
     def ready(self) -> None:
-        """Freeze the network and move it to the device of inference."""
-        self.net.to(self.device).eval().requires_grad_(False)
+        """Freeze the network and move it to the device of inference; channels last is a third faster on a CPU."""
+        self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     def save(self, path, **card) -> None:
         """Write float16 weights with their model card."""
@@ -199,6 +209,17 @@ class Classifier(Reader):
         first.weight.data = net.conv1.weight.data.mean(dim=1, keepdim=True)
         net.conv1, net.fc = first, nn.Linear(net.fc.in_features, len(self.tasks))
         return net
+
+    def warm(self, path) -> None:
+        """Take first weights from a classifier with this backbone; its last layer only if it has the same tasks."""
+        twin = Classifier(read_card(path).get("tasks", self.tasks), self.backbone)
+        load_weights(path, twin.net, reader=self.kind, backbone=self.backbone)
+        kept = {key: value for key, value in twin.net.state_dict().items() if self._shared(key, twin.tasks)}
+        self.net.load_state_dict(kept, strict=False)
+        self.started_from = Path(path).name
+
+    def _shared(self, key: str, tasks: list[str]) -> bool:
+        return tasks == self.tasks or not key.startswith(("fc.", "net.classifier."))
 
     def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
         """Cross-entropy over the known labels."""

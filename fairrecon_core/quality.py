@@ -52,15 +52,16 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
         raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
     images = images.clip(0, 1)
     masks = [None] * len(images) if foreground is None else np.asarray(foreground, dtype=bool)
+    distances = lpips_distances(images, clean) if with_lpips else np.full(len(images), np.nan)
     rows = [
         {
             "psnr_db": psnr_db(image, truth),
             "ssim": float(structural_similarity(truth, image, **WANG)),
             "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
-            "lpips": lpips_distance(image, truth) if with_lpips else np.nan,
+            "lpips": float(distance),
             "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
         }
-        for image, truth, mask in zip(images, clean, masks)
+        for image, truth, mask, distance in zip(images, clean, masks, distances)
     ]
     return pd.DataFrame(rows, columns=["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"])
 
@@ -80,9 +81,18 @@ def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:
 
 def lpips_distance(image, clean) -> float:
     """LPIPS (AlexNet) between two images (H, W) in [0, 1]; 0 for equal images, larger is worse."""
-    grey = [torch.from_numpy(np.array(part, dtype=np.float32)).expand(1, 3, -1, -1) * 2 - 1 for part in (image, clean)]
+    return float(lpips_distances(np.asarray(image)[None], np.asarray(clean)[None])[0])
+
+
+def lpips_distances(images, clean) -> np.ndarray:
+    """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
+    found = []
     with torch.inference_mode():
-        return float(lpips_network()(*grey))
+        for start in range(0, len(images), 2):  # always two at a time, a third faster than one
+            rows = [start, min(start + 1, len(images) - 1)]
+            parts = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (images, clean))
+            found.append(lpips_network()(*(part[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in parts)).flatten())
+    return torch.cat(found).numpy()[: len(images)].astype(float) if found else np.empty(0)
 
 
 @cache
@@ -107,4 +117,4 @@ def lpips_network() -> torch.nn.Module:
             layer.bias.copy_(trunk.pop(f"features.{name}.bias").float())
     if trunk:
         raise ValueError(f"{TRUNK.name} holds layers that AlexNet lacks: {', '.join(trunk)}")
-    return network
+    return network.to(memory_format=torch.channels_last)

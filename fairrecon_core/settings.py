@@ -67,6 +67,7 @@ class Settings:
 
     # reconstructors
     train: bool = False  # False: use the shipped weights
+    start_from: str = "random"  # first weights of what is trained: random | shipped (those of the simulated cohort)
     classical: tuple[str, ...] = ("degraded", "tv", "nlm")  # arms that do not learn; `unet_dc`: with data consistency
     arms: tuple[str, ...] = ("unet", "pix2pix", "sde")
     width: int = 16  # feature maps of the first level; 64 in the paper

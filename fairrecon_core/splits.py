@@ -94,10 +94,30 @@ def assign_folds(patient_ids: Iterable, seed: int, n_folds: int) -> pd.Series:
     return pd.Series(np.arange(len(ids)) % n_folds, index=ids, dtype="int64").sort_index()
 
 
-def split_of_fold(folds: pd.Series, fold: int, n_folds: int) -> pd.Series:
-    """Splits as fold `fold` sees them: its own patients are test, the next fold's validation, the rest train."""
-    splits = np.select([folds == fold, folds == (fold + 1) % n_folds], ["test", "validation"], "train")
-    return pd.Series(splits, index=folds.index, dtype="str")
+def split_of_fold(folds: pd.Series, fold: int, n_folds: int, seed: int) -> pd.Series:
+    """Splits as fold `fold` sees them: its own patients are test, some of the next fold's validation, the rest train.
+
+    Validation has a quarter of the patients that are not tested, and never more than one fold, so that three folds
+    leave half of all patients to learn from.
+
+    Parameters
+    ----------
+    folds : Series of int
+        Index patient_id, each once.
+    fold, n_folds : int
+    seed : int
+        Decides who of the next fold is validation.
+
+    Returns
+    -------
+    Series of str
+        Index as in `folds`.
+    """
+    splits = pd.Series("train", index=folds.index, dtype="str")
+    splits[folds == fold] = "test"
+    following = ranked(folds.index[folds == (fold + 1) % n_folds], seed, "validation")
+    splits[following[: math.ceil((folds != fold).sum() / 4)]] = "validation"
+    return splits
 
 
 def assign_age_groups(age_years, cut_years: float, *, at_cut_is_young: bool = False) -> np.ndarray:
@@ -187,7 +207,7 @@ def with_places(table: pd.DataFrame, seed: int, split, roles, n_folds: int, skew
     else:
         folds = assign_folds(patients.index, seed, n_folds).reindex(patients.index)
     if n_folds > 1:
-        splits, groups = split_of_fold(folds, 0, n_folds), folds.astype(str)
+        splits, groups = split_of_fold(folds, 0, n_folds, seed), folds.astype(str)
     else:
         splits = patients["split"] if "split" in patients else assign_splits(patients.index, seed, split)
         splits = groups = splits.reindex(patients.index).astype(object)

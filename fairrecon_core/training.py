@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -381,11 +382,23 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     ValueError
         It is corrupt or truncated; the message names it.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_card(path: str | Path) -> dict:
+    """Model card of a weights file, without its tensors; errors as those of `read_safetensors`."""
+    with _opened(path) as file:
+        return json.loads((file.metadata() or {}).get("card", "{}"))
+
+
+@contextmanager
+def _opened(path: str | Path):
     if not Path(path).exists():
         raise FileNotFoundError(f"no weights at {path}: train them (train: true), or use a profile that ships them")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is corrupt or truncated ({error}): delete it and get or train it again") from None
 

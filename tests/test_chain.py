@@ -16,6 +16,7 @@ from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.run import Run
 from fairrecon_core.settings import load_settings
 from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+from fairrecon_core.training import read_safetensors
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
          "segmenter_width": 2, "level_subset": 4, "train": True}  # fmt: skip
@@ -101,6 +102,23 @@ def test_thresholds_come_from_clean_validation_images(trained):
 def test_no_shipped_weights_is_said_with_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"brain-unet.*32 px.*set train: true"):
         chain_in(tmp_path, train=False).reconstructor("unet")
+
+
+def test_training_can_start_from_the_shipped_weights(tmp_path, trained):
+    started = chain_in(tmp_path, start_from="shipped", arms=["unet"], width=16)
+    shipped = chain_module.WEIGHTS / "brain-unet.safetensors"
+    before, after = read_safetensors(shipped)[0], read_safetensors(started.weights("unet"))[0]
+    moved = [float((after[key] - before[key]).float().abs().max()) for key in before]
+    assert 0 < max(moved) < 0.2  # an epoch of a few batches does not go far from where it began
+    assert started.card("unet")["start_from"] == "shipped" and trained.card("unet")["start_from"] == "random"
+    assert started.card("unet")["stamp"] != chain_in(tmp_path / "b", width=16).card("unet")["stamp"]
+
+
+def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(ValueError, match="brain-unet.safetensors has width 16, this run needs 2"):
+        chain_in(tmp_path, start_from="shipped").weights("unet")
+    with pytest.raises(ValueError, match="start_from is 'random' or 'shipped', got 'scratch'"):
+        chain_in(tmp_path, start_from="scratch").weights("unet")
 
 
 def test_shipped_weights_of_another_simulator_are_refused_by_name(tmp_path, trained, monkeypatch):

@@ -23,6 +23,7 @@ from fairrecon_core.cohort import (
     write_cohort,
     write_excerpt,
 )
+from fairrecon_core.splits import split_of_fold
 
 SIZE = 16
 
@@ -149,6 +150,18 @@ def test_every_fold_keeps_its_three_splits_apart(tmp_path):
         assert min(map(len, parts)) == 4
     assert (cohort.splits(0) == cohort.table["split"]).all()
     assert set(cohort.select("test", "prediction", fold=2)) == set(cohort.select("test", fold=2))
+
+
+@pytest.mark.parametrize(("n_patients", "n_folds", "train"), [(75, 3, 37), (20, 5, 12), (40, 10, 32)])
+def test_validation_is_a_quarter_of_who_is_not_tested_and_at_most_a_fold(n_patients, n_folds, train):
+    folds = assign_folds(IDS[:n_patients], seed=1, n_folds=n_folds)
+    for fold in range(n_folds):
+        splits = split_of_fold(folds, fold, n_folds, seed=1)
+        assert set(splits.index[splits == "test"]) == set(folds.index[folds == fold])
+        assert set(folds[splits == "validation"]) == {(fold + 1) % n_folds}
+        assert (splits == "train").sum() == train
+        shuffled = folds.sample(frac=1, random_state=3)
+        pd.testing.assert_series_equal(split_of_fold(shuffled, fold, n_folds, seed=1).reindex(folds.index), splits)
 
 
 def test_the_rows_own_split_is_kept_and_can_be_computed_before_the_images(tmp_path):

@@ -18,7 +18,7 @@ from fairrecon_core.predict import (
     positive_weights,
     read_arm,
 )
-from fairrecon_core.training import Images
+from fairrecon_core.training import Images, read_safetensors
 
 KEY = {"cohort": "toy", "arm": "clean", "level": 1}
 
@@ -207,3 +207,19 @@ def test_unknown_names_are_refused():
         Classifier(["a"], "vgg")
     with pytest.raises(ValueError, match="label_policy='drop'"):
         Classifier(["a"], label_policy="drop")
+
+
+def test_a_classifier_starts_from_another_and_keeps_its_own_head_for_other_tasks(tmp_path):
+    torch.manual_seed(1)
+    path = tmp_path / "first.safetensors"
+    Classifier(["effusion", "edema"], "resnet18_half").save(path)
+    stored = read_safetensors(path)[0]
+    same, other = Classifier(["effusion", "edema"], "resnet18_half"), Classifier(["edema"], "resnet18_half")
+    own_head = other.net.fc.weight.clone()
+    for reader in (same, other):
+        reader.warm(path)
+        assert reader.started_from == "first.safetensors"
+        assert torch.equal(reader.net.conv1.weight, stored["conv1.weight"].float())
+    assert torch.equal(same.net.fc.weight, stored["fc.weight"].float()) and torch.equal(other.net.fc.weight, own_head)
+    with pytest.raises(ValueError, match="first.safetensors has backbone 'resnet18_half'"):
+        Classifier(["edema"], "resnet18").warm(path)
