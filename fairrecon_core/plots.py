@@ -97,7 +97,7 @@ def image_row(
     note : str
         Written at the lower left: where the images come from. Empty for none.
     height : float
-        Of the row, in inches.
+        Of the row with titles of one line, in inches; the figure grows with further lines.
 
     Returns
     -------
@@ -113,12 +113,18 @@ def image_row(
     if not images or len(titles) != len(images):
         raise ValueError(f"need one title per image and at least one image, got {len(images)} and {len(titles)}")
     low, high = limits or (min(map(np.min, images)), max(map(np.max, images)))
-    figure, axes = canvas(height * len(images) * 0.95, height + 0.35, 1, len(images), squeeze=False)
+    tall = height + 0.35 + _more_lines(titles)
+    figure, axes = canvas(height * len(images) * 0.95, tall, 1, len(images), squeeze=False)
     for i, (ax, image, title) in enumerate(zip(axes[0], images, titles)):
         draw_image(ax, image, title, limits=(low, high), outline=None if outlines is None else outlines[i])
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color="#595959")
     return figure
+
+
+def _more_lines(titles) -> float:
+    """Inches that titles need beyond their first line."""
+    return 0.17 * max(title.count("\n") for title in titles)  # 10 points, with their spacing
 
 
 def draw_image(ax: Axes, image, title: str = "", *, limits=(0.0, 1.0), outline=None, cmap: str = "gray") -> None:
@@ -127,6 +133,7 @@ def draw_image(ax: Axes, image, title: str = "", *, limits=(0.0, 1.0), outline=N
     if outline is not None and np.any(outline):
         ax.contour(np.asarray(outline, dtype=float), levels=[0.5], colors=["#E69F00"], linewidths=1.0)
     ax.set_title(title, fontsize=10)
+    ax.set_anchor("N")  # the image hangs from its title, which the layout would otherwise push out at the top
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
@@ -151,12 +158,12 @@ def error_row(truth, images, titles, *, note: str = "simulated", height: float =
     note : str
         Where the images come from.
     height : float
-        Of one row, in inches.
+        Of one row with titles of one line, in inches; the figure grows with further lines.
     """
     errors = [np.asarray(image) - np.asarray(truth) for image in images]
     limit = max(np.quantile(np.abs(error), 0.999) for error in errors)
     n = len(images) + 1
-    figure, axes = canvas(height * n * 0.95, 2 * height + 0.5, 2, n, squeeze=False)
+    figure, axes = canvas(height * n * 0.95, 2 * height + 0.5 + _more_lines(titles), 2, n, squeeze=False)
     draw_image(axes[0, 0], truth, "clean")
     axes[1, 0].axis("off")
     for column, (image, error, title) in enumerate(zip(images, errors, titles), start=1):

@@ -19,6 +19,20 @@ def test_images_in_a_row_share_one_grey_scale_and_say_where_they_come_from():
     assert limits == {(0.0, 3.0)} and figure.get_supxlabel() == "simulated"
 
 
+@pytest.mark.parametrize("n_lines", [1, 2, 3])
+@pytest.mark.parametrize("n_images", [1, 2, 6])
+def test_titles_of_several_lines_stay_inside_the_figure_and_do_not_shrink_the_images(n_images, n_lines):
+    image, title = np.zeros((8, 8)), "\n".join(["a title"] * n_lines)
+    for draw in (plots.image_row, lambda *args: plots.error_row(image, *args)):
+        figure, plain = draw([image] * n_images, [title] * n_images), draw([image] * n_images, ["x"] * n_images)
+        for one in (figure, plain):
+            one.draw_without_rendering()
+        for ax in figure.axes:
+            assert ax.title.get_window_extent().y1 <= figure.bbox.y1
+        sides = [ax.get_window_extent().width for one in (figure, plain) for ax in one.axes if ax.images]
+        assert np.ptp(sides) <= 0.03 * max(sides)
+
+
 def test_a_row_needs_a_title_for_each_image():
     with pytest.raises(ValueError, match="one title per image"):
         plots.image_row([np.zeros((8, 8))], ["a", "b"])
