@@ -194,6 +194,25 @@ def test_of_several_samples_and_folds_the_first_own_one_is_read():
     )
 
 
+def test_without_both_labels_in_any_task_the_tasks_and_what_they_lack_are_named():
+    cohort = pd.DataFrame({"image_id": list("abcd"), "sex": ["female", "male"] * 2, "y_edema": 0.0})
+    cohort["y_fracture"] = [1.0, np.nan, 1.0, 1.0]
+    cohort["y_pneumonia"] = np.nan
+    long = pd.concat(
+        [cohort[["image_id"]].assign(arm=arm, task=task, score=0.5)
+         for arm in ("clean", "unet") for task in ("edema", "fracture", "pneumonia")]
+    )  # fmt: skip
+    with pytest.raises(ValueError) as refused:
+        published_audit(long, cohort, "sex", n_boot=2)
+    for part in ("'edema' has only label 0 (4 images)", "'fracture' has only label 1 (3 images)",
+                 "'pneumonia' has no labelled image", "a known sex", "more images"):  # fmt: skip
+        assert part in str(refused.value)
+    with pytest.raises(ValueError, match="no image_id of the predictions is in the cohort"):
+        published_audit(long.assign(image_id="z"), cohort, "sex", n_boot=2)
+    both = cohort.assign(y_edema=[0.0, 1.0, 1.0, 0.0])  # one sound task is enough
+    assert set(published_audit(long, both, "sex", n_boot=2)["task"]) == {"edema"}
+
+
 @pytest.mark.parametrize(
     "choice, message",
     [

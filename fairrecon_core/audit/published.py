@@ -180,22 +180,44 @@ def published_audit(
     -------
     table : DataFrame
         `arm task attribute metric estimator value baseline delta p_value n_boot threshold_policy ...`.
+
+    Raises
+    ------
+    ValueError
+        If no task has both labels; the message says what each of them lacks.
     """
     by_image = cohort.drop_duplicates("image_id").set_index("image_id")
     name, subgroup = intersect(by_image, attribute)
     if unknown == "drop":
         subgroup = subgroup[subgroup != "unknown"]
-    parts = []
+    parts, lacking = [], {}
     for task, rows in _first_reading(predictions, by_image).groupby("task", sort=False):
         wide = rows.pivot(index="image_id", columns="arm", values="score").reindex(subgroup.index).dropna()
         truth, group = by_image.loc[wide.index, f"y_{task}"], subgroup.loc[wide.index]
         if truth.nunique() < 2:
+            lacking[task] = truth.dropna()
             continue
         scores = {arm: wide[arm].to_numpy() for arm in wide.columns}
         part = published_classification(truth, scores, group.to_numpy(), baseline=baseline_arm, **choices)
         parts.append(part.assign(task=task, attribute=name, baseline_arm=baseline_arm))
+    if not parts:
+        raise ValueError(_no_task(lacking, name))
     policy = choices.get("thresholds", "test_per_arm")
     return pd.concat(parts, ignore_index=True).assign(threshold_policy=policy if isinstance(policy, str) else "given")
+
+
+def _no_task(lacking: Mapping[str, pd.Series], attribute: str) -> str:
+    """Why nothing can be audited: the labels that each task has on the images that can be used."""
+    if not lacking:
+        return "no image_id of the predictions is in the cohort: give the cohort that the readers saw"
+    texts = []
+    for task, labels in lacking.items():
+        only = f"only label {labels.iloc[0]:g} ({len(labels)} images)" if len(labels) else "no labelled image"
+        texts.append(f"{task!r} has {only}")
+    return (
+        f"no task has both labels, 0 and 1, among images with a score of every arm and a known {attribute}: "
+        f"{'; '.join(texts)}. Give more images, or predictions of another task"
+    )
 
 
 def _first_reading(predictions: pd.DataFrame, by_image: pd.DataFrame) -> pd.DataFrame:
