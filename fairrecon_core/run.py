@@ -18,7 +18,7 @@ import pandas as pd
 
 from fairrecon_core import tables
 from fairrecon_core.cohort import Cohort, load_cohort
-from fairrecon_core.settings import Settings, house, load_settings
+from fairrecon_core.settings import Settings, as_kind, house, load_settings
 
 MADE_BY = {"cohort": "01", "reconstructions": "04 to 06", "quality": "07", "predictions": "08", "overlap": "08",
            "thresholds": "08", "audit": "10"}  # fmt: skip
@@ -197,12 +197,24 @@ def begin(profile: str = "tutorial", overrides: dict | None = None, needs: Itera
 
 
 def run_folder(profile: str, overrides: dict) -> Path:
-    """`runs/<profile>`, with the overrides in the name; below $FAIRRECON_RUNS if that is set."""
+    """`runs/<profile>`, with the overrides in the name; below $FAIRRECON_RUNS if that is set.
+
+    The name follows what the settings make of the overrides, so that `arms: [unet]`, `"[unet]"` and `"unet"` are the
+    same run. It ends in a hash where it would be long, or hold what a file name should not.
+    """
     base = Path(os.environ.get("FAIRRECON_RUNS") or house() / "runs")
-    text = ",".join(f"{name}={value}" for name, value in sorted(overrides.items()))
-    if len(text) > 60 or not all(letter.isalnum() or letter in "=,._-" for letter in text):
+    values = {name: _value_texts(as_kind(name, value)) for name, value in sorted(overrides.items())}
+    text = ",".join(f"{name}={','.join(value)}" for name, value in values.items())
+    plain = all(letter.isalnum() or letter in "._-" for value in values.values() for item in value for letter in item)
+    if len(text) > 60 or not plain:
         text = hashlib.sha256(text.encode()).hexdigest()[:10]
     return base / (f"{profile}+{text}" if text else profile)
+
+
+def _value_texts(value) -> list[str]:
+    """The texts of a setting's value, one per item: 8 for 8.0, as in the names of tables."""
+    items = value if isinstance(value, tuple) else [value]
+    return [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item) for item in items]
 
 
 def content_hash(items: Iterable) -> str:

@@ -130,7 +130,7 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
         raise ValueError(f"{path.name} should hold `name: value` lines, found {type(values).__name__}")
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     values = defaults | {"profile": path.stem} | values | overrides
-    return Settings(**{name: _as_kind(name, value) for name, value in values.items()})
+    return Settings(**{name: as_kind(name, value) for name, value in values.items()})
 
 
 def profiles() -> list[str]:
@@ -144,8 +144,14 @@ def suggest(name: str, known) -> str:
     return f", did you mean '{close[0]}'?" if close else ""
 
 
-def _as_kind(name: str, value):
-    """Check one value against the field's type; lists become tuples, numbers floats where asked."""
+def as_kind(name: str, value):
+    """Check one value against the field's type; text is read as YAML, lists become tuples, numbers floats where asked.
+
+    Raises
+    ------
+    ValueError
+        Unknown setting (with the nearest known name), or a value of the wrong kind.
+    """
     if name not in KINDS:
         raise ValueError(f"unknown setting '{name}'{suggest(name, KINDS)}")
     kind = KINDS[name]

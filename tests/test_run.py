@@ -98,6 +98,41 @@ def test_overrides_have_a_folder_of_their_own(house):
     assert odd.startswith("smoke+") and "/" not in odd and odd != run_folder("smoke", {"cohort_folder": "a/b d"}).name
 
 
+@pytest.mark.parametrize(
+    "name, spellings, folder",
+    [
+        ("arms", (["unet"], ("unet",), "unet", "[unet]"), "smoke+arms=unet"),
+        ("arms", (["unet", "sde"], ("unet", "sde"), "[unet, sde]"), "smoke+arms=unet,sde"),
+        ("mri_levels", ([4, 8], [4.0, 8.0], "[4, 8]"), "smoke+mri_levels=4,8"),
+        ("mri_noise", (0.5, "0.5"), "smoke+mri_noise=0.5"),
+        ("mri_audit_level", (8, 8.0, "8"), "smoke+mri_audit_level=8"),
+        ("seed", (3, 3.0, "3"), "smoke+seed=3"),
+        ("train", (True, "true", "True"), "smoke+train=True"),
+        ("tasks", ([], (), "[]"), "smoke+tasks="),
+    ],
+)
+def test_equal_settings_share_a_folder_however_they_are_written(house, name, spellings, folder):
+    assert len({load_settings("smoke", **{name: value}) for value in spellings}) == 1
+    assert {run_folder("smoke", {name: value}).name for value in spellings} == {folder}
+    assert {begin("smoke", {name: value})[1].folder.name for value in spellings} == {folder}
+
+
+def test_different_settings_never_share_a_folder(house):
+    different = [{"arms": ["unet", "sde"]}, {"arms": ["unet,sde"]}, {"arms": ["unet"]}, {"arms": []},
+                 {"cohort_folder": "x,seed=3"}, {"cohort_folder": "x", "seed": 3}, {"cohort_folder": "x"},
+                 {"mri_levels": list(range(2, 40))}, {"mri_levels": list(range(2, 41))}]  # fmt: skip
+    names = [run_folder("smoke", overrides).name for overrides in different]
+    assert len(set(names)) == len(different) and max(map(len, names)) < 80
+    with pytest.raises(ValueError, match="unknown setting 'arm', did you mean 'arms'"):
+        run_folder("smoke", {"arm": "unet"})
+
+
+def test_the_command_line_and_a_notebook_name_the_same_folder(house):
+    for text, value in (("arms=unet", ["unet"]), ("arms=[unet, sde]", ["unet", "sde"]), ("n_boot=50", 50)):
+        name, parsed = cli._key_value(text)
+        assert run_folder("smoke", {name: parsed}) == run_folder("smoke", {name: value})
+
+
 def test_content_decides_the_hash_and_nothing_else(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name / "folder").mkdir(parents=True)
