@@ -23,7 +23,13 @@ def variants():
     """Every registered degradation as made by default, and the built-in ones in their named modes."""
     options = {
         "mri": [{}, {"mode": "published"}, {"noise": 0.05}],
-        "xray": [{}, {"mode": "published"}, {"mode": "radiograph"}],
+        "xray": [
+            {},
+            {"mode": "published"},
+            {"mode": "radiograph"},
+            {"bowtie_axis": "view", "flat_field": "none"},
+            {"counts": "linear", "stretch": "per_image"},
+        ],
     }
     for name in degrade.names():
         for option in options.get(name, [{}]):

@@ -16,13 +16,16 @@ from fairrecon_core.degrade import degradation, noise_generator
 from fairrecon_core.degrade.bilinear import bilinear_beam
 from fairrecon_core.degrade.radon import _beam, backproject, fbp, radon
 from fairrecon_core.degrade.xray import (
+    CHOICES,
     MODES,
+    LowDoseXRay,
     bowtie,
     line_integrals,
     low_dose,
     poisson,
     published_image,
     published_sinogram,
+    view_bowtie,
     views_for,
 )
 
@@ -384,6 +387,144 @@ def test_noise_knows_body_size_only_in_the_physical_mode():
     assert growth("published") < 2.2 and growth("physical") > 3
 
 
+# --- the published choices, one by one in the physical mode ----------------------------------------------------------
+
+AS_PUBLISHED = {name: valid[1] for name, valid in CHOICES.items()}
+
+
+def test_the_defaults_are_the_right_choices_and_change_no_bit():
+    """The physical mode written out, as it was before there were choices."""
+    images, ids, photon_count, pixel_cm = smooth(64, 2), names(2), 1e4, 35 / 64
+    p = line_integrals(images)
+    air = photon_count * bowtie(p.shape[1], pixel_cm, 35 / 2, 0.05)[:, None]
+    counts = poisson(air * torch.exp(-p), [noise_generator(3, name, photon_count) for name in ids])
+    recorded = torch.log(air / counts.clamp(min=1))
+    by_hand = (fbp(recorded, 64, "hann") / (pixel_cm * 0.2)).clamp(0, 1)
+    right = {name: valid[0] for name, valid in CHOICES.items()}
+    for options in ({}, right):
+        exposure = low_dose(images, photon_count, image_ids=ids, seed=3, **options)
+        assert torch.equal(exposure.sinogram, recorded) and torch.equal(exposure.image, by_hand)
+    assert vars(LowDoseXRay(**right)) == vars(LowDoseXRay()), "stamps of what has been made stay valid"
+    assert not set(vars(LowDoseXRay())) & set(CHOICES)
+
+
+def profile(axis, n_detectors, n_views, size=64):
+    """The filter of an axis, (T, A)."""
+    if axis == "view":
+        return view_bowtie(n_views, 0.05)[None].expand(n_detectors, -1)
+    return bowtie(n_detectors, 35 / size, 35 / 2, 0.05)[:, None].expand(-1, n_views)
+
+
+@pytest.mark.parametrize("axis", CHOICES["bowtie_axis"])
+@pytest.mark.parametrize("counts", CHOICES["counts"])
+def test_with_photons_enough_a_filter_leaves_no_trace_once_divided_out(axis, counts):
+    image = smooth(64)
+    exposure = low_dose(image, 1e12, image_ids=["a"], bowtie_axis=axis, counts=counts)
+    p = line_integrals(image).clamp(min=0)  # counts cannot be negative
+    assert torch.allclose(exposure.sinogram, p if counts == "linear" else line_integrals(image), atol=1e-3)
+    assert (exposure.image - low_dose(image, 1e12, image_ids=["a"]).image).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("axis", CHOICES["bowtie_axis"])
+def test_without_a_flat_field_the_filter_stays_in_the_sinogram(axis):
+    image = smooth(64)
+    p = line_integrals(image)[0]
+    passed = profile(axis, *p.shape)
+    options = {"image_ids": ["a"], "bowtie_axis": axis, "flat_field": "none"}
+    logarithm, linear = (low_dose(image, 1e12, counts=way, **options).sinogram[0] for way in CHOICES["counts"])
+    assert torch.allclose(logarithm, p - passed.log(), atol=1e-3)
+    assert torch.allclose(linear, (passed * p).clamp(min=0), atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", CHOICES["bowtie_axis"])
+def test_linear_counts_vary_as_the_integral_and_logarithms_as_its_exponential(axis):
+    n, photons = 300, 1e5
+    image = smooth(32)
+    p = line_integrals(image)[0]
+    passed = profile(axis, *p.shape, size=32)
+    options = {"photon_count": photons, "image_ids": names(n), "bowtie_axis": axis}
+    linear, logarithm = (low_dose(image.expand(n, -1, -1), counts=way, **options) for way in ("linear", "beer_lambert"))
+    seen = p > 0.1
+    expected = (passed * p).max() * p / (photons * passed)  # counts photons b p / max(b p), times max(b p) / photons b
+    ratio = (linear.sinogram.var(0) / expected)[seen]
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.01) and float(ratio.std()) < 1.3 * math.sqrt(2 / n)
+    assert float(linear.sinogram.var(0)[p <= 0].max()) == 0, "no noise in air"
+    ratio = (logarithm.sinogram.var(0) * photons * passed * torch.exp(-p))[seen]
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.01) and float(ratio.std()) < 1.3 * math.sqrt(2 / n)
+
+
+@pytest.mark.parametrize("counts", CHOICES["counts"])
+def test_a_filter_along_the_views_weighs_whole_projections_alike(counts):
+    n, V = 60, view_bowtie(32, 0.05)
+    options = {"photon_count": 1e5, "image_ids": names(n), "bowtie_axis": "view", "n_views": 32, "counts": counts}
+    filtered, open_ = (low_dose(water(n=n), edge_transmission=edge, **options).sinogram for edge in (0.05, 1.0))
+    p = line_integrals(water(), n_views=32)[0]
+    if counts == "linear":  # the peak, too, is that of the filtered sinogram
+        V = V * (p.max() / (V * p).max())
+    lost = (filtered.var(0) / open_.var(0)) * V
+    inside = slice(25, 66)
+    assert lost[inside].mean(0).tolist() == pytest.approx([1] * 32, rel=0.2), "each view as its part of the V"
+    along = lost[inside].mean(1)
+    assert float(along.std()) < 0.1 and float(along[:10].mean() / along[-10:].mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_the_v_of_the_views_is_the_published_one():
+    V = view_bowtie(256, 0.05)
+    assert V[[0, 127, 128, 255]].tolist() == pytest.approx([1, 0.05, 0.05, 1]) and torch.equal(V, V.flip(0))
+    plain = bilinear_beam(16, 16).radon(smooth(16))
+    assert torch.equal(published_sinogram(smooth(16)), plain * view_bowtie(16, 0.05))
+
+
+def test_without_a_filter_its_axis_and_flat_field_change_no_bit():
+    image, open_ = smooth(32), {"photon_count": 1e4, "image_ids": ["a"], "edge_transmission": 1.0}
+    usual = low_dose(image, **open_).image
+    for option in ({"bowtie_axis": "view"}, {"flat_field": "none"}, {"bowtie_axis": "view", "flat_field": "none"}):
+        assert torch.equal(low_dose(image, **open_, **option).image, usual)
+
+
+def test_a_stretch_moves_grey_values_and_nothing_else():
+    image = 0.3 + 0.2 * smooth(64)
+    usual, one = (low_dose(image, 1e4, image_ids=["a"], stretch=way) for way in CHOICES["stretch"])
+    assert torch.equal(usual.sinogram, one.sinogram) and one.clipped == 0
+    found = fbp(one.sinogram, 64, "hann")[0]
+    by_hand = torch.round(255 * (found - found.min()) / (found.max() - found.min())) / 255
+    assert (one.image[0] - by_hand).abs().max() < 1.01 / 255 and psnr(one.image[0], by_hand) > 80
+    assert one.image.min() == 0 and one.image.max() == 1 and len(one.image.unique()) <= 256
+    alone = low_dose(torch.cat([image, smooth(64, seed=1)]), 1e4, image_ids=["a", "b"], stretch="per_image")
+    assert torch.equal(alone.image[0], one.image[0]), "by the image itself, not by its batch"
+
+
+@pytest.mark.parametrize("photon_count", [1e12, 1e4])
+def test_all_choices_together_are_the_published_mode_but_for_the_projector(photon_count):
+    image = torch.from_numpy(ellipse_image(64, ELLIPSES)).float()[None].clamp(0, 1)
+    found = {}
+    for left_out in (None, *AS_PUBLISHED):
+        choices = {name: value for name, value in AS_PUBLISHED.items() if name != left_out}
+        found[left_out] = low_dose(image, photon_count, image_ids=["a"], **choices).image
+    published = low_dose(image, photon_count, "published", image_ids=["a"]).image
+    assert psnr(found[None], published) > 35
+    for left_out in AS_PUBLISHED:
+        assert psnr(found[left_out], published) < 30, f"{left_out} is needed"
+
+
+def test_electronic_noise_reaches_linear_counts():
+    n, image = 200, water()
+    options = {"photon_count": 1e4, "counts": "linear", "edge_transmission": 1.0, "n_views": 8}
+    noise = low_dose(image.expand(n, -1, -1), image_ids=names(n), electronic_noise=30.0, **options).sinogram[:, :5]
+    assert float(noise.std()) == pytest.approx(30 / 1e4 * float(line_integrals(image, n_views=8).max()), rel=0.05)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_named_and_belong_to_the_physical_mode(name):
+    right, published = CHOICES[name]
+    with pytest.raises(ValueError, match=f"unknown {name} 'other'.*choose one of {right}, {published}"):
+        LowDoseXRay(**{name: "other"})
+    for mode in ("published", "radiograph"):
+        assert getattr(LowDoseXRay(mode, **{name: right}), name) == right
+        with pytest.raises(ValueError, match=f"{name} is a choice of the physical mode, got {published!r}"):
+            LowDoseXRay(mode, **{name: published})
+
+
 # --- the radiograph and the contract ---------------------------------------------------------------------------------
 
 
@@ -478,6 +619,8 @@ def test_wrong_options_are_named():
         low_dose(smooth(16, 2), 1e4, image_ids=["a"])
     with pytest.raises(ValueError, match="even number of views"):
         low_dose(smooth(16), 1e4, "published", image_ids=["a"], n_views=15)
+    with pytest.raises(ValueError, match="even number of views"):
+        low_dose(smooth(16), 1e4, image_ids=["a"], n_views=15, bowtie_axis="view")
     with pytest.raises(ValueError, match="square"):
         radon(torch.rand(3, 4), 8)
     with pytest.raises(ValueError, match="float32"):

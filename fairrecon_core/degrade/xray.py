@@ -3,6 +3,7 @@
 Three modes. `physical` treats the image as a slice of tissue and follows the photons: attenuation, bow-tie filter
 along the detector, Poisson counts, logarithm, filtered back-projection. `published` does what the paper's code does,
 which is something else. `radiograph` takes a chest film as what it is, a projection already: noise, no tomography.
+What sets `published` apart can also be had in `physical`, choice by choice (`CHOICES`), to measure what each does.
 
 Conventions: images are (B, N, N) in [0, 1]; line integrals p are dimensionless, (B, detector, view); a photon count is
 the number of photons that would reach a bin in the middle of the detector with nothing in the way. A film has no
@@ -25,6 +26,12 @@ from fairrecon_core.degrade.radon import WINDOWS, fbp, radon
 
 MODES = ("physical", "published", "radiograph")
 SAMPLERS = ("exact", "fast")
+CHOICES = {  # of the physical mode: the right one first, then the published one
+    "bowtie_axis": ("detector", "view"),
+    "counts": ("beer_lambert", "linear"),
+    "flat_field": ("divided", "none"),
+    "stretch": ("none", "per_image"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,16 @@ class LowDoseXRay(Degradation):
         Width of the image, and attenuation of a white pixel.
     edge_transmission : float
         Bow-tie filter: photons it lets through at the edge of the field, in (0, 1]; 1 is no filter. Physical mode.
+    bowtie_axis : {"detector", "view"}
+        What the filter varies along. "view", as published: the V of `view_bowtie`, all bins of a view alike.
+    counts : {"beer_lambert", "linear"}
+        "beer_lambert": N0 b exp(-p) photons, logarithm. "linear", as published: b p, scaled so that its largest value
+        in this image is N0, Poisson, scaled back; no exponential, no logarithm. Thick parts are then *better* lit.
+    flat_field : {"divided", "none"}
+        Whether the filter is divided out of what was recorded, as a scanner does. "none", as published: its shape
+        stays in the sinogram, as p - log b, or with linear counts as b p.
+    stretch : {"none", "per_image"}
+        "none" clips the image to [0, 1]. "per_image", as published: from its minimum to its maximum, 8 bits.
     electronic_noise : float
         Standard deviation of the detector's own noise, in photons.
     floor : float
@@ -97,11 +114,16 @@ class LowDoseXRay(Degradation):
         Radiograph mode: path through the patient where the film is white.
     sampler : {"exact", "fast"}
         See `poisson`.
+
+    `bowtie_axis`, `counts`, `flat_field` and `stretch` belong to the physical mode; elsewhere they are refused. With
+    all four as published it is the published mode, but for the projector (ours is `radon`, theirs bilinear).
     """
 
     name = "xray"
     modality = "xray"
     identity_level = math.inf
+    # Defaults stay with the class: stamps of what has been made with them hold only what differs.
+    bowtie_axis, counts, flat_field, stretch = (valid[0] for valid in CHOICES.values())
 
     def __init__(
         self,
@@ -110,6 +132,10 @@ class LowDoseXRay(Degradation):
         field_of_view_cm: float = 35.0,
         attenuation_per_cm: float = 0.2,
         edge_transmission: float = 0.05,
+        bowtie_axis: str = "detector",
+        counts: str = "beer_lambert",
+        flat_field: str = "divided",
+        stretch: str = "none",
         electronic_noise: float = 0.0,
         floor: float = 1.0,
         window: str = "hann",
@@ -130,6 +156,17 @@ class LowDoseXRay(Degradation):
                 f"need edge_transmission <= 1 and noise >= 0, got {edge_transmission=}, {electronic_noise=}"
             )
         self.electronic_noise = float(electronic_noise)
+        self._choose(bowtie_axis=bowtie_axis, counts=counts, flat_field=flat_field, stretch=stretch)
+
+    def _choose(self, **choices: str) -> None:
+        for name, value in choices.items():
+            if check_choice(name, value, CHOICES[name]) == CHOICES[name][0]:
+                continue
+            if self.mode != "physical":
+                raise ValueError(
+                    f"{name} is a choice of the physical mode, got {value!r} in {self.mode} mode: leave it out"
+                )
+            setattr(self, name, value)
 
     def check_level(self, level: float, size: int) -> None:
         """Refuse a photon count that is not positive, with a ValueError; images may have any `size`."""
@@ -163,28 +200,56 @@ class LowDoseXRay(Degradation):
             return Exposure(batch.clone(), None, nothing, nothing)
         device, size = batch.device.type, batch.shape[-1]
         generators = [noise_generator(seed, name, photon_count, device=device) for name in names]
+        nothing = torch.zeros(len(batch))
         if self.mode == "published":
-            peak = signal.amax((1, 2), keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
-            counts = poisson((signal / peak * photon_count).clamp(min=0), generators, self.sampler)
-            recorded = counts / photon_count * peak
-            return Exposure(published_image(recorded, size), recorded, *torch.zeros(2, len(batch)))
-        air = photon_count * torch.ones(1, device=batch.device)  # photons with nothing in the way
+            recorded = self._linear(signal, photon_count, generators)
+            return Exposure(published_image(recorded, size), recorded, nothing, nothing)
+        passed = self._filter(signal, size)
+        if self.counts == "linear":
+            recorded, starved = self._linear(signal * passed, photon_count, generators, self.electronic_noise), nothing
+            recorded = recorded / passed if self.flat_field == "divided" else recorded
+        else:
+            recorded, starved = self._logarithm(signal, photon_count, passed, generators)
         if self.mode == "physical":
-            pixel_cm = self.field_of_view_cm / size
-            radius_cm = self.field_of_view_cm / 2
-            air = air * bowtie(signal.shape[1], pixel_cm, radius_cm, self.edge_transmission).to(air)[:, None]
-        counts = poisson(air * torch.exp(-signal), generators, self.sampler)
-        if self.electronic_noise:
-            noise = [torch.randn(c.shape, generator=g, device=c.device) for c, g in zip(counts, generators)]
-            counts = counts + self.electronic_noise * torch.stack(noise)
-        starved = (counts < self.floor).float().mean((1, 2))
-        recorded = torch.log(air / counts.clamp(min=self.floor))
-        if self.mode == "physical":
-            image = fbp(recorded, size, self.window) / (pixel_cm * self.attenuation_per_cm)
+            image = fbp(recorded, size, self.window) / (self.field_of_view_cm / size * self.attenuation_per_cm)
         else:
             image = recorded / (self.attenuation_per_cm * self.thickness_cm)
+        recorded = recorded if self.mode == "physical" else None
+        if self.stretch == "per_image":
+            return Exposure(stretched(image), recorded, starved, nothing)
         clipped = ((image < 0) | (image > 1)).float().mean((1, 2))
-        return Exposure(image.clamp(0, 1), recorded if self.mode == "physical" else None, starved, clipped)
+        return Exposure(image.clamp(0, 1), recorded, starved, clipped)
+
+    def _filter(self, signal: Tensor, size: int) -> Tensor:
+        """Part of the photons that the bow-tie lets through, to be multiplied with a sinogram (T, A)."""
+        if self.mode == "radiograph":
+            return torch.ones(1, device=signal.device)
+        if self.bowtie_axis == "view":
+            return view_bowtie(signal.shape[2], self.edge_transmission).to(signal)
+        pixel_cm, radius_cm = self.field_of_view_cm / size, self.field_of_view_cm / 2
+        return bowtie(signal.shape[1], pixel_cm, radius_cm, self.edge_transmission).to(signal)[:, None]
+
+    def _logarithm(self, signal, photon_count, passed, generators) -> tuple[Tensor, Tensor]:
+        """Line integrals as recorded behind what they attenuate, and the starved part of the readings."""
+        air = photon_count * passed  # photons with nothing in the way
+        counts = poisson(air * torch.exp(-signal), generators, self.sampler)
+        counts = self._with_noise(counts, generators, self.electronic_noise)
+        starved = (counts < self.floor).float().mean((1, 2))
+        reference = air if self.flat_field == "divided" else torch.full_like(air, photon_count)
+        return torch.log(reference / counts.clamp(min=self.floor)), starved
+
+    def _linear(self, signal, photon_count, generators, electronic_noise: float = 0.0) -> Tensor:
+        """Signal as the published code records it: counts in proportion to it, most photons where it is largest."""
+        peak = signal.amax((1, 2), keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
+        counts = poisson((signal / peak * photon_count).clamp(min=0), generators, self.sampler)
+        return self._with_noise(counts, generators, electronic_noise) / photon_count * peak
+
+    @staticmethod
+    def _with_noise(counts: Tensor, generators, electronic_noise: float) -> Tensor:
+        if not electronic_noise:
+            return counts
+        noise = [torch.randn(c.shape, generator=g, device=c.device) for c, g in zip(counts, generators)]
+        return counts + electronic_noise * torch.stack(noise)
 
 
 def views_for(size: int) -> int:
@@ -209,6 +274,20 @@ def bowtie(n_detectors: int, pixel_cm: float, radius_cm: float, edge_transmissio
     t_cm = (torch.arange(n_detectors) - n_detectors // 2) * pixel_cm
     thickness = torch.sqrt((1 - (t_cm / radius_cm) ** 2).clamp(min=0))  # of the cylinder, 1 in the middle
     return edge_transmission ** (1 - thickness)
+
+
+def view_bowtie(n_views: int, edge_transmission: float) -> Tensor:
+    """The published "bow-tie", (A,): a V over the *views*, 1 at 0 degrees, `edge_transmission` at 90, 1 at 180.
+
+    Raises
+    ------
+    ValueError
+        If `n_views` is odd: the two arms of the V would not fit.
+    """
+    if n_views % 2:
+        raise ValueError(f"the published profile needs an even number of views, got {n_views}")
+    arm = torch.linspace(edge_transmission, 1, n_views // 2)
+    return torch.cat([arm.flip(0), arm])
 
 
 def poisson(mean: Tensor, generators: Sequence[torch.Generator], sampler: str = "exact") -> Tensor:
@@ -300,11 +379,9 @@ def published_sinogram(images: Tensor, n_views: int | None = None) -> Tensor:
         If `n_views` is odd: the two arms of the V would not fit.
     """
     n_views = n_views or views_for(images.shape[-1])
-    if n_views % 2:
-        raise ValueError(f"the published profile needs an even number of views, got {n_views}")
-    arm = torch.linspace(0.05, 1, n_views // 2)
+    passed = view_bowtie(n_views, 0.05)
     sinograms = bilinear_beam(images.shape[-1], n_views).radon(images.float().cpu())
-    return (sinograms * torch.cat([arm.flip(0), arm])).to(images)
+    return (sinograms * passed).to(images)
 
 
 def published_image(sinogram: Tensor, size: int, eight_bit: bool = True) -> Tensor:
@@ -313,6 +390,11 @@ def published_image(sinogram: Tensor, size: int, eight_bit: bool = True) -> Tens
     The stretch follows the noisiest two pixels. The published files were also JPEG-compressed; ours are not.
     """
     images = bilinear_beam(size, sinogram.shape[2]).iradon_hann(sinogram.float().cpu()).to(sinogram)
+    return stretched(images, eight_bit)
+
+
+def stretched(images: Tensor, eight_bit: bool = True) -> Tensor:
+    """Each image (B, N, N) from its own minimum at 0 to its own maximum at 1, in 256 steps if `eight_bit`."""
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
     images = (images - low) / (high - low).clamp(min=1e-12)
     return torch.round(images * 255) / 255 if eight_bit else images
