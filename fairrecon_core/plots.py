@@ -147,6 +147,11 @@ def draw_difference(ax: Axes, difference, title: str = "difference", limit: floa
     return limit
 
 
+def origin(cohort) -> str:
+    """What the note below a figure says of a `Cohort`: "simulated", or the name of the real one."""
+    return "simulated" if "simulator_version" in cohort.info else f"real: {cohort.name}"
+
+
 def error_row(truth, images, titles, *, note: str = "simulated", height: float = 2.5) -> Figure:
     """Two rows: images on one grey scale, and below each its signed error against `truth` on one shared range.
 
@@ -292,6 +297,52 @@ def noise_curves(ax: Axes, frame, modality: str, label: str) -> None:
         error_bars(ax, x, rows["value"], rows["low"], rows["high"], arm, hollow=rows.get("hollow"))
     level_axis(ax, modality, sorted(set(frame["level"])))
     ax.set_ylabel(label, fontsize=9)
+
+
+def training_curves(losses, arm: str, label: str, *, log: bool = False) -> Figure:
+    """Draw how an arm's networks learned: loss against epoch, one column per network.
+
+    Parameters
+    ----------
+    losses : dict of str to DataFrame
+        Title of the column to a loss table: `epoch` (from 0) and `validation`; where present also `train_net`, drawn
+        beside it, and `train_judge`, drawn below it with the loss of a judge that cannot tell, log 2.
+    arm : str
+        Decides colour and marker.
+    label : str
+        Of the loss that is validated.
+    log : bool
+        Whether its axis is logarithmic.
+
+    Returns
+    -------
+    Figure
+    """
+    judged = any("train_judge" in frame for frame in losses.values())
+    height = 5.0 if judged else 3.0
+    figure, axes = canvas(4.4 * len(losses), height, 1 + judged, len(losses), squeeze=False, sharex="col")
+    style = arm_style(arm)
+    for column, (title, frame) in zip(axes.T, losses.items()):
+        ax, epoch = column[0], frame["epoch"] + 1
+        if "train_net" in frame:
+            ax.plot(epoch, frame["train_net"], ":", color=style["color"], label="training")
+        ax.plot(epoch, frame["validation"], label="validation", markersize=4, **style)
+        ax.set(ylabel=label, yscale="log" if log else "linear")
+        ax.set_title(title, fontsize=10)
+        if "train_judge" in frame:
+            _judge_curve(column[1], epoch, frame["train_judge"])
+        column[-1].set_xlabel("Epoch")
+        column[-1].xaxis.get_major_locator().set_params(integer=True)
+        for part in column:
+            part.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _judge_curve(ax: Axes, epoch, loss) -> None:
+    """Loss of a judge by epoch, beside that of one who cannot tell."""
+    ax.plot(epoch, loss, "-o", markersize=3, color="#000000", label="judge")
+    ax.axhline(math.log(2), color="#595959", linewidth=0.8, linestyle=":", label="cannot tell: log 2")
+    ax.set(ylabel="Training loss of the judge", ylim=(0, 1.2 * max(math.log(2), np.max(loss))))
 
 
 def draw_heat(ax: Axes, image, heat, title: str = "", limit: float | None = None) -> float:

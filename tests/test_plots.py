@@ -1,5 +1,7 @@
 """Figures: one look, one grey scale, nothing leaks."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -92,6 +94,26 @@ def test_a_noise_curve_shows_every_estimate_and_leaves_a_gap_for_the_undefined()
     at = [lines[arm].lines[0].get_xdata() for arm in ("clean", "unet")]
     assert (at[0] < at[1]).all() and np.abs(np.concatenate(at) - np.tile([4, 8], 2)).max() < 0.5, "side by side"
     assert ax.get_ylabel() == "AUROC"
+
+
+def test_training_curves_count_epochs_from_one_and_give_a_judge_its_own_panel():
+    plain = pd.DataFrame({"epoch": [0, 1, 2], "train_net": [3.0, 2.0, 1.0], "validation": [3.0, 2.5, 2.0]})
+    figure = plots.training_curves({"brain, simulated": plain, "chest, real: x": plain}, "unet", "Error", log=True)
+    assert [ax.get_title() for ax in figure.axes] == ["brain, simulated", "chest, real: x"]
+    for ax in figure.axes:
+        drawn = {line.get_label(): line for line in ax.lines}
+        assert list(drawn["training"].get_ydata()) == [3, 2, 1] and list(drawn["validation"].get_xdata()) == [1, 2, 3]
+        assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("Epoch", "Error", "log")
+        assert drawn["validation"].get_color() == plots.COLOURS["unet"]
+    judged = plain.drop(columns="train_net").assign(train_judge=[0.1, 0.2, 2.0])
+    above, below = plots.training_curves({"a": judged}, "pix2pix", "L1").axes
+    assert [line.get_label() for line in above.lines] == ["validation"] and below.get_ylim()[1] > 2
+    assert below.lines[1].get_ydata()[0] == pytest.approx(np.log(2)), "a judge that cannot tell"
+
+
+def test_the_origin_of_a_cohort_is_simulated_only_if_a_simulator_made_it():
+    assert plots.origin(SimpleNamespace(name="brain", info={"simulator_version": "1"})) == "simulated"
+    assert plots.origin(SimpleNamespace(name="lgg", info={})) == "real: lgg"
 
 
 def test_heat_is_transparent_where_there_is_none_and_fills_the_image():
