@@ -3,8 +3,8 @@
 # - **You will** compute a convolution and a skip connection by hand; see why squared error draws the mean of what is
 #   possible; tune two filters that learn nothing; put measured samples back; train a small network here; judge the
 #   U-Net against the best filter, by patients
-# - **Time** 70 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: degraded, classical arms,
-#   U-Net
+# - **Time** 70 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: degraded,
+#   classical arms, U-Net
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]
@@ -43,19 +43,9 @@ pd.DataFrame(facts).set_index(["cohort", "level"])
 
 
 # %%
-def origin(chain):
-    """Simulated, or the name of the real cohort."""
-    return "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
-
-
 def shared_rows(chain):
     """Test rows that every level has."""
     return functools.reduce(np.intersect1d, [chain.rows(level) for level in chain.levels])
-
-
-def psnr_db(image, clean):
-    """Peak signal-to-noise ratio in dB, for images in [0, 1]."""
-    return float(-10 * np.log10(np.mean((np.asarray(image, dtype=float) - np.asarray(clean)) ** 2)))
 
 
 first = next(iter(every.values()))
@@ -63,7 +53,19 @@ row = shared_rows(first)[0]
 level = first.audit_level
 image, image_id = first.cohort.image(row), first.names_of([row])[0]
 degraded = first.degradation(image, level, image_id, seed=settings.seed).numpy()
-plots.error_row(image, [degraded], [f"level {level:,.0f}\n{psnr_db(degraded, image):.1f} dB"], note=origin(first))
+
+# %% [markdown]
+# How much is lost? *Peak signal-to-noise ratio* counts how many decibels the mean squared error lies below the largest
+# possible signal, here 1. Ten decibels more are a tenth of the error.
+
+# %%
+from fairrecon_core.quality import psnr_db
+
+by_hand = -10 * np.log10(np.mean((degraded.astype(float) - image) ** 2))
+assert np.isclose(psnr_db(degraded, image), by_hand)
+plots.error_row(
+    image, [degraded], [f"level {level:,.0f}\n{psnr_db(degraded, image):.1f} dB"], note=plots.origin(first.cohort)
+)
 
 # %% [markdown]
 # ## A convolution by hand
@@ -91,7 +93,9 @@ assert np.allclose(by_hand, F.conv2d(as_batch, weights, padding=1)[0, 0], atol=1
 # %%
 pooled = {n: F.max_pool2d(as_batch, n).repeat_interleave(n, -1).repeat_interleave(n, -2)[0, 0] for n in (2, 4, 16)}
 plots.image_row(
-    [degraded, *pooled.values()], ["as it comes in", *(f"halved to 1/{n}" for n in pooled)], note=origin(first)
+    [degraded, *pooled.values()],
+    ["as it comes in", *(f"halved to 1/{n}" for n in pooled)],
+    note=plots.origin(first.cohort),
 )
 
 # %% [markdown]
@@ -216,7 +220,7 @@ for ax, chain in zip(axes[0], every.values()):
         ax.plot(table["strength"], -10 * np.log10(table["mse"]), label=name, **plots.arm_style(name))
     ax.set(xscale="log", xlabel="Strength of the filter", ylabel="PSNR of the mean error (dB)")
     ax.set_title(f"{chain.name}, level {chain.audit_level:,.0f}, n = {len(held_out)} validation images", fontsize=9)
-    ax.legend(frameon=False, fontsize=9, title=origin(chain), title_fontsize=9)
+    ax.legend(frameon=False, fontsize=9, title=plots.origin(chain.cohort), title_fontsize=9)
 run.figure(figure, "04_tuning")
 
 # %% [markdown]
@@ -258,7 +262,7 @@ assert torch.allclose(
 # %%
 consistent = data_consistency(proposed, measurement.kspace, measurement.mask).clamp(0, 1)
 shown = {"degraded": zero_filled, "proposed": proposed, "data-consistent": consistent}
-note = origin(mri) if mri else "simulated"
+note = plots.origin(mri.cohort) if mri else "simulated"
 plots.error_row(
     slice_, list(shown.values()), [f"{k}\n{psnr_db(v, slice_):.1f} dB" for k, v in shown.items()], note=note
 )
@@ -318,16 +322,8 @@ pd.concat(
 )
 
 # %%
-figure, axes = plots.canvas(4.4 * len(every), 3.0, 1, len(every), squeeze=False)
-for ax, chain in zip(axes[0], every.values()):
-    curve = chain.losses("unet")
-    ax.plot(curve["epoch"] + 1, curve["train_net"], ":", color=plots.COLOURS["unet"], label="training")
-    ax.plot(
-        curve["epoch"] + 1, curve["validation"], "-o", color=plots.COLOURS["unet"], label="validation", markersize=4
-    )
-    ax.set(xlabel="Epoch", ylabel="Mean squared error", yscale="log", title=f"{chain.name}, {origin(chain)}")
-    ax.legend(frameon=False, fontsize=9)
-run.figure(figure, "04_training")
+losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("unet") for name, chain in every.items()}
+run.figure(plots.training_curves(losses, "unet", "Mean squared error", log=True), "04_training")
 
 # %% [markdown]
 # **What to look for:** whether the validation curve has levelled off, and whether it has parted from the training
@@ -341,7 +337,8 @@ run.figure(figure, "04_training")
 # `python3 run.py tutorial --only 01 04 -p train=true -p cohorts=chest -p chest_patients=2000 -p epochs=3 -p arms=unet`
 #
 # ## All arms, all levels
-# One line makes the images of an arm at a level, or finds that they are there. The measurement decides the noise of an
+# One call makes the images of an arm at every level and measures them against the clean ones, or finds that this has
+# been done; notebook 07 reads the same rows, and explains what else they hold. The measurement decides the noise of an
 # image, so every arm starts from the same degraded image.
 
 # %%
@@ -349,21 +346,14 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, "unet", *(["unet_dc"] if "unet_dc" in settings.arms else [])]
 
 
-def psnr_table(chain, arms):
-    """PSNR of every test image at every level, one column per arm."""
-    parts = []
-    for level in chain.levels:
-        for fold in chain.folds:
-            made = {arm: chain.images(arm, level, fold=fold) for arm in arms}
-            rows = made[arms[0]][1]
-            key = {"level": level, "row": rows, "patient_id": chain.cohort.table["patient_id"].to_numpy()[rows]}
-            clean = [chain.cohort.image(row) for row in rows]
-            psnr = {arm: [psnr_db(as_float(x), y) for x, y in zip(images, clean)] for arm, (images, _) in made.items()}
-            parts.append(pd.DataFrame(key | psnr))
-    return pd.concat(parts, ignore_index=True)
+def measured(chain, arms, metric="psnr_db"):
+    """One measure of every test image at every level, one column per arm (first training seed, first sample)."""
+    rows = pd.concat([chain.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
+    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
+    return table.assign(patient_id=table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"]))
 
 
-psnr = {name: psnr_table(chain, ARMS) for name, chain in every.items()}
+psnr = {name: measured(chain, ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 # %% [markdown]
@@ -427,7 +417,8 @@ for chain in every.values():
     clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
     _, taken = chain.degradation.measure(clean, chain.audit_level, ids, settings.seed)
     put_back = data_consistency(torch.from_numpy(as_float(images)), taken.kspace, taken.mask).clamp(0, 1)
-    plain, with_dc = ([psnr_db(x, y) for x, y in zip(batch, clean)] for batch in (as_float(images), put_back))
+    plain = psnr[chain.name].query("level == @chain.audit_level").set_index("image_id")["unet"].loc[ids]
+    with_dc = [psnr_db(x, y) for x, y in zip(put_back, clean)]
     found = patient_bootstrap(with_dc, chain.cohort.table["patient_id"].to_numpy()[rows], baseline=plain, n_boot=2000)
     print(
         f"{chain.name}: data consistency adds {found.value:+.2f} dB [{found.low:+.2f}, {found.high:+.2f}] to the U-Net"
@@ -448,7 +439,7 @@ def psnr_curves():
             plots.error_bars(ax, places, *zip(*[(f.value, f.low, f.high) for f in found]), arm)
         plots.level_axis(ax, chain.modality, chain.levels)
         n = psnr[chain.name].query("level == @chain.audit_level")["patient_id"].nunique()
-        ax.set(ylabel="PSNR (dB)", title=f"{chain.name}, {origin(chain)}, n = {n} at the audited level")
+        ax.set(ylabel="PSNR (dB)", title=f"{chain.name}, {plots.origin(chain.cohort)}, n = {n} at the audited level")
         ax.title.set_fontsize(9)
         ax.legend(frameon=False, fontsize=8)
     return figure
@@ -485,7 +476,7 @@ def show_arms(cohort=first.name, noise="audited", patient=1):
     rows = shared_rows(chain)
     found = looked_at[cohort, level, rows[min(patient, len(rows)) - 1]]
     titles = [f"{arm}, {level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in ARMS]
-    return plots.error_row(found["clean"], [found[arm] for arm in ARMS], titles, note=origin(chain))
+    return plots.error_row(found["clean"], [found[arm] for arm in ARMS], titles, note=plots.origin(chain.cohort))
 
 
 last = list(every)[-1]
