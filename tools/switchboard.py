@@ -1,15 +1,20 @@
 """Measure what the published choices of degradation change: one switch at a time, everything else fixed.
 
-    python tools/switchboard.py
+    python tools/switchboard.py [--images N] [--out FOLDER]
 
 For the tutorial's test patients at the audited level, each row compares the chain under a published choice with the
 chain under the recommended one: image quality and the sex gap of the frozen readers, with patient-bootstrap intervals
-of the difference. Networks are the shipped ones, each for its own mode. Writes results/switchboard/switchboard.csv and
-its run.json. The evaluation switches (thresholds, estimator, unit, ...) need no networks: notebook 11 computes them.
+of the difference. "Everything else" is as recommended, or where the choice says so as published: effects of choices do
+not add up. Two rows turn a whole mode at once, as only for these are there networks of their own (the shipped ones).
+Writes results/switchboard/switchboard.csv and its run.json. The evaluation switches (thresholds, estimator, unit, ...)
+need no networks: notebook 11 computes them.
 """
 
+import argparse
+import functools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +23,8 @@ import torch
 from fairrecon_core import quality
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.chain import Chain
-from fairrecon_core.degrade import degradation
+from fairrecon_core.degrade import Degradation, degradation
+from fairrecon_core.degrade.xray import CHOICES
 from fairrecon_core.predict import Classifier
 from fairrecon_core.run import Run, begin, commit, write_json
 from fairrecon_core.settings import house, load_settings
@@ -29,7 +35,10 @@ OUT = house() / "results" / "switchboard"
 
 @dataclass(frozen=True)
 class Switch:
-    """One choice: how the two chains degrade, which arm is compared, and which mode its network belongs to."""
+    """One choice: how the two chains degrade, which arm is compared, and which mode its network belongs to.
+
+    A `setting` that ends in "_mode" gives the published side the networks of that mode; `others` holds for both sides.
+    """
 
     choice: str
     setting: str
@@ -38,51 +47,105 @@ class Switch:
     recommended: dict
     arm: str = "degraded"
     note: str = ""
+    others: dict = field(default_factory=dict)
+
+
+X_RAY = {  # choice, its option, and what it is
+    "bow-tie axis": ("bowtie_axis", "filter in a V along the views against a rounded one along the detector"),
+    "counts": ("counts", "Poisson on the line integrals themselves against N0 exp(-p) photons and a logarithm"),
+    "flat field": ("flat_field", "bow-tie left in the sinogram against divided out"),
+    "stretch": ("stretch", "each image from its own minimum to its maximum, 8 bits, against clipped to [0, 1]"),
+}
+AS_PUBLISHED = {option: valid[1] for option, valid in CHOICES.items()}
+
+
+def x_ray_switches() -> list[Switch]:
+    """Each choice of the X-ray degradation by itself: with the others recommended, then with the others published."""
+    found = []
+    for name, others in (("", {}), (" (others published)", AS_PUBLISHED)):
+        for choice, (option, note) in X_RAY.items():
+            right, published = ({option: value} for value in CHOICES[option])
+            fixed = {key: value for key, value in others.items() if key != option}
+            found.append(Switch(choice + name, option, "chest", published, right, "degraded", note, fixed))
+    return found
 
 
 SWITCHES = (
     Switch("mask", "mri_mode", "brain", {"mode": "published"}, {"mode": "physical"}, "degraded",
-           "uniform spokes as in the code against golden-angle spokes, at the same R"),
+           "uniform half-spokes with cut coordinates (two samples of three lack their mirror), 15 diameters' worth, "
+           "against 16 golden-angle diameters"),
     Switch("mask", "mri_mode", "brain", {"mode": "published"}, {"mode": "physical"}, "unet",
            "each mask with its own shipped U-Net; the published one has half the width and no level channel"),
+    Switch("spoke order", "order", "brain", {"order": "uniform"}, {"order": "golden"}, "degraded",
+           "the angle alone: as many full diameters, uniform against golden"),
     Switch("magnitude", "part", "brain", {"part": "real"}, {"part": "magnitude"}, "degraded",
-           "|real part| of the image against its magnitude, same spokes"),
-    Switch("Beer-Lambert and bow-tie axis", "xray_mode", "chest", {"mode": "published"}, {"mode": "physical"},
-           "degraded",
-           "counts drawn from line integrals with the filter along the views, against attenuation along the detector"),
-    Switch("Beer-Lambert and bow-tie axis", "xray_mode", "chest", {"mode": "published"}, {"mode": "physical"}, "unet",
+           "|real part| against magnitude, same spokes; exactly 0 because the recommended mask is point-symmetric: "
+           "the image of a real object is real, and both are its absolute value"),
+    Switch("magnitude (published mask)", "part", "brain", {"part": "real"}, {"part": "magnitude"}, "degraded",
+           "|real part| against magnitude, same spokes; most samples of this mask lack their mirror, so the image is "
+           "complex, and |real part| drops an imaginary part that is error alone",
+           {"mode": "published"}),
+    Switch("all of the published X-ray degradation together", "xray_mode", "chest", {"mode": "published"},
+           {"mode": "physical"}, "degraded", "bow-tie axis, counts, flat field, stretch and projector at once"),
+    Switch("all of the published X-ray degradation together", "xray_mode", "chest", {"mode": "published"},
+           {"mode": "physical"}, "unet",
            "each with its own shipped U-Net; the published one has half the width and no level channel"),
-    Switch("bow-tie filter", "edge_transmission", "chest", {"edge_transmission": 1.0}, {}, "degraded",
-           "physical mode without any bow-tie filter against with one"),
+    *x_ray_switches(),
+    Switch("projector (others published)", "mode", "chest", {"mode": "published"}, AS_PUBLISHED, "degraded",
+           "what is left of the published mode: bilinear projector and back-projector against ours"),
+    Switch("bow-tie filter", "edge_transmission", "chest", {"edge_transmission": 1.0}, {"edge_transmission": 0.05},
+           "degraded", "physical mode without any bow-tie filter against with one"),
 )  # fmt: skip
 
 
-def chain_for(switch: Switch, published: bool) -> Chain:
-    """The tutorial's chain, degrading as one side of the switch wants."""
-    overrides = {switch.setting: "published"} if published and switch.setting.endswith("_mode") else {}
+@functools.cache
+def chain_of(cohort: str, **overrides: str) -> Chain:
+    """The tutorial's chain."""
     run = begin("tutorial")[1]
-    chain = Chain(Run(run.folder, load_settings("tutorial", **overrides)), switch.cohort)
-    chain.degradation = degradation(chain.modality, **(switch.published if published else switch.recommended))
-    return chain
+    return Chain(Run(run.folder, load_settings("tutorial", **overrides)), cohort)
 
 
-def one_side(switch: Switch, published: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """PSNR of each test image, and decisions of the frozen readers (threshold from clean validation images)."""
-    chain = chain_for(switch, published)
-    rows = chain.rows(chain.audit_level)[:N_IMAGES]
-    clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
-    images = chain.degradation(clean, chain.audit_level, ids, seed=chain.settings.seed)
-    if switch.arm != "degraded":
-        images = chain.reconstructor(switch.arm)(images, chain.audit_level, image_ids=ids, seed=chain.settings.seed)
-    measured = quality.measure(images, clean, with_lpips=False)
-    calibration = chain.rows(chain.degradation.identity_level, 0, "validation")
-    decisions = {}
+@functools.cache
+def thresholds(cohort: str) -> dict:
+    """Each task's threshold, from clean validation images."""
+    chain, found = chain_of(cohort), {}
+    rows = chain.rows(chain.degradation.identity_level, 0, "validation")
     for reader in chain.readers().values():
         if isinstance(reader, Classifier):
-            before, scores = reader.scores(chain.cohort.images_at(calibration)), reader.scores(images)
+            scores = reader.scores(chain.cohort.images_at(rows))
             for k, task in enumerate(reader.tasks):
-                truth = chain.cohort.table[f"y_{task}"].to_numpy(float)[calibration]
-                decisions[task] = scores[:, k] >= choose_threshold(before[:, k], truth)
+                truth = chain.cohort.table[f"y_{task}"].to_numpy(float)[rows]
+                found[task] = choose_threshold(scores[:, k], truth)
+    return found
+
+
+MEASURED = {}  # sides of switches: the recommended one is that of many
+
+
+def one_side(switch: Switch, published: bool, n_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """PSNR of each test image, and decisions of the frozen readers (threshold from clean validation images)."""
+    overrides = {switch.setting: "published"} if published and switch.setting.endswith("_mode") else {}
+    chain = chain_of(switch.cohort, **overrides)
+    made = degradation(chain.modality, **switch.others, **(switch.published if published else switch.recommended))
+    key = repr([switch.cohort, switch.arm, overrides if switch.arm != "degraded" else {}, n_images, vars(made)])
+    if key not in MEASURED:
+        MEASURED[key] = measure(chain, made, switch.arm, n_images)
+    return MEASURED[key]
+
+
+def measure(chain: Chain, made: Degradation, arm: str, n_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `one_side` returns, for an arm behind a degradation."""
+    rows = chain.rows(chain.audit_level)[:n_images]
+    clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
+    images = made(clean, chain.audit_level, ids, seed=chain.settings.seed)
+    if arm != "degraded":
+        images = chain.reconstructor(arm)(images, chain.audit_level, image_ids=ids, seed=chain.settings.seed)
+    measured = quality.measure(images, clean, with_lpips=False)
+    cuts, decisions = thresholds(chain.name), {}
+    for reader in chain_of(chain.name).readers().values():
+        if isinstance(reader, Classifier):
+            scores = reader.scores(images)
+            decisions |= {task: scores[:, k] >= cuts[task] for k, task in enumerate(reader.tasks)}
     table = chain.cohort.table.iloc[rows].reset_index(drop=True)
     return table.assign(psnr_db=measured["psnr_db"].to_numpy()), pd.DataFrame(decisions)
 
@@ -103,9 +166,9 @@ def sex_eodd(table: pd.DataFrame, decisions: pd.DataFrame, weights: np.ndarray) 
     return np.nanmean(gaps, axis=0)
 
 
-def effects(switch: Switch) -> list[dict]:
+def effects(switch: Switch, n_images: int = N_IMAGES) -> list[dict]:
     """The rows of one switch: what the published choice changes in each quantity, with its interval."""
-    (table, called), (other, recommended) = one_side(switch, True), one_side(switch, False)
+    (table, called), (other, recommended) = (one_side(switch, published, n_images) for published in (True, False))
     codes, ids = pd.factorize(table["patient_id"])
     counts = np.random.default_rng(1).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), N_BOOT)
     weights = np.concatenate([np.ones((1, len(ids))), counts])[:, codes]
@@ -126,12 +189,16 @@ def effects(switch: Switch) -> list[dict]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=N_IMAGES, help="test images of each cohort")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the table")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    table = pd.DataFrame([row for switch in SWITCHES for row in effects(switch)])
-    OUT.mkdir(parents=True, exist_ok=True)
-    table.to_csv(OUT / "switchboard.csv", index=False)
-    write_json(OUT / "run.json", {
+    table = pd.DataFrame([row for switch in SWITCHES for row in effects(switch, asked.images)])
+    asked.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(asked.out / "switchboard.csv", index=False)
+    write_json(asked.out / "run.json", {
         "command": "python tools/switchboard.py", "commit": commit(), "python": sys.version.split()[0],
-        "n_boot": N_BOOT, "n_images": N_IMAGES,
+        "n_boot": N_BOOT, "n_images": asked.images,
     })  # fmt: skip
     print(table.drop(columns=["note", "published", "recommended"]).to_string())
