@@ -3,7 +3,7 @@
 # - **You will** work out by hand how much of an image the judge sees; play the game between judge and generator on a
 #   small problem; see which answer an L1 weight of 100 and of 1000 buys; read two training curves that pull against
 #   each other; ask how much detail the images have, and how much of it is true
-# - **Time** 40 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: Pix2Pix
+# - **Time** 40 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: Pix2Pix
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from fairrecon_core import plots
 from fairrecon_core.chain import as_float, chains
-from fairrecon_core.quality import lpips_distance, psnr_db
+from fairrecon_core.quality import psnr_db
 from fairrecon_core.run import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -37,11 +37,6 @@ ARMS = ["degraded", *FILTERS, *(["unet"] if "unet" in settings.arms else []), "p
 
 
 # %%
-def origin(chain):
-    """Simulated, or the name of the real cohort."""
-    return "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
-
-
 def shared_rows(chain):
     """Test rows that every level has."""
     return functools.reduce(np.intersect1d, [chain.rows(level) for level in chain.levels])
@@ -103,7 +98,7 @@ plots.image_row(
     [image] * 3,
     ["one answer", "its right neighbour", f"a corner; {n} x {n} in all"],
     outlines=patches,
-    note=origin(last),
+    note=plots.origin(last.cohort),
 )
 
 # %% [markdown]
@@ -199,19 +194,9 @@ pd.concat(
 )
 
 # %%
-figure, axes = plots.canvas(4.4 * len(every), 5.0, 2, len(every), squeeze=False, sharex="col")
-for (above, below), chain in zip(axes.T, every.values()):
-    curve = chain.losses("pix2pix")
-    colour = plots.COLOURS["pix2pix"]
-    above.plot(curve["epoch"] + 1, curve["validation"], "-^", color=colour, markersize=4)
-    above.set(ylabel="Validation L1", title=f"{chain.name}, {origin(chain)}")
-    below.plot(curve["epoch"] + 1, curve["train_judge"], "-o", markersize=3, color="#000000", label="judge")
-    below.axhline(np.log(2), color="#595959", linewidth=0.8, linestyle=":", label="cannot tell: log 2")
-    below.set(
-        xlabel="Epoch", ylabel="Training loss of the judge", ylim=(0, 1.2 * max(np.log(2), curve["train_judge"].max()))
-    )
-    below.legend(frameon=False, fontsize=9)
-run.figure(figure, "05_training")
+losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("pix2pix") for name, chain in every.items()}
+shown = {title: table.drop(columns="train_net") for title, table in losses.items()}  # on another scale: 100 times L1
+run.figure(plots.training_curves(shown, "pix2pix", "Validation L1"), "05_training")
 
 # %% [markdown]
 # **What to look for:** a judge far below the dotted line tells generated from clean with ease; at the line it has
@@ -243,21 +228,14 @@ pd.DataFrame(shares).T.round(3)
 from fairrecon_core.audit.inference import patient_bootstrap
 
 
-def psnr_table(chain, arms):
-    """PSNR of every test image at every level, one column per arm."""
-    parts = []
-    for level in chain.levels:
-        for fold in chain.folds:
-            made = {arm: chain.images(arm, level, fold=fold) for arm in arms}
-            rows = made[arms[0]][1]
-            key = {"level": level, "row": rows, "patient_id": chain.cohort.table["patient_id"].to_numpy()[rows]}
-            clean = [chain.cohort.image(row) for row in rows]
-            psnr = {arm: [psnr_db(as_float(x), y) for x, y in zip(images, clean)] for arm, (images, _) in made.items()}
-            parts.append(pd.DataFrame(key | psnr))
-    return pd.concat(parts, ignore_index=True)
+def measured(chain, arms, metric="psnr_db"):
+    """One measure of every test image at every level, one column per arm (first training seed, first sample)."""
+    rows = pd.concat([chain.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
+    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
+    return table.assign(patient_id=table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"]))
 
 
-psnr = {name: psnr_table(chain, ARMS) for name, chain in every.items()}
+psnr = {name: measured(chain, ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -282,23 +260,17 @@ pd.DataFrame(lines, columns=["cohort", "Pix2Pix less", "dB at the audited level 
 
 # %% [markdown]
 # PSNR counts pixels. LPIPS compares what a network for photographs sees in both images; lower is more alike, and blur
-# is punished more than a misplaced texture. It is slow, so here on a part of the images of the audited level; notebook
-# 07 does all of them.
+# is punished more than a misplaced texture. It was measured along with PSNR (notebook 07 takes it apart); here on the
+# images of the audited level.
 
 # %%
 lines = []
 for name, chain in every.items():
-    rows = chain.rows(chain.audit_level)[:48]
-    clean, patients = chain.cohort.images_at(rows), chain.cohort.table["patient_id"].to_numpy()[rows]
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    made = {arm: as_float(chain.images(arm, chain.audit_level)[0][: len(rows)]) for arm in shown}
-    far = {arm: np.array([lpips_distance(x, y) for x, y in zip(images, clean)]) for arm, images in made.items()}
-    means = {arm: f"{values.mean():.3f}" for arm, values in far.items()}
-    lines.append(
-        {"cohort": name, "n": len(rows)}
-        | means
-        | {f"pix2pix less {arm}": difference(far["pix2pix"], far[arm], patients) for arm in shown[:-1]}
-    )
+    far = measured(chain, shown, "lpips").query("level == @chain.audit_level")
+    means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
+    apart = {f"pix2pix less {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
+    lines.append({"cohort": name, "n": len(far)} | means | apart)
 pd.DataFrame(lines).set_index("cohort")
 
 # %% [markdown]
@@ -328,7 +300,7 @@ def show_arms(cohort):
     chain = every[cohort]
     found = kept[cohort, shared_rows(chain)[0]]
     titles = [f"{arm}, {chain.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in SHOWN[1:]]
-    return plots.error_row(found["clean"], [found[arm] for arm in SHOWN[1:]], titles, note=origin(chain))
+    return plots.error_row(found["clean"], [found[arm] for arm in SHOWN[1:]], titles, note=plots.origin(chain.cohort))
 
 
 run.figure(show_arms(first.name), f"05_arms_{first.name}")
@@ -353,7 +325,9 @@ def zoom(cohort=last.name, patient=1, side=32):
     top, left = (int(np.clip(m - side // 2, 0, len(apart) - side)) for m in middle)
     windows = [found[arm][top : top + side, left : left + side] for arm in SHOWN]
     span = (min(map(np.min, windows)), max(map(np.max, windows)))
-    return plots.image_row(windows, SHOWN, limits=span, note=f"{origin(every[cohort])}, {side} x {side} pixels")
+    return plots.image_row(
+        windows, SHOWN, limits=span, note=f"{plots.origin(every[cohort].cohort)}, {side} x {side} pixels"
+    )
 
 
 run.figure(zoom(last.name), "05_zoom")
@@ -403,7 +377,9 @@ for (above, below), chain in zip(axes.T, every.values()):
         above.plot(fineness, energy, label=arm, **style)
         below.plot(fineness, agreement, label=arm, **style)
     above.axhline(1, color=plots.COLOURS["clean"], linewidth=0.8)
-    above.set(yscale="log", ylabel="Energy, clean = 1", title=f"{chain.name}, {origin(chain)}, n = {len(rows)}")
+    above.set(
+        yscale="log", ylabel="Energy, clean = 1", title=f"{chain.name}, {plots.origin(chain.cohort)}, n = {len(rows)}"
+    )
     below.set(xlabel="Spatial frequency (cycles per pixel)", ylabel="Agreement with clean", ylim=(0, 1.02))
     ticks = [tick for tick in (0.001, 0.01, 0.03, 0.1, 0.3, 1) if tick > above.get_ylim()[0]]
     above.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
