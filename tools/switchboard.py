@@ -166,6 +166,11 @@ def sex_eodd(table: pd.DataFrame, decisions: pd.DataFrame, weights: np.ndarray) 
     return np.nanmean(gaps, axis=0)
 
 
+def shown(options: dict) -> str:
+    """Options of one side as the table prints them."""
+    return "the four choices of the physical mode" if options == AS_PUBLISHED else str(options)
+
+
 def effects(switch: Switch, n_images: int = N_IMAGES) -> list[dict]:
     """The rows of one switch: what the published choice changes in each quantity, with its interval."""
     (table, called), (other, recommended) = (one_side(switch, published, n_images) for published in (True, False))
@@ -180,8 +185,8 @@ def effects(switch: Switch, n_images: int = N_IMAGES) -> list[dict]:
     for quantity, values in quantities.items():
         low, high = np.quantile(values[1:], [0.025, 0.975])
         rows.append(
-            {"choice": switch.choice, "setting": switch.setting, "published": str(switch.published),
-             "recommended": str(switch.recommended), "quantity": f"{quantity}, {switch.arm}", "cohort": switch.cohort,
+            {"choice": switch.choice, "setting": switch.setting, "published": shown(switch.published),
+             "recommended": shown(switch.recommended), "quantity": f"{quantity}, {switch.arm}", "cohort": switch.cohort,
              "effect": round(values[0], 4), "low": round(low, 4), "high": round(high, 4),
              "moves_a_conclusion": bool(low > 0 or high < 0), "note": f"{switch.note}; {len(ids)} patients"}
         )  # fmt: skip
