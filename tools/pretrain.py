@@ -2,6 +2,7 @@
 
     python tools/pretrain.py lgg tcga_lgg --fold 0                   everything of one fold
     python tools/pretrain.py lgg tcga_lgg --fold 1 --only unet sde
+    python tools/pretrain.py lgg tcga_lgg --fold 2 --only sde --images     and the arm's test images
 
 Notebook 01 must have run, so that the cohort is there. A killed training goes on where it was.
 """
@@ -18,6 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("cohort")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[], help="arms and readers; all by default")
+    parser.add_argument("--images", action="store_true", help="also reconstruct the test images of the arms")
     given = parser.parse_args()
     settings, run = begin(given.profile)
     chain = Chain(run, given.cohort)
@@ -28,3 +30,8 @@ if __name__ == "__main__":
     for reader in chain.blank_readers(given.fold):
         if not given.only or reader in given.only:
             print(chain.reader_weights(reader, given.fold), flush=True)
+    for arm in chain.arms() if given.images else ():
+        for level in chain.levels if not given.only or arm in given.only else ():
+            for variant in chain.variants(arm, level):
+                if variant["fold"] == given.fold:
+                    print(arm, level, len(chain.images(arm, level, **variant)[1]), "images", flush=True)

@@ -30,6 +30,7 @@ from fairrecon_core.run import Run, begin, commit, write_json
 from fairrecon_core.settings import house, load_settings
 
 N_IMAGES, N_BOOT = 400, 2000
+MOVES = (0.5, 0.0)  # an effect moves a conclusion when its interval lies beyond this: dB, and EODD
 OUT = house() / "results" / "switchboard"
 
 
@@ -182,13 +183,13 @@ def effects(switch: Switch, n_images: int = N_IMAGES) -> list[dict]:
         "EODD by sex, mean over tasks": sex_eodd(table, called, weights) - sex_eodd(other, recommended, weights),
     }
     rows = []
-    for quantity, values in quantities.items():
+    for (quantity, values), bound in zip(quantities.items(), MOVES):
         low, high = np.quantile(values[1:], [0.025, 0.975])
         rows.append(
             {"choice": switch.choice, "setting": switch.setting, "published": shown(switch.published),
              "recommended": shown(switch.recommended), "quantity": f"{quantity}, {switch.arm}", "cohort": switch.cohort,
              "effect": round(values[0], 4), "low": round(low, 4), "high": round(high, 4),
-             "moves_a_conclusion": bool(low > 0 or high < 0), "note": f"{switch.note}; {len(ids)} patients"}
+             "moves_a_conclusion": bool(low > bound or high < -bound), "note": f"{switch.note}; {len(ids)} patients"}
         )  # fmt: skip
     return rows
 
