@@ -418,13 +418,14 @@ class Chain:
             return self._shipped(f"{self.name}-{name}.safetensors")
         s, folder = self.settings, self.place(f"reader-{name}", fold)
         reader, start = self.blank_readers(fold)[name], self._start(name, "grade")
-        wants = [reader.settings, s.reader_epochs, s.precision, recipes.READER_RATE, start]
+        wants = [reader.settings, s.reader_epochs, s.precision, recipes.READER_RATE, start, s.augment]
         wants += [self.cohort.info["content_hash"], fold]
         stamp, path = content_hash(wants), folder / "weights.safetensors"
         if not (path.exists() and card_of(path).get("stamp") == stamp):
             train = recipes.train_segmenter if isinstance(reader, Segmenter) else recipes.train_classifier
             options = {"folder": folder / f"training-{stamp[:8]}", "fold": fold, "epochs": s.reader_epochs}
-            losses = train(reader, self.cohort, precision=s.precision, start=start, **options)
+            options |= {"precision": s.precision, "start": start, "augment": s.augment}
+            losses = train(reader, self.cohort, **options)
             facts = {"start_from": s.start_from, "losses": losses.to_dict("list")}
             reader.save(path, stamp=stamp, epochs=s.reader_epochs, **facts)
         self._finished(path, folder)

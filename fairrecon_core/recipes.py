@@ -76,8 +76,9 @@ def train_reconstructor(
 
 
 def train_classifier(
-    classifier: Classifier, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 16, **options
-) -> pd.DataFrame:
+    classifier: Classifier, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 16,
+    augment: bool = False, **options,
+) -> pd.DataFrame:  # fmt: skip
     """Train a classifier on the recorded labels of a cohort's train split; the table of losses.
 
     Parameters
@@ -87,8 +88,10 @@ def train_classifier(
     cohort, folder, fold, seed
         As in `train_reconstructor`.
     batch_size : int
+    augment : bool
+        As in `predict.labelled`.
     **options
-        Of `training.fit`.
+        Of `training.fit`, and `start`: weights to begin with.
 
     Raises
     ------
@@ -105,13 +108,14 @@ def train_classifier(
         parts += [_at(cohort, rows), labels[rows]]
     weights = positive_weights(parts[1])
     classifier.positive_weight = classifier.positive_weight.new_tensor(weights)
-    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True)
+    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True, augment=augment)
     return classifier.fit(draw, seed=seed, folder=folder, **options)
 
 
 def train_segmenter(
-    segmenter: Segmenter, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 8, **options
-) -> pd.DataFrame:
+    segmenter: Segmenter, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 8,
+    augment: bool = False, **options,
+) -> pd.DataFrame:  # fmt: skip
     """Train a segmenter on the masks of a cohort's train split; the table of losses.
 
     Parameters
@@ -120,14 +124,16 @@ def train_segmenter(
     cohort, folder, fold, seed
         As in `train_reconstructor`.
     batch_size : int
+    augment : bool
+        As in `predict.labelled`.
     **options
-        Of `training.fit`.
+        Of `training.fit`, and `start`: weights to begin with.
     """
     parts = []
     for split in ("train", "validation"):
         rows = cohort.select(split, "prediction", fold)
         parts += [_at(cohort, rows), cohort.masks_at(rows)]
-    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True)
+    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True, augment=augment)
     return segmenter.fit(draw, seed=seed, folder=folder, **options)
 
 

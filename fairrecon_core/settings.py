@@ -85,6 +85,7 @@ class Settings:
     tasks: tuple[str, ...] = ()  # of the cohorts' recorded labels; empty: all
     backbone: str = "resnet18_half"  # what ships; resnet50 in the paper's text
     reader_epochs: int = 6
+    augment: bool = False  # readers learn from turned, zoomed, shifted and re-exposed images
     segmenter_width: int = 8
     threshold_policy: str = "validation_frozen"  # | validation_per_arm | test_per_arm (published)
 

@@ -10,6 +10,7 @@ from fairrecon_core import tables
 from fairrecon_core.predict import (
     Classifier,
     Segmenter,
+    augmented,
     check_labels,
     dice_table,
     grad_cam,
@@ -223,3 +224,34 @@ def test_a_classifier_starts_from_another_and_keeps_its_own_head_for_other_tasks
     assert torch.equal(same.net.fc.weight, stored["fc.weight"].float()) and torch.equal(other.net.fc.weight, own_head)
     with pytest.raises(ValueError, match="first.safetensors has backbone 'resnet18_half'"):
         Classifier(["edema"], "resnet18").warm(path)
+
+
+def test_augmentation_moves_masks_with_their_images_and_repeats_itself():
+    images = torch.zeros(6, 1, 64, 64)
+    images[:, :, 20:36, 24:44] = 0.6
+    masks = (images > 0).float()
+    moved, turned = augmented(images, masks, np.random.default_rng(3))
+    again = augmented(images, masks, np.random.default_rng(3))
+    assert torch.equal(moved, again[0]) and torch.equal(turned, again[1])
+    assert (
+        moved.shape == images.shape
+        and moved.min() >= 0
+        and moved.max() <= 1
+        and set(turned.unique().tolist()) == {0, 1}
+    )
+    for image, mask, before in zip(moved[:, 0], turned[:, 0].bool(), masks[:, 0].bool()):
+        inside = image > image.max() / 2
+        assert (inside & mask).sum() > 0.9 * (inside | mask).sum()  # the mask is where the square went
+        assert not torch.equal(mask, before) and 0.7 < mask.sum() / before.sum() < 1.4
+        assert float(image.max()) != pytest.approx(0.6, abs=1e-4)
+
+
+def test_augmentation_leaves_labels_and_validation_alone():
+    pixels = np.random.default_rng(1).random((4, 32, 32), dtype=np.float32)
+    images = Images(pixels, list("abcd"))
+    draw = labelled(images, np.array([0, 1, np.nan, 1]), images, np.array([1, 0, 1, 0]), augment=True)
+    train, validation = next(draw(0)), next(draw(None))
+    assert torch.equal(validation.images[:, 0], torch.from_numpy(pixels))
+    assert not torch.equal(next(draw(1)).images, train.images)
+    order = [list("abcd").index(name) for name in train.names]
+    assert np.array_equal(train.targets[:, 0], np.array([0, 1, np.nan, 1])[order], equal_nan=True)
