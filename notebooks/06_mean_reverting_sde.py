@@ -3,7 +3,7 @@
 # - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is
 #   known; replace 100 network calls by 10; find out what the published loss teaches; watch a reconstruction appear;
 #   draw several samples, and read their mean and their spread
-# - **Time** 150 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions: SDE
+# - **Time** 150 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]
@@ -36,11 +36,6 @@ ARMS = ["degraded", *FILTERS, *(arm for arm in ("unet", "pix2pix") if arm in set
 
 
 # %%
-def origin(chain):
-    """Simulated, or the name of the real cohort."""
-    return "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
-
-
 def shared_rows(chain):
     """Test rows that every level has."""
     return functools.reduce(np.intersect1d, [chain.rows(level) for level in chain.levels])
@@ -94,7 +89,7 @@ mu = last.degradation(clean, last.audit_level, name, seed=settings.seed).numpy()
 times = (0, 20, 40, 60, 100)
 steps = [mu + alpha[t] * (clean - mu) + sigma[t] * rng.standard_normal(clean.shape) for t in times]
 titles = [f"t = {t}, {alpha[t]:.0%} left" if t else "t = 0, clean" for t in times]
-plots.image_row([*steps, mu], [*titles, "degraded"], note=origin(last), height=2.2)
+plots.image_row([*steps, mu], [*titles, "degraded"], note=plots.origin(last.cohort), height=2.2)
 
 # %% [markdown]
 # ## The way back, where the answer is known
@@ -303,14 +298,8 @@ pd.concat(
 )
 
 # %%
-figure, axes = plots.canvas(4.4 * len(every), 3.0, 1, len(every), squeeze=False)
-for ax, chain in zip(axes[0], every.values()):
-    curve = chain.losses("sde")
-    ax.plot(curve["epoch"] + 1, curve["train_net"], ":", color=plots.COLOURS["sde"], label="training")
-    ax.plot(curve["epoch"] + 1, curve["validation"], "-D", color=plots.COLOURS["sde"], label="validation", markersize=3)
-    ax.set(xlabel="Epoch", ylabel="Loss (about 1 at the start)", title=f"{chain.name}, {origin(chain)}")
-    ax.legend(frameon=False, fontsize=9)
-run.figure(figure, "06_training")
+losses = {f"{name_}, {plots.origin(chain.cohort)}": chain.losses("sde") for name_, chain in every.items()}
+run.figure(plots.training_curves(losses, "sde", "Loss (about 1 at the start)"), "06_training")
 
 # %% [markdown]
 # The loss does not go to zero, and should not: what the measurement leaves open cannot be predicted, however long one
@@ -361,7 +350,7 @@ def show_step(cohort=last.name, call=1):
         f"the end, {psnr_db(end, clean):.1f} dB",
         "clean",
     ]
-    return plots.image_row([noisy, guess, end, clean], titles, note=origin(chain), height=2.4)
+    return plots.image_row([noisy, guess, end, clean], titles, note=plots.origin(chain.cohort), height=2.4)
 
 
 run.figure(show_step(last.name, 1), "06_first_call")
@@ -428,7 +417,7 @@ def show_samples(cohort):
         plots.draw_image(ax, picture, title)
     plots.draw_image(axes[4], spread, f"spread (0 to {top:.2g})", limits=(0, top), cmap="magma")
     plots.draw_image(axes[5], error, f"error of the mean (0 to {top:.2g})", limits=(0, top), cmap="magma")
-    figure.supxlabel(origin(every[cohort]), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(plots.origin(every[cohort].cohort), x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -465,21 +454,14 @@ pd.DataFrame(lines).T
 from fairrecon_core.audit.inference import patient_bootstrap
 
 
-def psnr_table(chain, arms):
-    """PSNR of every test image at every level, one column per arm."""
-    parts = []
-    for level in chain.levels:
-        for fold in chain.folds:
-            made = {arm: chain.images(arm, level, fold=fold) for arm in arms}
-            rows = made[arms[0]][1]
-            key = {"level": level, "row": rows, "patient_id": chain.cohort.table["patient_id"].to_numpy()[rows]}
-            clean = [chain.cohort.image(row) for row in rows]
-            psnr = {arm: [psnr_db(as_float(x), y) for x, y in zip(images, clean)] for arm, (images, _) in made.items()}
-            parts.append(pd.DataFrame(key | psnr))
-    return pd.concat(parts, ignore_index=True)
+def measured(chain, arms, metric="psnr_db"):
+    """One measure of every test image at every level, one column per arm (first training seed, first sample)."""
+    rows = pd.concat([chain.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
+    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
+    return table.assign(patient_id=table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"]))
 
 
-psnr = {name: psnr_table(chain, ARMS) for name, chain in every.items()}
+psnr = {name: measured(chain, ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -501,23 +483,17 @@ for name_, table in psnr.items():
 pd.DataFrame(lines, columns=["cohort", "SDE less", "dB at the audited level [95 %]", "patients"]).set_index("cohort")
 
 # %% [markdown]
-# And LPIPS on a part of the images (notebook 07: all of them). **What to look for:** a sample gets its grain back, which
-# LPIPS rewards where the clean image has grain; where it has little, a sample's own grain counts against it.
+# And LPIPS. **What to look for:** a sample gets its grain back, which LPIPS rewards where the clean image has grain;
+# where it has little, a sample's own grain counts against it.
 
 # %%
 lines = []
 for key, chain in every.items():
-    rows = chain.rows(chain.audit_level)[:32]
-    clean_, patients = chain.cohort.images_at(rows), chain.cohort.table["patient_id"].to_numpy()[rows]
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    made = {arm: as_float(chain.images(arm, chain.audit_level)[0][: len(rows)]) for arm in shown}
-    far = {arm: np.array([lpips_distance(x, y) for x, y in zip(images, clean_)]) for arm, images in made.items()}
-    means = {arm: f"{values.mean():.3f}" for arm, values in far.items()}
-    lines.append(
-        {"cohort": key, "n": len(rows)}
-        | means
-        | {f"sde less {arm}": difference(far["sde"], far[arm], patients) for arm in shown[:-1]}
-    )
+    far = measured(chain, shown, "lpips").query("level == @chain.audit_level")
+    means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
+    apart = {f"sde less {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
+    lines.append({"cohort": key, "n": len(far)} | means | apart)
 pd.DataFrame(lines).set_index("cohort")
 
 
@@ -531,7 +507,7 @@ def show_arms(cohort):
         images, rows = chain.images(arm, chain.audit_level)
         found[arm] = as_float(images[np.searchsorted(rows, row)])
     titles = [f"{arm}, {chain.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in shown[1:]]
-    return plots.error_row(found["clean"], [found[arm] for arm in shown[1:]], titles, note=origin(chain))
+    return plots.error_row(found["clean"], [found[arm] for arm in shown[1:]], titles, note=plots.origin(chain.cohort))
 
 
 run.figure(show_arms(first.name), f"06_arms_{first.name}")
@@ -553,9 +529,9 @@ for key, chain in every.items():
     images = as_float(images)
     low, high = images.min(axis=(1, 2), keepdims=True), images.max(axis=(1, 2), keepdims=True)
     stretched = (images - low) / np.maximum(high - low, 1e-6)
-    plain, after = ([psnr_db(x, chain.cohort.image(r)) for x, r in zip(batch, rows)] for batch in (images, stretched))
-    patients = chain.cohort.table["patient_id"].to_numpy()[rows]
-    print(f"{key}: stretching changes the PSNR by {difference(np.array(after), np.array(plain), patients)} dB")
+    plain = psnr[key].query("level == @chain.audit_level").set_index("image_id").loc[chain.names_of(rows)]
+    after = np.array([psnr_db(x, chain.cohort.image(r)) for x, r in zip(stretched, rows)])
+    print(f"{key}: stretching changes the PSNR by {difference(after, plain['sde'], plain['patient_id'])} dB")
 
 # %% [markdown]
 # ## Check your understanding
