@@ -2,7 +2,7 @@
 # # 7. Image quality: what is measured, what is perceived, and for whom
 # - **You will** compute PSNR, SSIM, NMSE and LPIPS by hand; see errors that PSNR cannot tell apart; see why a perfect sampler loses exactly
 #   3.01 dB; compare every arm at every level, yours among them; redo Tables 6 and 7 with decibels and patients
-# - **Time** 2 min, **memory** 900 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** quality
+# - **Time** 2 min, **memory** 900 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** quality, its audit
 # - **In the paper** Sec. 3.3, Fig. 4 and 5; PSNR and LPIPS of Tab. 3 and 4; Tab. 6 and 7
 
 # %% tags=["parameters"]
@@ -24,19 +24,14 @@ first = next(iter(chain_of.values()))
 
 
 # %% [markdown]
-# Two small helpers: where a picture comes from, and a rule. Figures of simulated patients are saved with the run; pictures of real people
-# are shown here and written nowhere.
+# A small helper for a rule: figures of simulated patients are saved with the run; pictures of real people are shown here and written
+# nowhere.
 
 
 # %%
-def origin(chain):
-    """What the note below a figure says."""
-    return "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
-
-
 def show_images(figure, name, chain):
     """Show a figure of images; save it only if nobody real is in it."""
-    display(run.figure(figure, name) if origin(chain) == "simulated" else figure)
+    display(run.figure(figure, name) if plots.origin(chain.cohort) == "simulated" else figure)
 
 
 # %% [markdown]
@@ -146,7 +141,9 @@ shown = {name: scaled(pattern) for name, pattern in patterns.items()} | {"lesion
 table = measure(np.stack(list(shown.values())), np.stack([clean] * len(shown)))
 table.index = list(shown)
 titles = [f"{name}\n{r.psnr_db:.1f} dB, LPIPS {r.lpips:.2f}" for name, r in zip(shown, table.itertuples())]
-show_images(plots.error_row(clean, list(shown.values()), titles, note=origin(first)), "07_same_psnr", first)
+show_images(
+    plots.error_row(clean, list(shown.values()), titles, note=plots.origin(first.cohort)), "07_same_psnr", first
+)
 assert np.ptp(table["psnr_db"].iloc[:-1]) < 0.01
 
 # %%
@@ -228,7 +225,9 @@ if len(gains):
 ax.set(xlabel="Samples averaged", ylabel="Gain over one sample (dB)", xticks=n)
 ax.legend(frameon=False, fontsize=9)
 figure.supxlabel(
-    f"{origin(first)}, {first.name}, {plots.AXIS[first.modality]} {level:,.0f}", fontsize=8, color="#595959"
+    f"{plots.origin(first.cohort)}, {first.name}, {plots.AXIS[first.modality]} {level:,.0f}",
+    fontsize=8,
+    color="#595959",
 )
 run.figure(figure, "07_samples")
 
@@ -297,7 +296,7 @@ def quality_curves(name):
     axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     n = summary[name, "psnr_db"].groupby("level")["n"].first()
     sizes = ", ".join(f"{count} at {level:,.0f}" for level, count in n.items())
-    figure.supxlabel(f"{origin(chain)}, {name}; patients: {sizes}", fontsize=8, color="#595959")
+    figure.supxlabel(f"{plots.origin(chain.cohort)}, {name}; patients: {sizes}", fontsize=8, color="#595959")
     return figure
 
 
@@ -359,7 +358,9 @@ def paper_rows(name):
 
 for name in chain_of:
     display(
-        paper_rows(name).style.set_caption(f"{name}, {origin(chain_of[name])}; 95 % interval; in brackets the paper")
+        paper_rows(name).style.set_caption(
+            f"{name}, {plots.origin(chain_of[name].cohort)}; 95 % interval; in brackets the paper"
+        )
     )
 
 # %% [markdown]
@@ -381,7 +382,7 @@ def perception_distortion(name):
     ax.set_xlabel("PSNR (dB): less error to the right")
     ax.set_ylabel("LPIPS: less visible error below")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.supxlabel(f"{origin(chain)}, {name}", fontsize=8, color="#595959")
+    figure.supxlabel(f"{plots.origin(chain.cohort)}, {name}", fontsize=8, color="#595959")
     return figure
 
 
@@ -412,7 +413,7 @@ def arms_in_a_row(name, level):
     clean, arms = chain.cohort.image(row), chain.arms()
     images = [as_float(chain.images(arm, level)[0][place]) for arm in arms]
     titles = [f"{arm}, {psnr_db(image, clean):.1f} dB" for arm, image in zip(arms, images)]
-    note = f"{origin(chain)}, {plots.AXIS[chain.modality]} {level:,.0f}, image with the median PSNR of `degraded`"
+    note = f"{plots.origin(chain.cohort)}, {plots.AXIS[chain.modality]} {level:,.0f}, image with the median PSNR of `degraded`"
     return plots.error_row(clean, images, titles, note=note, height=1.9)
 
 
@@ -442,7 +443,9 @@ def look_at(cohort, arm, level="audited", which="worst"):
         f"{a}\n{m.psnr_db:.1f} dB, LPIPS {m.lpips:.3f}"
         for a, m in zip(dict.fromkeys(["degraded", arm]), marks.itertuples())
     ]
-    return plots.error_row(clean, images, titles, note=f"{origin(chain)}, {which} of {arm} at {level:,.0f}")
+    return plots.error_row(
+        clean, images, titles, note=f"{plots.origin(chain.cohort)}, {which} of {arm} at {level:,.0f}"
+    )
 
 
 look_at(first.name, first.arms()[-1])
@@ -562,9 +565,11 @@ for name, chain in chain_of.items():
             here[[*KEYS, *kept]], chain.cohort.table, attribute, baseline_arm="degraded", reference=reference,
             n_boot=settings.n_boot, min_support=settings.min_support, seed=settings.seed,
         )  # fmt: skip
+        run.save("audit", audits[name, attribute], cohort=name, attribute=attribute, task="quality")
 
 # %% [markdown]
-# The audit asks about changes. The gaps themselves, with their test and the noise band, come from the function that we met above.
+# The audit asks about changes; its rows join those of notebook 10 in the run's table, under a task of their own. The gaps themselves, with
+# their test and the noise band, come from the function that we met above.
 
 # %%
 from fairrecon_core.audit.gaps import group_range, noise_band, null_means, range_interval
@@ -624,7 +629,7 @@ for name, attribute in audits:
     display(
         done_right(name, attribute)
         .style.format(precision=3, na_rep="")
-        .set_caption(f"{name}, {origin(chain_of[name])}, {attribute}: {caption}")
+        .set_caption(f"{name}, {plots.origin(chain_of[name].cohort)}, {attribute}: {caption}")
     )
 
 
@@ -675,7 +680,7 @@ def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_d
     plots.forest(axes[1], labels, *effect, verdicts=list(cells["verdict"]), bands=bands, margin=margin)
     axes[1].set_xlabel(f"Added to the gap in {LABELS[metric]}, against degraded", fontsize=9)
     where = f"{plots.AXIS[chain.modality]} {chain.audit_level:,.0f}"
-    figure.supxlabel(f"{origin(chain)}, {cohort}, {where}", fontsize=8, color="#595959")
+    figure.supxlabel(f"{plots.origin(chain.cohort)}, {cohort}, {where}", fontsize=8, color="#595959")
     return figure
 
 
