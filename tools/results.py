@@ -121,7 +121,8 @@ def main(profile: str) -> int:
     )
     print(wide.T.to_string())
     by = ["cohort", "baseline_arm", "arm", "attribute"]
-    print(audit.groupby(by, sort=False)["verdict"].value_counts().unstack(fill_value=0).to_string())
+    read = audit[audit["task"] != "quality"]
+    print(read.groupby(by, sort=False)["verdict"].value_counts().unstack(fill_value=0).to_string())
     return 0
 
 

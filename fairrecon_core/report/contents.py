@@ -51,7 +51,10 @@ class Contents:
         names = [name for name in SCHEMAS if any((self.folder / "tables" / name).glob("*.parquet"))]
         tables = {name: self._try(f"table {name}", read_table, self.folder, name) for name in names}
         self.tables = {name: table for name, table in tables.items() if table is not None}
-        self.cells = signed_cells(self.tables["audit"]) if "audit" in self.tables else pd.DataFrame()
+        self.cells = pd.DataFrame()
+        if "audit" in self.tables:  # of readers; notebook 07 audits decibels as well
+            self.tables["audit"] = self.tables["audit"].query("task != 'quality'")
+            self.cells = signed_cells(self.tables["audit"])
         self.quality = pd.DataFrame(self._quality())
         self.readers = pd.DataFrame([*self._aurocs(), *self._dice()])
 
