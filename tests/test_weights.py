@@ -77,7 +77,7 @@ def test_a_shipped_network_restores_images_it_has_never_seen(name, fresh):
     before, after = (
         quality.measure(images, clean).mean() for images in (degraded, network(degraded, level, image_ids=ids))
     )
-    gain = 1.0 if published else 0.0 if arm == "sde" else 2.0  # a sampler gives up 3 dB of what the mean could have
+    gain = 1.0 if published else 0.5 if arm == "sde" else 2.5  # a sampler gives up 3 dB of what the mean could have
     assert after["psnr_db"] > before["psnr_db"] + gain
     if not published:
         assert after["lpips"] < before["lpips"] / 1.5
@@ -108,3 +108,12 @@ def test_clean_figures_of_the_readers_are_in_the_asked_range():
     for name in ("brain-grade", "brain-type"):
         assert all(0.68 <= value["y"] <= 0.90 for value in card_of(path(name))["test"].values())
     assert card_of(path("brain-segmenter"))["test"]["dice per patient"] >= 0.70
+
+
+def test_cards_say_that_the_networks_reach_what_was_asked():
+    for cohort, (_, level) in MODALITY.items():
+        test = {arm: card_of(path(f"{cohort}-{arm}"))["test"][f"{arm} at {level:g}"] for arm in ARMS}
+        degraded = card_of(path(f"{cohort}-unet"))["test"][f"degraded at {level:g}"]
+        assert test["unet"]["psnr_db"] > degraded["psnr_db"] + 4
+        assert test["pix2pix"]["lpips"] < test["unet"]["lpips"]
+        assert test["sde"]["lpips"] <= test["unet"]["lpips"]  # equal to four decimals on the brain
