@@ -188,18 +188,18 @@ class Chain:
         """Train an arm in place unless it has been; a killed training goes on."""
         s, folder = self.settings, self.place(arm, fold, train_seed)
         made = self.network(arm)
-        start = self._start(arm)
-        wants = [made.card(), recipes.RECIPES.get(arm), s.epochs, s.batch_size, s.precision, list(self.levels), start]
+        start, epochs = self._start(arm), (arm != "unet" and s.generative_epochs) or s.epochs
+        wants = [made.card(), recipes.RECIPES.get(arm), epochs, s.batch_size, s.precision, list(self.levels), start]
         stamp = content_hash([*wants, self.cohort.info["content_hash"], plain(self.degradation), fold, train_seed])
         path = folder / "weights.safetensors"
         if not (path.exists() and card_of(path).get("stamp") == stamp):
             losses = recipes.train_reconstructor(
                 made, self.cohort, self.degradation, self.levels, folder=folder / f"training-{stamp[:8]}", fold=fold,
                 remember=self.run.folder / "remembered" / f"{self.name}-{fold}", mirror=True, seed=train_seed,
-                epochs=s.epochs, batch_size=s.batch_size, precision=s.precision, start=start,
+                epochs=epochs, batch_size=s.batch_size, precision=s.precision, start=start,
             )  # fmt: skip
             facts = {"start_from": s.start_from, "losses": losses.to_dict("list")}
-            made.save(path, stamp=stamp, seed=train_seed, epochs=s.epochs, **facts)
+            made.save(path, stamp=stamp, seed=train_seed, epochs=epochs, **facts)
         self._finished(path, folder)
         return path
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairrecon_core.reconstruct.unet import UNet, cosine
-from fairrecon_core.training import Images, Recipe, fit, load_weights, read_card, save_weights
+from fairrecon_core.training import Images, Recipe, fit, load_weights, read_card, save_weights, side_by_side
 
 LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
 BACKBONES = ("resnet18_half", "resnet18", "resnet50", "xrv_densenet")
@@ -187,10 +187,13 @@ class Reader(Recipe):
     def outputs(self, images) -> Tensor:
         """Logits for images (n, H, W): one at a time on the CPU, so that the batch changes no byte."""
         images = torch.as_tensor(np.asarray(images), dtype=torch.float32)[:, None]
-        step = 1 if self.device == "cpu" else 64
-        with torch.inference_mode():
-            parts = [self.net(images[i : i + step].to(self.device)).float().cpu() for i in range(0, len(images), step)]
-        return torch.cat(parts)
+        if self.device == "cpu":
+            return torch.cat(side_by_side(self._logits, list(images.split(1))))
+        return torch.cat([self._logits(part) for part in images.split(64)])
+
+    @torch.inference_mode()
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.net(images.to(self.device)).float().cpu()
 
 
 class Classifier(Reader):

@@ -73,6 +73,7 @@ class Settings:
     width: int = 16  # feature maps of the first level; 64 in the paper
     published_width: int = 8  # of the U-Net in the published modes
     epochs: int = 8
+    generative_epochs: int = 0  # of pix2pix and sde, which cost more; 0: as many as `epochs`
     batch_size: int = 8
     precision: str = "auto"  # | 32-true | bf16-mixed, of training
     train_seeds: tuple[int, ...] = (0,)

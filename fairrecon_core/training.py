@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,19 @@ class Images:
         pixels = np.asarray(self.pixels[rows])
         scale = np.float32(1 / np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else np.float32(1)
         return torch.from_numpy(pixels.astype(np.float32) * scale), [str(self.names[row]) for row in rows]
+
+
+def side_by_side(work: Callable, parts: list) -> list:
+    """`[work(part) for part in parts]`, on as many threads as torch has, each with a single one.
+
+    Small images one by one keep several threads busy this way, and no part's result depends on their number.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @dataclass(frozen=True)

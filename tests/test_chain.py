@@ -114,6 +114,11 @@ def test_training_can_start_from_the_shipped_weights(tmp_path, trained):
     assert started.card("unet")["stamp"] != chain_in(tmp_path / "b", width=16).card("unet")["stamp"]
 
 
+def test_generative_networks_may_have_epochs_of_their_own(tmp_path):
+    made = chain_in(tmp_path, generative_epochs=2)
+    assert [made.card(arm)["epochs"] for arm in ("unet", "pix2pix", "sde")] == [1, 2, 2]
+
+
 def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="brain-unet.safetensors has width 16, this run needs 2"):
         chain_in(tmp_path, start_from="shipped").weights("unet")

@@ -17,6 +17,7 @@ from fairrecon_core.training import (
     pairs,
     read_safetensors,
     save_weights,
+    side_by_side,
 )
 
 LEVELS = (2, 4)
@@ -174,3 +175,16 @@ def test_a_state_of_another_network_is_refused(data, tmp_path):
             accelerator="cpu",
             folder=tmp_path,
         )
+
+
+def test_side_by_side_keeps_the_order_the_errors_and_the_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert side_by_side(lambda part: part**2, list(range(50))) == [part**2 for part in range(50)]
+        assert side_by_side(lambda part: torch.get_num_threads(), list(range(9))) == [1] * 9
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda part: 1 / part, [1, 0, 2])
+        assert side_by_side(str, []) == [] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -128,13 +128,18 @@ class Reconstructor:
         if measurement is not None and alone:
             measurement = measurement.at(None)
         step = self.chunk()
-        parts = [
-            self.restore(batch[i : i + step], float(level), names[i : i + step], seed, sample,
-                         None if measurement is None else measurement.at(slice(i, i + step)))
-            for i in range(0, len(batch), step)
-        ]  # fmt: skip
-        images = torch.cat(parts).float().cpu().clamp(0, 1)
+
+        def part(start: int) -> Tensor:
+            here = slice(start, start + step)
+            measured = None if measurement is None else measurement.at(here)
+            return self.restore(batch[here], float(level), names[here], seed, sample, measured)
+
+        images = torch.cat(self.work(part, list(range(0, len(batch), step)))).float().cpu().clamp(0, 1)
         return images[0] if alone else images
+
+    def work(self, part, starts: list[int]) -> list[Tensor]:
+        """`part(start)` of every chunk, in order."""
+        return [part(start) for start in starts]
 
     def chunk(self) -> int:
         """Images at a time: one on the CPU, so that the batch changes no byte."""
