@@ -155,7 +155,9 @@ mine = dataclasses.replace(
     mri_audit_level=4.0, mri_mode="physical", reader_epochs=8, precision="auto", arms=("linear",), classical=("degraded", "tv"),
 )  # fmt: skip
 own = Run(run.folder / "your_turn", mine, within=run.folder)
-write_cohort(own.folder / "cohorts" / "phantoms", phantoms(), name="phantoms", seed=1, split=(0.4, 0.15, 0.45))
+write_cohort(
+    own.folder / "cohorts" / "phantoms", phantoms(), name="phantoms", seed=1, split=(0.4, 0.15, 0.45), age_cut_years=50
+)
 chain_2 = Chain(own, "phantoms")
 chain_2.cohort.describe()
 
