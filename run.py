@@ -40,8 +40,8 @@ def main(argv):
     python = interpreter(torch_build)
     path = str(python.parent) + os.pathsep + os.environ.get("PATH", "")
     environment = dict(
-        os.environ, PATH=path, FAIRRECON_HOME=str(ROOT)
-    )  # file names on the command line stay the caller's
+        {"MALLOC_ARENA_MAX": "2"}, **os.environ | {"PATH": path, "FAIRRECON_HOME": str(ROOT)}
+    )  # threads share memory arenas; file names on the command line stay the caller's
     return subprocess.call([str(python), "-m", "fairrecon_core.cli", *argv], env=environment)
 
 
