@@ -11,7 +11,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from fairrecon_core.chain import CONTROLS
 from fairrecon_core.cohort import load_cohort, write_excerpt
 from fairrecon_core.run import begin
 from fairrecon_core.settings import house
@@ -25,6 +27,8 @@ def make(source: Path, target: Path) -> float:
     """Copy tables and write excerpts; the size in MB."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    record = json.loads((source / "run.json").read_text())
+    arms = {"clean", *record["settings"]["classical"], *record["settings"]["arms"], *CONTROLS}  # none of notebook 12's
     for folder in sorted((source / "cohorts").iterdir()):
         cohort = load_cohort(folder)
         test, validation = cohort.select("test"), cohort.select("validation")
@@ -33,8 +37,8 @@ def make(source: Path, target: Path) -> float:
     for table in TABLES:
         (part / "tables" / table).mkdir(parents=True)
         for file in sorted((source / "tables" / table).glob("*.parquet")):
-            shutil.copy(file, part / "tables" / table / file.name)
-    record = json.loads((source / "run.json").read_text())
+            if set(pd.read_parquet(file, columns=["arm"])["arm"]) <= arms:
+                shutil.copy(file, part / "tables" / table / file.name)
     (part / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) / 1e6
     if size > LIMIT_MB:
