@@ -2,7 +2,7 @@
 # # 10. Did reconstruction add bias?
 # - **You will** audit every arm the way the paper did and the way that can be defended, side by side; read its Table 5 and Figs. 10-13 and
 #   19-21 with a noise band; check the audit where the truth is known; see what folding and maximising do to pure noise
-# - **Time** 3 min, **memory** 700 MB (tutorial); **needs** 01 and 08; **makes** audit
+# - **Time** 100 s, **memory** 1450 MB (tutorial); **needs** 01 and 08; **makes** audit
 # - **In the paper** Sec. 3.4, Tab. 5, Fig. 10-13, 19-21
 
 # %% tags=["parameters"]

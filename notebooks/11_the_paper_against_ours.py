@@ -3,7 +3,7 @@
 # - **You will** read all seven tables of the paper beside this run's numbers, and know which may be compared; see which printed gaps are no larger
 #   than equal rates would print; prove from the print alone how EODD was averaged; weigh the paper's claims one by one; turn one evaluation
 #   choice at a time
-# - **Time** 1 min, **memory** 950 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
+# - **Time** 35 s, **memory** 1000 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
 # - **In the paper** Tab. 1-7, Fig. 2-21
 
 # %% tags=["parameters"]
