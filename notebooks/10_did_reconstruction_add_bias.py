@@ -529,10 +529,12 @@ CONFOUNDERS = ("x_tumour_pixels", "mask_pixels", "x_site", "x_coc_cluster", "x_v
 
 def paired_loss(name, arm):
     """Per test image what an arm lost against clean: Dice where there are masks, else the logit of the planted task."""
-    if name == first:
+    if name == first and has_overlap:
         frame = overlap.assign(value=2 * overlap["intersection"] / (overlap["predicted"] + overlap["actual"]))
     else:
-        frame = predictions[name][predictions[name]["task"] == planted_task(cohorts[name].table)]
+        task = planted_task(cohorts[name].table)
+        task = task if task in set(predictions[name]["task"]) else predictions[name]["task"].iloc[0]
+        frame = predictions[name][predictions[name]["task"] == task]
         frame = frame.assign(value=np.log(frame["score"].clip(1e-6, 1 - 1e-6) / (1 - frame["score"]).clip(1e-6, 1)))
     wide = frame.pivot_table(index="image_id", columns="arm", values="value", sort=False)
     return (wide[arm] - wide["clean"]).rename("loss").reset_index()
