@@ -212,10 +212,11 @@ def table_five(cohort, attribute):
     scores, rows = patient_scores(cohort.name), tested(cohort)
     scores = scores[scores["arm"].eq("clean") | scores["level"].eq(LEVEL[cohort.modality])]
     empty = 0.0 if cohort.modality == "mri" else 1.0
-    if not any(rows[f"y_{task}"].nunique() == 2 for task in scores["task"].unique()):
+    known = rows[rows[attribute] != "unknown"]
+    if not any(known[f"y_{task}"].nunique() == 2 for task in scores["task"].unique()):
         return pd.DataFrame(
             columns=["arm", "level", "task", "attribute", "metric", "value"]
-        )  # a smoke run may lack a label
+        )  # a smoke run may lack a label, a real cohort the race
     frame = published_audit(scores, rows, attribute, n_boot=N_BOOT, empty_tpr=empty, seed=settings.seed)
     return with_intervals(frame, cohort, attribute)
 
