@@ -258,7 +258,8 @@ def psnr_gaps(cohort, attribute):
 
 
 for cohort in cohorts.values():
-    for attribute in ATTRIBUTES[cohort.modality]:
+    recorded = [a for a in ATTRIBUTES[cohort.modality] if len(set(cohort.table[a]) - {"unknown"}) > 1]
+    for attribute in recorded:  # a real cohort may lack the race
         for table, compute in (("predictions", table_five), ("overlap", dice_gaps), ("quality", psnr_gaps)):
             if len(rows_of(table, cohort)):
                 parts.append(place(compute(cohort, attribute), cohort))

@@ -110,7 +110,8 @@ def main(profile: str) -> int:
     audit = signed_cells(run.read("audit"))
     audit[AUDIT_COLUMNS].round(4).to_csv(out / "audit.csv", index=False)
     for chart in CHARTS:
-        if (run.folder / "figures" / f"{chart}.png").exists():
+        drawn = chart == "10_fig_21" and not run.has("overlap")  # drawn overlaps stand in where there are no masks
+        if not drawn and (run.folder / "figures" / f"{chart}.png").exists():
             shutil.copy(run.folder / "figures" / f"{chart}.png", out / f"{chart}.png")
     record = json.loads((run.folder / "run.json").read_text())
     record = {"command": f"python3 run.py {profile}"} | record
