@@ -212,11 +212,10 @@ def table_five(cohort, attribute):
     scores, rows = patient_scores(cohort.name), tested(cohort)
     scores = scores[scores["arm"].eq("clean") | scores["level"].eq(LEVEL[cohort.modality])]
     empty = 0.0 if cohort.modality == "mri" else 1.0
-    known = rows[rows[attribute] != "unknown"]
-    if not any(known[f"y_{task}"].nunique() == 2 for task in scores["task"].unique()):
+    if not any(rows[f"y_{task}"].nunique() == 2 for task in scores["task"].unique()):
         return pd.DataFrame(
             columns=["arm", "level", "task", "attribute", "metric", "value"]
-        )  # a smoke run may lack a label, a real cohort the race
+        )  # a smoke run may lack a label
     frame = published_audit(scores, rows, attribute, n_boot=N_BOOT, empty_tpr=empty, seed=settings.seed)
     return with_intervals(frame, cohort, attribute)
 
@@ -878,12 +877,7 @@ def switchboard_figure(board):
     figure, axes = plots.canvas(9, 0.5 + 0.36 * sum(heights), len(quantities), 1, squeeze=False, height_ratios=heights)
     for ax, quantity in zip(axes[:, 0], quantities):
         rows = board[board["quantity"] == quantity]
-        labels = [
-            f"{row.choice} ({row.cohort})"
-            if row.measured == "offline"
-            else f"{row.choice}: {row.published} for {row.recommended} ({row.cohort})"
-            for row in rows.itertuples()
-        ]
+        labels = [f"{row.choice} ({row.cohort}, {row.measured})" for row in rows.itertuples()]
         verdicts = np.where(rows["moves_a_conclusion"].astype(bool), "changed", "undetermined")
         plots.forest(ax, labels, *rows[["effect", "low", "high"]].to_numpy(float).T, verdicts=list(verdicts))
         ax.tick_params(labelsize=8)
