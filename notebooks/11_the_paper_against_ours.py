@@ -893,6 +893,11 @@ def switchboard_figure(board):
 run.figure(switchboard_figure(board), "11_switchboard")
 
 # %% [markdown]
+# Each label names the cohort and where the row was measured: *offline* rows compare whole images behind two degradations, for the same test patients and
+# the same noise seed, and rows measured *here* compare two ways to evaluate the very same scores. The settings of both sides stand in the table above. An
+# interval that covers zero does not say that a choice is harmless, only that these patients cannot show its harm; an interval far from zero
+# may still leave every verdict as it was, which is why the colour follows the conclusion and not the number.
+#
 # **What to look for:** the estimator's effect on race is as large as most of what Table 5c calls bias, and it needs no bias at all. Many rows move a number
 # and no conclusion; say which of the two you mean. Intervals of shares are rough: a cell is called changed, or not.
 #
