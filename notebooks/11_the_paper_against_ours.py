@@ -256,9 +256,13 @@ def psnr_gaps(cohort, attribute):
     return frame.assign(attribute=attribute, level=LEVEL[cohort.modality], low=np.nan, high=np.nan)
 
 
+# %% [markdown]
+# Now every attribute that at least two known subgroups make comparable; a real cohort may lack the race, or the masks.
+
+# %%
 for cohort in cohorts.values():
     recorded = [a for a in ATTRIBUTES[cohort.modality] if len(set(cohort.table[a]) - {"unknown"}) > 1]
-    for attribute in recorded:  # a real cohort may lack the race
+    for attribute in recorded:
         for table, compute in (("predictions", table_five), ("overlap", dice_gaps), ("quality", psnr_gaps)):
             if len(rows_of(table, cohort)):
                 parts.append(place(compute(cohort, attribute), cohort))
