@@ -79,7 +79,7 @@ class Settings:
     train_seeds: tuple[int, ...] = (0,)
     samples: int = 1  # per image, of a stochastic reconstructor
     sampler: str = "ode2"  # of the SDE: euler (published) | posterior | ode2 | sde2
-    sde_steps: int = 0  # reverse steps; 0: 10 for ode2 and sde2, else all 100
+    sde_steps: int = 0  # reverse steps of the others than euler; 0: 10 for ode2 and sde2, else all 100
     control_share: float = 0.3  # of the images that the control arms exchange
 
     # downstream readers

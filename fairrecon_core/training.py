@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Images:
         return torch.from_numpy(pixels.astype(np.float32) * scale), [str(self.names[row]) for row in rows]
 
 
-def side_by_side(work: Callable, parts: list) -> list:
+def side_by_side(work: Callable, parts: Iterable) -> list:
     """`[work(part) for part in parts]`, on as many threads as torch has, each with a single one.
 
     Small images one by one keep several threads busy this way, and no part's result depends on their number.

@@ -12,15 +12,13 @@ profile = "tutorial"  # smoke | tutorial | lgg | covid_cxr | nih | paper
 overrides = {}  # for example {"seed": 1}
 
 # %%
-import functools
-
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from fairrecon_core import plots
-from fairrecon_core.chain import as_float, chains
+from fairrecon_core.chain import as_float, card_facts, card_figures, chains
 from fairrecon_core.run import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -43,13 +41,8 @@ pd.DataFrame(facts).set_index(["cohort", "level"])
 
 
 # %%
-def shared_rows(chain):
-    """Test rows that every level has."""
-    return functools.reduce(np.intersect1d, [chain.rows(level) for level in chain.levels])
-
-
 first = next(iter(every.values()))
-row = shared_rows(first)[0]
+row = first.shared_rows()[0]
 level = first.audit_level
 image, image_id = first.cohort.image(row), first.names_of([row])[0]
 degraded = first.degradation(image, level, image_id, seed=settings.seed).numpy()
@@ -244,7 +237,7 @@ if mri is None:
     zero_filled, measurement = degradation("mri").measure(slice_, 8, "slice", settings.seed)
     proposed = reconstructor("tv", "mri", strength=0.01)(zero_filled, 8, image_ids="slice")
 else:
-    slice_row = shared_rows(mri)[0]
+    slice_row = mri.shared_rows()[0]
     slice_, slice_id = mri.cohort.image(slice_row), mri.names_of([slice_row])[0]
     zero_filled, measurement = mri.degradation.measure(slice_, mri.audit_level, slice_id, settings.seed)
     proposed = mri.reconstructor("unet")(zero_filled, mri.audit_level, image_ids=slice_id)
@@ -306,20 +299,15 @@ print(f"{len(unseen)} images that it did not learn from: degraded {before:.2f} d
 # simulator, drawn with *other seeds* than the ones you test on. Their model card says how:
 
 # %%
-cards = {name: chain.card("unet") for name, chain in every.items()}
 pd.set_option("display.max_colwidth", 90)
-long = ("losses", "test", "stamp")
-facts = {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
-pd.DataFrame(facts).fillna("")
+card_facts(every, "unet")
 
 # %% [markdown]
 # What the weights reached on test images when they were made, with their own number of images (nothing, if they were
 # trained in this run):
 
 # %%
-pd.concat(
-    {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}, names=["cohort", "arm and level"]
-)
+card_figures(every, "unet")
 
 # %%
 losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("unet") for name, chain in every.items()}
@@ -346,14 +334,7 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, "unet", *(["unet_dc"] if "unet_dc" in settings.arms else [])]
 
 
-def measured(chain, arms, metric="psnr_db"):
-    """One measure of every test image at every level, one column per arm (first training seed, first sample)."""
-    rows = pd.concat([chain.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
-    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
-    return table.assign(patient_id=table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"]))
-
-
-psnr = {name: measured(chain, ARMS) for name, chain in every.items()}
+psnr = {name: chain.compared(ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 # %% [markdown]
@@ -465,7 +446,7 @@ def at(chain, arm, level, row):
 
 looked_at = {
     (name, level, row): {arm: at(chain, arm, level, row) for arm in ["clean", *ARMS]}
-    for name, chain in every.items() for level in chain.levels for row in shared_rows(chain)[:4]
+    for name, chain in every.items() for level in chain.levels for row in chain.shared_rows()[:4]
 }  # fmt: skip
 
 
@@ -473,7 +454,7 @@ def show_arms(cohort=first.name, noise="audited", patient=1):
     """One test image in all arms, with error maps; `noise`: lowest, audited or highest level."""
     chain = every[cohort]
     level = {"lowest": chain.levels[0], "audited": chain.audit_level, "highest": chain.levels[-1]}[noise]
-    rows = shared_rows(chain)
+    rows = chain.shared_rows()
     found = looked_at[cohort, level, rows[min(patient, len(rows)) - 1]]
     titles = [f"{arm}, {level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in ARMS]
     return plots.error_row(found["clean"], [found[arm] for arm in ARMS], titles, note=plots.origin(chain.cohort))

@@ -11,15 +11,13 @@ profile = "tutorial"  # smoke | tutorial | lgg | covid_cxr | nih | paper
 overrides = {}  # for example {"seed": 1}
 
 # %%
-import functools
-
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from fairrecon_core import plots
-from fairrecon_core.chain import as_float, chains
+from fairrecon_core.chain import as_float, card_facts, card_figures, chains
 from fairrecon_core.quality import psnr_db
 from fairrecon_core.run import begin
 
@@ -37,11 +35,6 @@ ARMS = ["degraded", *FILTERS, *(["unet"] if "unet" in settings.arms else []), "p
 
 
 # %%
-def shared_rows(chain):
-    """Test rows that every level has."""
-    return functools.reduce(np.intersect1d, [chain.rows(level) for level in chain.levels])
-
-
 # %% [markdown]
 # ## How much does the judge see?
 # It does not judge the image as a whole. It is five convolutions of 4 x 4 with strides 2, 2, 2, 1, 1, and each number
@@ -90,7 +83,7 @@ assert judge(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128 // 8 - 2, 128 // 8
 # the word "patch" says less.
 
 # %%
-row = shared_rows(last)[0]
+row = last.shared_rows()[0]
 image = last.cohort.image(row)
 size, n = len(image), len(image) // 8 - 2
 patches = [looked_at(size, n // 2, n // 2), looked_at(size, n // 2, n // 2 + 1), looked_at(size, 0, 0)]
@@ -178,20 +171,15 @@ assert chosen == {100: "one of the nine", 1000: "their median"}
 # card, and its training:
 
 # %%
-cards = {name: chain.card("pix2pix") for name, chain in every.items()}
 pd.set_option("display.max_colwidth", 90)
-long = ("losses", "test", "stamp")
-facts = {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
-pd.DataFrame(facts).fillna("")
+card_facts(every, "pix2pix")
 
 # %% [markdown]
 # What the weights reached on test images when they were made, with their own number of images (nothing, if they were
 # trained in this run):
 
 # %%
-pd.concat(
-    {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}, names=["cohort", "arm and level"]
-)
+card_figures(every, "pix2pix")
 
 # %%
 losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("pix2pix") for name, chain in every.items()}
@@ -228,14 +216,7 @@ pd.DataFrame(shares).T.round(3)
 from fairrecon_core.audit.inference import patient_bootstrap
 
 
-def measured(chain, arms, metric="psnr_db"):
-    """One measure of every test image at every level, one column per arm (first training seed, first sample)."""
-    rows = pd.concat([chain.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
-    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
-    return table.assign(patient_id=table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"]))
-
-
-psnr = {name: measured(chain, ARMS) for name, chain in every.items()}
+psnr = {name: chain.compared(ARMS) for name, chain in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -267,7 +248,7 @@ pd.DataFrame(lines, columns=["cohort", "Pix2Pix less", "dB at the audited level 
 lines = []
 for name, chain in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = measured(chain, shown, "lpips").query("level == @chain.audit_level")
+    far = chain.compared(shown, "lpips").query("level == @chain.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"pix2pix less {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": name, "n": len(far)} | means | apart)
@@ -291,14 +272,14 @@ def at(chain, arm, level, row):
 SHOWN = ["clean", *(arm for arm in ARMS if arm not in FILTERS)]
 kept = {
     (name, row): {arm: at(chain, arm, chain.audit_level, row) for arm in SHOWN}
-    for name, chain in every.items() for row in shared_rows(chain)[:4]
+    for name, chain in every.items() for row in chain.shared_rows()[:4]
 }  # fmt: skip
 
 
 def show_arms(cohort):
     """The first shared test image in all arms, with error maps."""
     chain = every[cohort]
-    found = kept[cohort, shared_rows(chain)[0]]
+    found = kept[cohort, chain.shared_rows()[0]]
     titles = [f"{arm}, {chain.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in SHOWN[1:]]
     return plots.error_row(found["clean"], [found[arm] for arm in SHOWN[1:]], titles, note=plots.origin(chain.cohort))
 
@@ -318,7 +299,7 @@ from scipy.ndimage import uniform_filter
 
 def zoom(cohort=last.name, patient=1, side=32):
     """A window where the last two arms differ most, in all arms."""
-    rows = shared_rows(every[cohort])
+    rows = every[cohort].shared_rows()
     found = kept[cohort, rows[min(patient, len(rows)) - 1]]
     apart = uniform_filter(abs(found[SHOWN[-1]] - found[SHOWN[-2]]), side // 2)
     middle = np.unravel_index(apart.argmax(), apart.shape)

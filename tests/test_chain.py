@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrecon_core import chain as chain_module
-from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float
+from fairrecon_core import image_chain
+from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures
 from fairrecon_core.cohort import write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.remembered import Remembered
@@ -80,6 +80,32 @@ def test_quality_has_one_row_per_image_and_agrees_with_the_images(trained):
     assert np.allclose(order, -10 * np.log10(error), atol=1e-3)
 
 
+def test_arms_are_compared_image_by_image(trained):
+    table = trained.compared(["degraded", "unet"], "ssim")
+    assert list(table.columns) == ["level", "image_id", "degraded", "unet", "patient_id"]
+    one = table.iloc[1]
+    rows = trained.quality("unet").set_index("image_id")
+    assert one["unet"] == rows.loc[one["image_id"], "ssim"]
+    people = trained.cohort.table.set_index("image_id")["patient_id"]
+    assert (table["patient_id"] == people[table["image_id"]].to_numpy()).all()
+    assert set(table["image_id"]) == set(trained.names_of(trained.shared_rows()))
+
+
+def test_model_cards_stand_side_by_side(trained):
+    facts = card_facts({"brain": trained}, "unet")
+    assert facts.loc["epochs", "brain"] == "1" and "losses" not in facts.index
+    assert card_figures({"brain": trained}, "unet").empty, "trained in this run: nothing was measured"
+    tutorial = Chain(Run(trained.run.folder, load_settings("tutorial")), "brain")
+    tutorial.card = lambda arm: {"arm": arm, "test": {"unet, 8": {"psnr_db": 29.5}}}
+    assert card_figures({"brain": tutorial}, "unet").loc[("brain", "unet, 8"), "psnr_db"] == 29.5
+
+
+def test_the_published_sampler_takes_all_steps_whatever_the_others_take(tmp_path):
+    few = {"sde_steps": 8}
+    assert chain_in(tmp_path, **few).network("sde").n_steps == 8
+    assert chain_in(tmp_path, sampler="euler", **few).network("sde").n_steps is None
+
+
 def test_clean_scores_do_not_depend_on_the_arms_beside_them(trained, tmp_path):
     alone = trained.read("clean")["predictions"]
     for arm in ("degraded", "placebo"):
@@ -106,7 +132,7 @@ def test_no_shipped_weights_is_said_with_the_way_out(tmp_path):
 
 def test_training_can_start_from_the_shipped_weights(tmp_path, trained):
     started = chain_in(tmp_path, start_from="shipped", arms=["unet"], width=16)
-    shipped = chain_module.WEIGHTS / "brain-unet.safetensors"
+    shipped = image_chain.WEIGHTS / "brain-unet.safetensors"
     before, after = read_safetensors(shipped)[0], read_safetensors(started.weights("unet"))[0]
     moved = [float((after[key] - before[key]).float().abs().max()) for key in before]
     assert 0 < max(moved) < 0.2  # an epoch of a few batches does not go far from where it began
@@ -127,7 +153,7 @@ def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tmp_path):
 
 
 def test_shipped_weights_of_another_simulator_are_refused_by_name(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(chain_module, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(image_chain, "WEIGHTS", tmp_path)
     network = trained.network("unet")
     network.load(trained.weights("unet"))
     network.save(tmp_path / "brain-unet.safetensors", simulator_version="0")

@@ -38,6 +38,17 @@ def test_figures_do_not_depend_on_the_batch(pair):
     assert np.array_equal(whole.to_numpy(), np.stack(single), equal_nan=True)
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_figures_do_not_depend_on_the_number_of_threads(pair, n_threads):
+    expected, before = measure(*pair), torch.get_num_threads()
+    try:
+        torch.set_num_threads(n_threads)
+        assert measure(*pair).equals(expected)
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_lpips_reproduces_the_published_value_of_the_alexnet_variant():
     torch.manual_seed(123)
     first, second = (torch.rand(10, 3, 100, 100) * 2 - 1 for _ in range(2))

@@ -15,7 +15,7 @@ FILES = sorted(CORE.rglob("*.py"))
 RANK = {name: rank for rank, rooms in enumerate((
     ["settings"], ["tables"], ["splits"], ["conversion"], ["cohort"], ["simulate"], ["degrade"], ["training"],
     ["reconstruct"], ["quality"], ["predict"], ["recipes"], ["audit"], ["published"], ["plots", "widgets"], ["run"],
-    ["chain"], ["explorer"], ["report"], ["series"], ["cli"],
+    ["image_chain"], ["chain"], ["explorer"], ["report"], ["series"], ["cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
 AUDIT_MAY_IMPORT = {"settings", "tables", "audit"}

@@ -28,8 +28,8 @@ from fairrecon_core.settings import house, load_settings
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "training", "reconstruct",
-         "quality", "predict", "recipes", "audit", "published", "plots", "widgets", "run", "chain", "explorer",
-         "report", "series")  # fmt: skip
+         "quality", "predict", "recipes", "audit", "published", "plots", "widgets", "run", "image_chain",
+         "chain", "explorer", "report", "series")  # fmt: skip
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
