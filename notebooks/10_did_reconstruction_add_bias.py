@@ -89,7 +89,7 @@ for name, cohort in cohorts.items():
     else:
         clean = reference_scores(name, cohort)
         clean = controls.blurred(clean, noise=0.3, seed=settings.seed + 1, arm="clean") if name == "brain" else clean
-        predictions[name] = control_arms(clean, cohort.table, AUDITED[name])
+        predictions[name] = control_arms(clean, cohort.table, AUDITED[name]).assign(fold=0)
 everything = pd.concat([frame.assign(cohort=name) for name, frame in predictions.items()])
 everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", "nunique"])
 
@@ -536,7 +536,8 @@ def paired_loss(name, arm):
         task = task if task in set(predictions[name]["task"]) else predictions[name]["task"].iloc[0]
         frame = predictions[name][predictions[name]["task"] == task]
         frame = frame.assign(value=np.log(frame["score"].clip(1e-6, 1 - 1e-6) / (1 - frame["score"]).clip(1e-6, 1)))
-    wide = frame.pivot_table(index="image_id", columns="arm", values="value", sort=False)
+    wide = frame.pivot_table(index=["image_id", "fold"], columns="arm", values="value", sort=False)
+    wide = wide.dropna(subset=[arm, "clean"])  # clean is read in other folds too, as a validation image: not there
     return (wide[arm] - wide["clean"]).rename("loss").reset_index()
 
 
