@@ -7,8 +7,8 @@ window, sigma 1.5). LPIPS uses AlexNet (Zhang et al. 2018): the heads are those 
 packaged here in half precision, so nothing is downloaded and no weights are random.
 """
 
+import importlib.util
 import itertools
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import binary_dilation
 from skimage.metrics import structural_similarity
+from torch import Tensor, nn
 
 from fairrecon_core.training import read_safetensors, side_by_side
 
@@ -96,16 +97,54 @@ def lpips_distances(images, clean) -> np.ndarray:
     """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
     found = []
     with torch.inference_mode():
-        for start in range(0, len(images), 2):  # always two at a time, a third faster than one
+        for start in range(0, len(images), 2):  # always two at a time, faster than one
             rows = [start, min(start + 1, len(images) - 1)]
             parts = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (images, clean))
-            found.append(lpips_network()(*(part[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in parts)).flatten())
+            found.append(lpips_network()(*(part[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in parts)))
     return torch.cat(found).numpy()[: len(images)].astype(float) if found else np.empty(0)
 
 
+class LPIPS(nn.Module):
+    """LPIPS with AlexNet, version 0.1: how far apart two images look to a network that was trained on photographs.
+
+    Written out because importing the lpips package imports torchvision and, with it, torch's compiler: 6 s and 150 MB
+    in every notebook that measures an image. A test holds it against the package.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[None, :, None, None])
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3, 64, 11, stride=4, padding=2),
+                nn.Sequential(nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, padding=2)),
+                nn.Sequential(nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, padding=1)),
+                nn.Conv2d(384, 256, 3, padding=1),
+                nn.Conv2d(256, 256, 3, padding=1),
+            ]
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(n, 1, 1, bias=False) for n in (64, 192, 384, 256, 256))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the five layers answer to RGB images (B, 3, H, W) in [-1, 1]."""
+        found = [(images - self.shift) / self.scale]
+        for layer in self.layers:
+            found.append(layer(found[-1]).relu())
+        return found[1:]
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Distances, shape (B,), of RGB images from others, both (B, 3, H, W) in [-1, 1]."""
+        total = images.new_zeros(len(images))
+        for head, layer in zip(self.heads, self.features(torch.cat([images, others]))):
+            first, second = (layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+            total = total + head((first - second).square()).mean((1, 2, 3))
+        return total
+
+
 @cache
-def lpips_network() -> torch.nn.Module:
-    """LPIPS with AlexNet: the lpips package's linear heads on the trunk that is packaged here.
+def lpips_network() -> LPIPS:
+    """LPIPS with the linear heads that the lpips package carries and the trunk that is packaged here.
 
     Raises
     ------
@@ -113,16 +152,15 @@ def lpips_network() -> torch.nn.Module:
         The packaged trunk is missing or damaged; there is never a fallback to random weights.
     """
     trunk, _ = read_safetensors(TRUNK)
-    import lpips  # takes seconds: only when needed
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips uses an argument that torchvision renamed
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
-    layers = {name: layer for part in network.net.children() for name, layer in part.named_children()}
-    for name, layer in layers.items():
-        if isinstance(layer, torch.nn.Conv2d):
-            layer.weight.copy_(trunk.pop(f"features.{name}.weight").float())
-            layer.bias.copy_(trunk.pop(f"features.{name}.bias").float())
-    if trunk:
-        raise ValueError(f"{TRUNK.name} holds layers that AlexNet lacks: {', '.join(trunk)}")
+    package = importlib.util.find_spec("lpips").submodule_search_locations[0]  # found, not imported
+    heads = torch.load(Path(package) / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
+    network = LPIPS().eval().requires_grad_(False)
+    convolutions = [layer for layer in network.layers.modules() if isinstance(layer, nn.Conv2d)]
+    for number, layer in zip((0, 3, 6, 8, 10), convolutions):
+        layer.weight.copy_(trunk.pop(f"features.{number}.weight").float())
+        layer.bias.copy_(trunk.pop(f"features.{number}.bias").float())
+    for k, head in enumerate(network.heads):
+        head.weight.copy_(heads.pop(f"lin{k}.model.1.weight"))
+    if trunk or heads:
+        raise ValueError(f"weights of LPIPS that AlexNet lacks: {', '.join([*trunk, *heads])}")
     return network.to(memory_format=torch.channels_last)

@@ -355,13 +355,13 @@ slider_image(show_step, cohort=tuple(every), call=list(range(1, 11)), start={"co
 # has not yet committed itself.
 #
 # ## Ten calls or a hundred
-# The published sampler and ours, the same weights. Here on a few images; `benchmarks/sde.py` measures it on 64. The
+# The published sampler and ours, the same weights. Here on one image each; `benchmarks/sde.py` measures it on 64. The
 # setting `sde_steps` chooses the calls of this run.
 
 # %%
 lines = []
 for key, chain in every.items():
-    for row_ in chain.shared_rows()[:2]:
+    for row_ in chain.shared_rows()[:1]:
         clean_ = chain.cohort.image(row_)
         for sampler, calls in dict.fromkeys((("euler", 100), ("ode2", 10), ("ode2", settings.sde_steps or 10))):
             began = time.process_time()

@@ -76,9 +76,9 @@ from fairrecon_core.quality import lpips_network
 network = lpips_network()
 with torch.inference_mode():
     views = [torch.tensor(part, dtype=torch.float32).expand(1, 3, -1, -1) * 2 - 1 for part in (degraded, clean)]
-    features = [network.net(network.scaling_layer(view)) for view in views]
+    features = [network.features(view) for view in views]
     unit = lambda layer: layer / layer.norm(dim=1, keepdim=True).clamp(min=1e-10)
-    steps = [head((unit(a) - unit(b)) ** 2).mean() for head, a, b in zip(network.lins, *features)]
+    steps = [head((unit(a) - unit(b)) ** 2).mean() for head, a, b in zip(network.heads, *features)]
 by_hand["lpips"] = float(sum(steps))
 
 # %% [markdown]

@@ -1,5 +1,9 @@
 """Image quality: known values, independence of the batch, agreement with scikit-image."""
 
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 
 from fairrecon_core import quality
 from fairrecon_core.quality import head_mask, lpips_network, measure, psnr_db
+from fairrecon_core.training import read_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,32 @@ def test_lpips_reproduces_the_published_value_of_the_alexnet_variant():
     first, second = (torch.rand(10, 3, 100, 100) * 2 - 1 for _ in range(2))
     with torch.inference_mode():
         assert float(lpips_network()(first, second).mean()) == pytest.approx(0.148562, abs=1e-4)
+
+
+def test_lpips_is_that_of_the_package(pair):
+    import lpips  # imports torchvision: seconds
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses an argument that torchvision renamed
+        package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    trunk, _ = read_safetensors(quality.TRUNK)
+    for part in package.net.children():
+        for name, layer in part.named_children():
+            if f"features.{name}.weight" in trunk:
+                layer.weight.copy_(trunk[f"features.{name}.weight"].float())
+                layer.bias.copy_(trunk[f"features.{name}.bias"].float())
+    images, clean = (torch.from_numpy(part).clamp(0, 1)[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in pair)
+    with torch.inference_mode():
+        expected = package(images, clean).flatten().numpy()
+    assert np.allclose(quality.lpips_distances(pair[0].clip(0, 1), pair[1]), expected, rtol=1e-5)
+
+
+def test_measuring_does_not_import_torchvision():
+    code = (
+        "import sys, numpy as np; from fairrecon_core.quality import measure; "
+        "measure(np.zeros((1, 64, 64)), np.ones((1, 64, 64))); sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "it takes 6 s and 150 MB in every notebook"
 
 
 def test_equal_images_are_perfect_and_worse_ones_measure_worse(pair):
