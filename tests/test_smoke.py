@@ -1,6 +1,9 @@
 """The whole series, as small as it goes: every notebook runs, and every widget in it has something to show."""
 
 import json
+import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -43,3 +46,14 @@ def test_every_slider_has_drawn_its_picture(smoke):
 def test_numbers_of_smoke_are_marked_as_meaningless(smoke):
     for path in (smoke / "notebooks").glob("*.ipynb"):
         assert "the numbers mean nothing" in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.series
+@pytest.mark.parametrize("number", ["02", "11"])  # `tools/example.py --check` opens all of them
+def test_a_notebook_opened_first_and_alone_reads_the_shipped_example(number, tmp_path, root):
+    command = [sys.executable, "-m", "fairrecon_core.cli", "tutorial", "--only", number]
+    environment = dict(os.environ, FAIRRECON_RUNS=str(tmp_path), FAIRRECON_HOME=str(root))
+    made = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    assert list((tmp_path / "tutorial" / "notebooks").glob(f"{number}*.ipynb"))
+    assert not (tmp_path / "tutorial" / "cohorts").exists(), "nothing was simulated: it read the example"

@@ -1,13 +1,19 @@
 """Make the shipped example run, results/tutorial/, from a finished run of the tutorial profile.
 
-    python3 run.py && python tools/example.py
+    python3 run.py && python tools/example.py --check
 
 It holds the run's tables and an excerpt of each cohort (all rows of the table, the pixels of a few test patients), so
-that any notebook can be opened alone. At most 10 MB.
+that any notebook can be opened alone. At most 10 MB. `--check` then opens each of them alone in an empty run folder,
+with nothing but the example to read (8 minutes).
 """
 
+import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +54,27 @@ def make(source: Path, target: Path) -> float:
     return size
 
 
+def alone() -> list[str]:
+    """Run every notebook but 01, which makes cohorts, in an empty run folder of its own; what went wrong."""
+    failures = []
+    for notebook in sorted((house() / "notebooks").glob("[0-9]*.ipynb")):
+        if notebook.name.startswith("01"):
+            continue
+        with tempfile.TemporaryDirectory() as empty:
+            command = [sys.executable, "-m", "fairrecon_core.cli", "tutorial", "--only", notebook.name[:2]]
+            made = subprocess.run(
+                command, cwd=house(), env=os.environ | {"FAIRRECON_RUNS": empty}, capture_output=True, text=True
+            )
+        print(f"{notebook.stem}: {'runs alone' if made.returncode == 0 else 'FAILED'}", flush=True)
+        failures += [made.stderr[-2000:]] if made.returncode else []
+    return failures
+
+
 if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="open every notebook alone afterwards")
+    given = options.parse_args()
     _, run = begin("tutorial")
     print(f"{make(run.folder, house() / 'results' / 'tutorial'):.1f} MB in results/tutorial")
+    if given.check and (failures := alone()):
+        sys.exit("\n\n".join(failures))
