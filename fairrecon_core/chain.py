@@ -91,10 +91,9 @@ class Chain(ImageChain):
         wants += [self.cohort.info["content_hash"], fold]
         stamp, path = content_hash(wants), folder / "weights.safetensors"
         if not (path.exists() and card_of(path).get("stamp") == stamp):
-            train = recipes.train_segmenter if isinstance(reader, Segmenter) else recipes.train_classifier
             options = {"folder": folder / f"training-{stamp[:8]}", "fold": fold, "epochs": s.reader_epochs}
             options |= {"precision": s.precision, "start": start, "augment": s.augment}
-            losses = train(reader, self.cohort, **options)
+            losses = recipes.train_reader(reader, self.cohort, **options)
             facts = {"start_from": s.start_from, "losses": losses.to_dict("list")}
             reader.save(path, stamp=stamp, epochs=s.reader_epochs, **facts)
         self._finished(path, folder)

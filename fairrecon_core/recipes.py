@@ -75,19 +75,27 @@ def train_reconstructor(
     return network.fit(train, validation, degradation, levels, seed=seed, flips=flips, folder=folder, **options)
 
 
-def train_classifier(
-    classifier: Classifier, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 16,
-    augment: bool = False, **options,
-) -> pd.DataFrame:  # fmt: skip
-    """Train a classifier on the recorded labels of a cohort's train split; the table of losses.
+def train_reader(
+    reader: Classifier | Segmenter,
+    cohort: Cohort,
+    *,
+    folder: str | Path,
+    fold: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    augment: bool = False,
+    **options,
+) -> pd.DataFrame:
+    """Train a reader on a cohort's train split; the table of losses. The best weights stay in the reader.
 
     Parameters
     ----------
-    classifier : Classifier
-        Its tasks are columns `y_<task>` of the cohort.
+    reader : Classifier or Segmenter
+        A classifier learns the recorded labels of its tasks, columns `y_<task>` of the cohort; a segmenter the masks.
     cohort, folder, fold, seed
         As in `train_reconstructor`.
-    batch_size : int
+    batch_size : int, optional
+        16 for a classifier, 8 for a segmenter.
     augment : bool
         As in `predict.labelled`.
     **options
@@ -96,45 +104,25 @@ def train_classifier(
     Raises
     ------
     ValueError
-        No images with a label in train or validation.
+        No images with a label in train or validation, or a cohort without masks.
     """
-    parts = []
-    for split in ("train", "validation"):
-        labels = cohort.table[[f"y_{task}" for task in classifier.tasks]].to_numpy(np.float32)
-        rows = cohort.select(split, "prediction", fold)
-        rows = rows[~np.isnan(labels[rows]).all(axis=1)]
-        if not len(rows):
-            raise ValueError(f"cohort {cohort.name!r} has no {split} image with a label of {classifier.tasks}")
-        parts += [_at(cohort, rows), labels[rows]]
-    weights = positive_weights(parts[1])
-    classifier.positive_weight = classifier.positive_weight.new_tensor(weights)
-    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True, augment=augment)
-    return classifier.fit(draw, seed=seed, folder=folder, **options)
-
-
-def train_segmenter(
-    segmenter: Segmenter, cohort: Cohort, *, folder, fold: int = 0, seed: int = 0, batch_size: int = 8,
-    augment: bool = False, **options,
-) -> pd.DataFrame:  # fmt: skip
-    """Train a segmenter on the masks of a cohort's train split; the table of losses.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-    cohort, folder, fold, seed
-        As in `train_reconstructor`.
-    batch_size : int
-    augment : bool
-        As in `predict.labelled`.
-    **options
-        Of `training.fit`, and `start`: weights to begin with.
-    """
-    parts = []
+    segments, parts = isinstance(reader, Segmenter), []
     for split in ("train", "validation"):
         rows = cohort.select(split, "prediction", fold)
-        parts += [_at(cohort, rows), cohort.masks_at(rows)]
+        if segments:
+            targets = cohort.masks_at(rows)
+        else:
+            labels = cohort.table[[f"y_{task}" for task in reader.tasks]].to_numpy(np.float32)
+            rows = rows[~np.isnan(labels[rows]).all(axis=1)]
+            targets = labels[rows]
+            if not len(rows):
+                raise ValueError(f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}")
+        parts += [_at(cohort, rows), targets]
+    if not segments:
+        reader.positive_weight = reader.positive_weight.new_tensor(positive_weights(parts[1]))
+    batch_size = batch_size or (8 if segments else 16)
     draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True, augment=augment)
-    return segmenter.fit(draw, seed=seed, folder=folder, **options)
+    return reader.fit(draw, seed=seed, folder=folder, **options)
 
 
 def _at(cohort: Cohort, rows) -> Images:

@@ -24,7 +24,7 @@ from fairrecon_core.chain import WEIGHTS, Chain
 from fairrecon_core.cohort import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict import Classifier, Segmenter, dice_table
-from fairrecon_core.recipes import READER_RATE, RECIPES, train_classifier, train_reconstructor, train_segmenter
+from fairrecon_core.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_core.run import Run, commit, run_folder
 from fairrecon_core.settings import house, load_settings
@@ -82,8 +82,7 @@ def read(name: str, *, epochs: int, seed: int, only: str = "") -> None:
         if only and what != only:
             continue
         folder = WORK / f"{name}-{what}"
-        fit = train_segmenter if isinstance(reader, Segmenter) else train_classifier
-        losses = fit(reader, cohort, folder=folder, seed=seed, epochs=epochs, precision="bf16-mixed")
+        losses = train_reader(reader, cohort, folder=folder, seed=seed, epochs=epochs, precision="bf16-mixed")
         reader.save(folder / "weights.safetensors", seed=seed, epochs=epochs)
         losses.to_csv(folder / "loss.csv", index=False)
 
