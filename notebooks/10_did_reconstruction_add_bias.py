@@ -431,8 +431,9 @@ segmentation = {
     )
     for attribute in ATTRIBUTES[first]
 }  # fmt: skip
-for attribute, frame in segmentation.items():
-    run.save("audit", frame, cohort=first, attribute=attribute, task="segmentation")
+if has_overlap:  # what was drawn is no audit of this cohort
+    for attribute, frame in segmentation.items():
+        run.save("audit", frame, cohort=first, attribute=attribute, task="segmentation")
 
 # %%
 n_arms = overlap["arm"].nunique() - 1
