@@ -146,7 +146,9 @@ class Cohort:
         folds = self.table.drop_duplicates("patient_id").set_index("patient_id")["fold"]
         return self.table["patient_id"].map(split_of_fold(folds, fold, n_folds, self.info["seed"]))
 
-    def select(self, split: str | None = None, role: str | None = None, fold: int = 0) -> np.ndarray:
+    def select(
+        self, split: str | None = None, role: str | None = None, fold: int = 0, with_pixels: bool = False
+    ) -> np.ndarray:
         """Row numbers of a part of the cohort, ascending.
 
         Parameters
@@ -157,6 +159,8 @@ class Cohort:
             Patients who may train a reconstructor, or a downstream reader. Test patients serve both.
         fold : int
             Of a cross-validated cohort: the fold whose patients are the test split.
+        with_pixels : bool
+            Only rows whose pixels are there, see `pixel_rows`.
 
         Returns
         -------
@@ -175,7 +179,7 @@ class Cohort:
         if role is not None:
             check_word("role", role)
             keep &= (self.table["role"].isin([role, "both"]) | (splits == "test")).to_numpy()
-        return np.flatnonzero(keep)
+        return np.intersect1d(np.flatnonzero(keep), self.pixel_rows) if with_pixels else np.flatnonzero(keep)
 
     def describe(self) -> pd.DataFrame:
         """Count patients and images per subgroup.

@@ -87,7 +87,7 @@ class ImageChain:
         ndarray of int
             Only rows whose pixels are there.
         """
-        rows = np.intersect1d(self.cohort.select(split, "prediction", fold), self.cohort.pixel_rows)
+        rows = self.cohort.select(split, "prediction", fold, with_pixels=True)
         whole = level in (self.audit_level, self.degradation.identity_level) or split != "test"
         if whole or len(rows) <= self.settings.level_subset:
             return rows
@@ -236,7 +236,7 @@ class ImageChain:
         return pd.DataFrame(self.card(arm, fold, train_seed)["losses"])
 
     def _clean(self, split: str, fold: int) -> Images:
-        rows = np.intersect1d(self.cohort.select(split, "reconstruction", fold), self.cohort.pixel_rows)
+        rows = self.cohort.select(split, "reconstruction", fold, with_pixels=True)
         if split == "validation" and not len(rows):  # an excerpt may have none
             rows = self.rows(self.audit_level, fold)
         return Images(self.cohort.images_at(rows), self.names_of(rows))

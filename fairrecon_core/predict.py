@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairrecon_core.reconstruct.unet import UNet, cosine
-from fairrecon_core.training import Images, Recipe, fit, load_weights, read_card, save_weights, side_by_side
+from fairrecon_core.training import (
+    Images,
+    Recipe,
+    equal_chunks,
+    fit,
+    load_weights,
+    read_card,
+    save_weights,
+    side_by_side,
+)
 
 LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
 BACKBONES = ("resnet18_half", "resnet18", "resnet50", "xrv_densenet")
@@ -185,10 +194,11 @@ class Reader(Recipe):
         return card
 
     def outputs(self, images) -> Tensor:
-        """Logits for images (n, H, W): one at a time on the CPU, so that the batch changes no byte."""
+        """Logits for images (n, H, W): always two at a time on the CPU, so that the batch changes no byte."""
         images = torch.as_tensor(np.asarray(images), dtype=torch.float32)[:, None]
         if self.device == "cpu":
-            return torch.cat(side_by_side(self._logits, list(images.split(1))))
+            pairs = [images[rows] for rows in equal_chunks(len(images), 2)]
+            return torch.cat(side_by_side(self._logits, pairs))[: len(images)]
         return torch.cat([self._logits(part) for part in images.split(64)])
 
     @torch.inference_mode()

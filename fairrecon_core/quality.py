@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from fairrecon_core.training import read_safetensors, side_by_side
+from fairrecon_core.training import equal_chunks, read_safetensors, side_by_side
 
 TRUNK = Path(__file__).parent / "weights" / "lpips-alexnet-trunk.safetensors"
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
@@ -53,13 +53,12 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
     if not (np.isfinite(images).all() and np.isfinite(clean).all()):
         raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
     images = images.clip(0, 1)
-    masks = [None] * len(images) if foreground is None else np.asarray(foreground, dtype=bool)
+    masks = np.full(len(images), None) if foreground is None else np.asarray(foreground, dtype=bool)
     if with_lpips:
         lpips_network()  # made once, before threads ask for it
 
-    def part(start: int) -> list[dict]:
-        here = slice(start, start + 2)
-        distances = lpips_distances(images[here], clean[here]) if with_lpips else (np.nan, np.nan)
+    def part(rows: list[int]) -> list[dict]:
+        distances = lpips_distances(images[rows], clean[rows]) if with_lpips else (np.nan, np.nan)
         return [
             {
                 "psnr_db": psnr_db(image, truth),
@@ -68,11 +67,11 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
                 "lpips": float(distance),
                 "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
             }
-            for image, truth, mask, distance in zip(images[here], clean[here], masks[here], distances)
+            for image, truth, mask, distance in zip(images[rows], clean[rows], masks[rows], distances)
         ]
 
-    rows = list(itertools.chain.from_iterable(side_by_side(part, range(0, len(images), 2))))
-    return pd.DataFrame(rows, columns=["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"])
+    found = list(itertools.chain.from_iterable(side_by_side(part, equal_chunks(len(images), 2))))[: len(images)]
+    return pd.DataFrame(found, columns=["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"])
 
 
 def psnr_db(image, clean) -> float:
@@ -97,8 +96,7 @@ def lpips_distances(images, clean) -> np.ndarray:
     """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
     found = []
     with torch.inference_mode():
-        for start in range(0, len(images), 2):  # always two at a time, faster than one
-            rows = [start, min(start + 1, len(images) - 1)]
+        for rows in equal_chunks(len(images), 2):
             parts = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (images, clean))
             found.append(lpips_network()(*(part[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in parts)))
     return torch.cat(found).numpy()[: len(images)].astype(float) if found else np.empty(0)

@@ -218,7 +218,9 @@ class _Engine(NBClientEngine):
         nb_man.cell_complete = cell_complete
         quiet = ["--IPKernelApp.log_level=ERROR"]  # else every kernel warns that it talks over TCP
         log = logging.getLogger("papermill")
-        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, extra_arguments=quiet)
+        # what a kernel writes is on disk when its cell ends, so it need not be asked, for some seconds, to leave
+        how = {"extra_arguments": quiet, "shutdown_kernel": "immediate"}
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, **how)
         return client.execute(env=os.environ.copy())
 
 

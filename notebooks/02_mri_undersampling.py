@@ -30,7 +30,7 @@ if cohort is None or cohort.masks is None:
     image, _, tumour = next(iter(simulate("brain", 1, seed=settings.seed, size=settings.image_size)))
     note = "simulated"
 else:
-    rows = np.intersect1d(cohort.select("test"), cohort.pixel_rows)  # the shipped example holds a few images
+    rows = cohort.select("test", with_pixels=True)  # the shipped example holds a few images
     largest = rows[cohort.masks_at(rows).sum(axis=(1, 2)).argmax()]
     image, tumour = cohort.image(largest), cohort.mask(largest)
     note = "" if settings.cohort_folder else "simulated"

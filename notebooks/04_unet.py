@@ -180,13 +180,13 @@ from fairrecon_core.training import Images
 
 def validation_images(chain, n=24):
     """The validation images that tune a filter; an excerpt without any borrows test images."""
-    rows = np.intersect1d(chain.cohort.select("validation", "reconstruction"), chain.cohort.pixel_rows)
+    rows = chain.cohort.select("validation", "reconstruction", with_pixels=True)
     rows = (rows if len(rows) else chain.rows(chain.audit_level))[:n]
     return Images(chain.cohort.images_at(rows), chain.names_of(rows))
 
 
 # %% [markdown]
-# By hand for total variation; then the core, for both filters and all levels.
+# By hand for total variation, and the core's answer; then what the core has tried for the filters that we use below.
 
 # %%
 from skimage.restoration import denoise_tv_chambolle
@@ -205,14 +205,12 @@ assert tv.strengths[level] == min(mse, key=mse.get)
 # %%
 figure, axes = plots.canvas(4.4 * len(every), 3.2, 1, len(every), squeeze=False)
 for ax, chain in zip(axes[0], every.values()):
-    held_out = validation_images(chain)
     for name in ("tv", "nlm"):
-        table = reconstructor(name, chain.modality).fit(
-            held_out, held_out, chain.degradation, [chain.audit_level], seed=settings.seed
-        )
-        ax.plot(table["strength"], -10 * np.log10(table["mse"]), label=name, **plots.arm_style(name))
+        tried = chain.reconstructor(name).tried.query("level == @chain.audit_level")
+        ax.plot(tried["strength"], -10 * np.log10(tried["mse"]), label=name, **plots.arm_style(name))
     ax.set(xscale="log", xlabel="Strength of the filter", ylabel="PSNR of the mean error (dB)")
-    ax.set_title(f"{chain.name}, level {chain.audit_level:,.0f}, n = {len(held_out)} validation images", fontsize=9)
+    n_tuning = tried["n_images"].iloc[0]
+    ax.set_title(f"{chain.name}, level {chain.audit_level:,.0f}, n = {n_tuning} validation images", fontsize=9)
     ax.legend(frameon=False, fontsize=9, title=plots.origin(chain.cohort), title_fontsize=9)
 run.figure(figure, "04_tuning")
 

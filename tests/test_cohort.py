@@ -322,6 +322,9 @@ def test_an_excerpt_keeps_the_table_and_some_pixels(tmp_path):
     assert part.pixel_rows.tolist() == [4, 17, 31] and whole.pixel_rows.tolist() == list(range(40))
     assert (part.images_at([31, 4]) == whole.images_at([31, 4])).all() and (part.mask(17) == whole.mask(17)).all()
     assert part.image(17).shape == (SIZE, SIZE)
+    chosen = part.select("train", with_pixels=True)
+    assert set(chosen) == set(part.select("train")) & {4, 17, 31} and list(chosen) == sorted(chosen)
+    assert (whole.select("train", with_pixels=True) == whole.select("train")).all()
     for rows in (5, [4, 5], 39, slice(None)):
         with pytest.raises(
             LookupError, match="image 'image0(05|39|00)' is not in this excerpt.*3 of 40.*run notebook 01"

@@ -115,6 +115,8 @@ def test_a_tuned_filter_beats_the_degraded_image_and_refuses_an_untuned_level(na
     clean, noisy = smooth_images(4, seed=9), degradation("mri")(smooth_images(4, seed=9), 8, list("wxyz"))
     arm = made(name)
     assert ((arm(noisy, 8, image_ids=list("wxyz")).numpy() - clean) ** 2).mean() < ((noisy.numpy() - clean) ** 2).mean()
+    best = arm.tried.loc[arm.tried["mse"].idxmin()]
+    assert list(arm.tried["strength"]) == list(arm.grid) and best["strength"] == arm.strengths[8]
     with pytest.raises(ValueError, match=r"not tuned for level 4 \(tuned: 8\)"):
         arm(noisy, 4, image_ids=list("wxyz"))
 

@@ -178,6 +178,10 @@ def test_samples_differ_and_repeat_by_seed_and_sample():
     assert not torch.equal(draw(seed=1), draw(seed=2)) and not torch.equal(draw(sample=1), draw(sample=2))
     many = reconstruct.samples(image, 8, 3, image_ids=["a", "b"], seed=1)
     assert many.shape == (3, 2, 16, 16) and torch.equal(many[2], draw(seed=1, sample=2))
+    assert torch.equal(draw(seed=1, sample=[2, 0])[0], many[2, 0]), "a sample for each image"
+    assert torch.equal(draw(seed=1, sample=[2, 0])[1], many[0, 1])
+    with pytest.raises(ValueError, match="one for each: got 3 for 2"):
+        draw(sample=[0, 1, 2])
 
 
 @pytest.mark.parametrize("loss", ["unbiased", "published"])

@@ -182,7 +182,7 @@ class Scene:
             table = table[table.index.isin(self._held_out())] if self.cohort is not None else table
             label = table.get(f"true_{task}")
         else:
-            table = self.cohort.table.loc[np.intersect1d(self.cohort.select("test"), self.cohort.pixel_rows)]
+            table = self.cohort.table.loc[self.cohort.select("test", with_pixels=True)]
             label = table.get(f"y_{task}")
         half = N_PATIENTS // 2
         chosen = table.head(N_PATIENTS)
@@ -248,7 +248,7 @@ class Scene:
         if self.simulated:
             items = [self.person(patient) for patient in range(10_000, 10_000 + N_TUNING)]
             return Images(np.stack([image for image, _ in items]), [row["image_id"] for _, row in items])
-        rows = np.intersect1d(self.cohort.select("validation"), self.cohort.pixel_rows)[:N_TUNING]
+        rows = self.cohort.select("validation", with_pixels=True)[:N_TUNING]
         return Images(self.cohort.images_at(rows), list(self.cohort.table["image_id"].iloc[rows]))
 
     # ------------------------------------------------------------------ the reader

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairrecon_core.degrade import Degradation, Measurement
 from fairrecon_core.settings import suggest
-from fairrecon_core.training import Images
+from fairrecon_core.training import Images, equal_chunks
 
 REGISTRY: dict[str, type["Reconstructor"]] = {}
 # built in: the module is imported when its reconstructor is first asked for
@@ -31,7 +31,7 @@ HOMES = {
 
 
 class Reconstructor:
-    """Base of all reconstructors: checks what comes in, clips what goes out, and works image by image on the CPU.
+    """Base of all reconstructors: checks what comes in, clips what goes out, and works in chunks of a fixed size.
 
     Parameters
     ----------
@@ -80,10 +80,10 @@ class Reconstructor:
         level: float,
         image_ids: list[str],
         seed: int,
-        sample: int,
+        sample: Sequence[int],
         measurement: Measurement | None,
     ) -> Tensor:
-        """Images (B, H, W) for degraded images (B, H, W); to be overridden."""
+        """Images (B, H, W) for degraded images (B, H, W), one name and sample each; to be overridden."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -94,7 +94,7 @@ class Reconstructor:
         *,
         image_ids: str | Sequence[str],
         seed: int = 0,
-        sample: int = 0,
+        sample: int | Sequence[int] = 0,
         measurement: Measurement | None = None,
     ) -> Tensor:
         """Reconstruct.
@@ -107,7 +107,7 @@ class Reconstructor:
             The level at which it was degraded.
         image_ids : sequence of B names, or one name for a single image
         seed, sample : int
-            With the name and level they decide the noise of a stochastic reconstructor.
+            With the name and level they decide the noise of a stochastic reconstructor. `sample` may be one per image.
         measurement : Measurement, optional
             What the scanner recorded, for those that use it.
 
@@ -119,30 +119,34 @@ class Reconstructor:
         Raises
         ------
         ValueError
-            Images of another shape than (B, H, W) or (H, W), not finite or not in [0, 1]; not one name per image.
+            Images of another shape than (B, H, W) or (H, W), not finite or not in [0, 1]; not one name, or another
+            number of samples, per image.
         """
         batch, alone = as_batch(degraded), torch.as_tensor(degraded).ndim == 2
         names = [image_ids] if isinstance(image_ids, str) else [str(name) for name in image_ids]
         if len(names) != len(batch):
             raise ValueError(f"need one image_id per image: got {len(names)} for {len(batch)} images")
+        draws = list(sample) if isinstance(sample, Sequence) else [sample] * len(batch)
+        if len(draws) != len(batch):
+            raise ValueError(f"need one sample for all images or one for each: got {len(draws)} for {len(batch)}")
         if measurement is not None and alone:
             measurement = measurement.at(None)
-        step = self.chunk()
 
-        def part(start: int) -> Tensor:
-            here = slice(start, start + step)
-            measured = None if measurement is None else measurement.at(here)
-            return self.restore(batch[here], float(level), names[here], seed, sample, measured)
+        def part(rows: list[int]) -> Tensor:
+            measured = None if measurement is None else measurement.at(rows)
+            which = [draws[row] for row in rows]
+            return self.restore(batch[rows], float(level), [names[row] for row in rows], seed, which, measured)
 
-        images = torch.cat(self.work(part, list(range(0, len(batch), step)))).float().cpu().clamp(0, 1)
+        done = self.work(part, equal_chunks(len(batch), self.chunk(len(batch))))
+        images = torch.cat(done)[: len(batch)].float().cpu().clamp(0, 1)
         return images[0] if alone else images
 
-    def work(self, part, starts: list[int]) -> list[Tensor]:
-        """`part(start)` of every chunk, in order."""
-        return [part(start) for start in starts]
+    def work(self, part, chunks: list) -> list[Tensor]:
+        """`part(chunk)` of every chunk, in order."""
+        return [part(chunk) for chunk in chunks]
 
-    def chunk(self) -> int:
-        """Images at a time: one on the CPU, so that the batch changes no byte."""
+    def chunk(self, n: int) -> int:
+        """How many of `n` images `restore` gets at a time: one."""
         return 1
 
 

@@ -35,13 +35,20 @@ class Tuned(Reconstructor):
     modality : {"mri", "xray"}
     strength : float, optional
         Fixed by hand; otherwise `fit` chooses it.
+
+    Attributes
+    ----------
+    strengths : dict
+        Level to chosen strength.
+    tried : DataFrame
+        What the last `fit` returned.
     """
 
     grid: tuple[float, ...] = ()
 
     def __init__(self, modality: str = "mri", strength: float | None = None):
         super().__init__(modality)
-        self.fixed, self.strengths = strength, {}
+        self.fixed, self.strengths, self.tried = strength, {}, pd.DataFrame()
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
         """One image (H, W) after the filter; to be overridden."""
@@ -50,7 +57,7 @@ class Tuned(Reconstructor):
     def fit(self, train, validation, degradation, levels, *, seed: int = 0, **options) -> pd.DataFrame:
         """Choose the strength for every level in `levels` on `validation`, degraded by `degradation` with `seed`.
 
-        `train` is not used. Returns the table of level, strength and mean squared error.
+        `train` is not used. Returns the table of level, strength, mean squared error and number of images.
         """
         rows = []
         for level in levels:
@@ -58,13 +65,12 @@ class Tuned(Reconstructor):
                 clean, degraded = batch.clean[:, 0].numpy(), batch.degraded[:, 0].numpy()
             for strength in self.grid:
                 restored = np.stack(self.work(lambda image: self.filter(image, strength).clip(0, 1), degraded))  # noqa: B023
-                rows.append(
-                    {"level": float(level), "strength": strength, "mse": float(((restored - clean) ** 2).mean())}
-                )
-        table = pd.DataFrame(rows)
-        best = table.loc[table.groupby("level")["mse"].idxmin()]
+                mse = float(((restored - clean) ** 2).mean())
+                rows.append({"level": float(level), "strength": strength, "mse": mse, "n_images": len(clean)})
+        self.tried = pd.DataFrame(rows)
+        best = self.tried.loc[self.tried.groupby("level")["mse"].idxmin()]
         self.strengths = dict(zip(best["level"], best["strength"]))
-        return table
+        return self.tried
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
         """Filter each image of `degraded` with the strength of its `level`.
@@ -110,9 +116,9 @@ class NonLocalMeans(Tuned):
         """Patches of 5 pixels within 6; `strength` is the decay in units of the grey scale."""
         return denoise_nl_means(image, patch_size=5, patch_distance=6, h=strength, fast_mode=True)
 
-    def work(self, part, starts) -> list:
+    def work(self, part, chunks) -> list:
         """Images side by side on the CPU's threads: compiled code, where total variation would wait for Python."""
-        return side_by_side(part, starts)
+        return side_by_side(part, chunks)
 
 
 class DataConsistent(Reconstructor):
@@ -133,6 +139,10 @@ class DataConsistent(Reconstructor):
     def fit(self, *arguments, **options) -> pd.DataFrame:
         """Fit what is inside."""
         return self.inner.fit(*arguments, **options)
+
+    def chunk(self, n: int) -> int:
+        """All images at a time: what is inside cuts them up as it likes."""
+        return n
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
         """Reconstruct, then replace what was measured; ValueError without a measurement."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fairrecon_core.degrade import noise_generator
-from fairrecon_core.reconstruct import register
+from fairrecon_core.reconstruct import as_batch, register
 from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, cosine, level_code
 from fairrecon_core.training import Batch, Recipe
 
@@ -360,7 +360,7 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
         """One posterior sample per image."""
         mu = degraded[:, None].to(self.device)
-        generators = [noise_generator(seed, name, level, sample, stream="sde") for name in image_ids]
+        generators = [noise_generator(seed, name, level, k, stream="sde") for name, k in zip(image_ids, sample)]
         noise = lambda: torch.stack([torch.randn(mu.shape[1:], generator=g) for g in generators]).to(self.device)
         denoise = lambda z, t: self.denoise(z, t, mu, level)
         z = walk_back(denoise, self.schedule.scale * noise(), noise, self.schedule, self.sampler, self.n_steps)
@@ -368,4 +368,7 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
 
     def samples(self, degraded, level: float, n: int, *, image_ids, seed: int = 0) -> Tensor:
         """`n` samples per image, shape (n, B, H, W): their mean is the better guess, their spread the doubt."""
-        return torch.stack([self(degraded, level, image_ids=image_ids, seed=seed, sample=k) for k in range(n)])
+        batch, names = as_batch(degraded), [image_ids] if isinstance(image_ids, str) else list(image_ids)
+        which = [k for k in range(n) for _ in names]
+        drawn = self(batch.repeat(n, 1, 1), level, image_ids=names * n, seed=seed, sample=which)
+        return drawn.unflatten(0, (n, len(batch)))
