@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairrecon_core.cohort import Cohort
 from fairrecon_core.reconstruct.unet import UNet, cosine
 from fairrecon_core.training import (
     Images,
@@ -137,9 +138,10 @@ def check_labels(labels) -> np.ndarray:
 
 
 class Reader(Recipe):
-    """What classifier and segmenter share: fitting, saving, loading, and reading image by image on the CPU."""
+    """What classifier and segmenter share: fitting, saving, loading, and reading two images at a time on the CPU."""
 
     kind = ""
+    batch_size = 16  # in training
 
     def __init__(self, learning_rate: float, device: str, **card):
         self.learning_rate, self.device, self.settings = learning_rate, device, card
@@ -147,6 +149,10 @@ class Reader(Recipe):
 
     def build(self) -> None:
         """Make `net` with weights from torch's random state (and ImageNet's where they can be had)."""
+        raise NotImplementedError
+
+    def lesson(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `rows` of a cohort from which it can learn, and what it should answer to them."""
         raise NotImplementedError
 
     def modules(self) -> dict[str, nn.Module]:
@@ -257,6 +263,12 @@ class Classifier(Reader):
         net.conv1, net.fc = first, nn.Linear(net.fc.in_features, len(self.tasks))
         return net
 
+    def lesson(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a label, and the labels (n, tasks) as recorded: columns `y_<task>` of the cohort."""
+        labels = cohort.table[[f"y_{task}" for task in self.tasks]].to_numpy(np.float32)[rows]
+        known = ~np.isnan(labels).all(axis=1)
+        return rows[known], labels[known]
+
     def warm(self, path) -> None:
         """Take first weights from a classifier with this backbone; its last layer only if it has the same tasks."""
         twin = Classifier(read_card(path).get("tasks", self.tasks), self.backbone)
@@ -341,6 +353,7 @@ class Segmenter(Reader):
     """
 
     kind = "segmenter"
+    batch_size = 8
 
     def __init__(self, width: int = 16, *, threshold: float = 0.5, learning_rate: float = 1e-3, device: str = "cpu"):
         self.width, self.threshold = width, threshold
@@ -349,6 +362,10 @@ class Segmenter(Reader):
     def build(self) -> None:
         """One U-Net with normalisation."""
         self.net = UNet(1, 1, self.width, norm=True)
+
+    def lesson(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
+        """All rows, and their masks; ValueError for a cohort without masks."""
+        return rows, cohort.masks_at(rows)
 
     def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
         """Half soft Dice over the batch, half cross-entropy."""
@@ -415,79 +432,6 @@ def read_arm(
         pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
     )
     return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])
-
-
-def patient_scores(predictions: pd.DataFrame, patients: pd.Series, rule: str = "median") -> pd.DataFrame:
-    """Scores of patients from scores of their images.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        Table `predictions`.
-    patients : Series
-        patient_id, indexed by image_id.
-    rule : {"median", "mean"}
-        Median as in the published evaluation.
-
-    Returns
-    -------
-    DataFrame
-        The same columns with `patient_id` in place of `image_id`.
-
-    Raises
-    ------
-    ValueError
-        Unknown rule, or an image without a patient.
-    """
-    if rule not in ("median", "mean"):
-        raise ValueError(f"rule is 'median' or 'mean', got {rule!r}")
-    keys = [column for column in predictions.columns if column not in ("image_id", "score")]
-    named = _with_patients(predictions, patients)
-    return named.groupby(["patient_id", *keys], as_index=False, sort=False)["score"].agg(rule)
-
-
-def dice_table(overlap: pd.DataFrame, patients: pd.Series, per: str = "image", empty: float = np.nan) -> pd.DataFrame:
-    """Dice of slices, or of patients' volumes, from pixels.
-
-    Parameters
-    ----------
-    overlap : DataFrame
-        Table `overlap`.
-    patients : Series
-        patient_id, indexed by image_id.
-    per : {"image", "patient"}
-        A patient's volume pools the pixels of all slices.
-    empty : float
-        Dice where mask and prediction are both empty: NaN leaves them out, 1 counts them as right.
-
-    Returns
-    -------
-    DataFrame
-        Key columns, `patient_id` and `dice`.
-
-    Raises
-    ------
-    ValueError
-        Unknown unit, or an image without a patient.
-    """
-    if per not in ("image", "patient"):
-        raise ValueError(f"per is 'image' or 'patient', got {per!r}")
-    pixels = ["intersection", "predicted", "actual"]
-    named = _with_patients(overlap, patients)
-    if per == "patient":
-        keys = [column for column in named.columns if column not in ("image_id", *pixels)]
-        named = named.groupby(keys, as_index=False, sort=False)[pixels].sum()
-    total = named["predicted"] + named["actual"]
-    dice = (2 * named["intersection"] / total.where(total > 0)).where(total > 0, empty)
-    return named.drop(columns=pixels).assign(dice=dice)
-
-
-def _with_patients(table: pd.DataFrame, patients: pd.Series) -> pd.DataFrame:
-    named = table.assign(patient_id=table["image_id"].map(patients))
-    lost = named.loc[named["patient_id"].isna(), "image_id"]  # a groupby would drop them in silence
-    if len(lost):
-        raise ValueError(f"{lost.nunique()} images have no patient, such as {lost.iloc[0]!r}")
-    return named
 
 
 def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.ndarray:

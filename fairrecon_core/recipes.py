@@ -12,7 +12,7 @@ import pandas as pd
 from fairrecon_core.cohort import Cohort
 from fairrecon_core.degrade import Degradation
 from fairrecon_core.degrade.remembered import Remembered
-from fairrecon_core.predict import Classifier, Segmenter, labelled, positive_weights
+from fairrecon_core.predict import Classifier, Reader, labelled, positive_weights
 from fairrecon_core.reconstruct.unet import NetworkReconstructor
 from fairrecon_core.training import Images
 
@@ -76,7 +76,7 @@ def train_reconstructor(
 
 
 def train_reader(
-    reader: Classifier | Segmenter,
+    reader: Reader,
     cohort: Cohort,
     *,
     folder: str | Path,
@@ -90,12 +90,12 @@ def train_reader(
 
     Parameters
     ----------
-    reader : Classifier or Segmenter
+    reader : Reader
         A classifier learns the recorded labels of its tasks, columns `y_<task>` of the cohort; a segmenter the masks.
     cohort, folder, fold, seed
         As in `train_reconstructor`.
     batch_size : int, optional
-        16 for a classifier, 8 for a segmenter.
+        The reader's own if left out: 16 for a classifier, 8 for a segmenter.
     augment : bool
         As in `predict.labelled`.
     **options
@@ -104,24 +104,18 @@ def train_reader(
     Raises
     ------
     ValueError
-        No images with a label in train or validation, or a cohort without masks.
+        No images (with a label) in train or validation, or a cohort without masks.
     """
-    segments, parts = isinstance(reader, Segmenter), []
+    parts = []
     for split in ("train", "validation"):
-        rows = cohort.select(split, "prediction", fold)
-        if segments:
-            targets = cohort.masks_at(rows)
-        else:
-            labels = cohort.table[[f"y_{task}" for task in reader.tasks]].to_numpy(np.float32)
-            rows = rows[~np.isnan(labels[rows]).all(axis=1)]
-            targets = labels[rows]
-            if not len(rows):
-                raise ValueError(f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}")
+        rows, targets = reader.lesson(cohort, cohort.select(split, "prediction", fold))
+        if not len(rows):
+            wants = f"image with a label of {reader.tasks}" if isinstance(reader, Classifier) else "image"
+            raise ValueError(f"cohort {cohort.name!r} has no {split} {wants}: a {reader.kind} cannot learn from it")
         parts += [_at(cohort, rows), targets]
-    if not segments:
+    if isinstance(reader, Classifier):
         reader.positive_weight = reader.positive_weight.new_tensor(positive_weights(parts[1]))
-    batch_size = batch_size or (8 if segments else 16)
-    draw = labelled(*parts, batch_size=batch_size, seed=seed, flips=True, augment=augment)
+    draw = labelled(*parts, batch_size=batch_size or reader.batch_size, seed=seed, flips=True, augment=augment)
     return reader.fit(draw, seed=seed, folder=folder, **options)
 
 

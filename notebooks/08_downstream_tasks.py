@@ -151,7 +151,7 @@ assert np.allclose(again, stored[chain.names_of(few)], atol=1e-5)
 # With folds every image is read by the readers that never trained on its patient, and all folds are pooled.
 
 # %%
-from fairrecon_core.predict import patient_scores
+from fairrecon_core.per_patient import patient_scores
 
 
 def on_test_images(name, table):
@@ -300,7 +300,7 @@ for name in units:
 # published one), or count as right. An empty mask with anything predicted is 0 under all of them.
 
 # %%
-from fairrecon_core.predict import dice_table
+from fairrecon_core.per_patient import dice_table
 
 if overlap:
     name, chain = next(iter(overlap)), chain_of[next(iter(overlap))]

@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from fairrecon_core import tables
+from fairrecon_core.per_patient import dice_table, patient_scores
 from fairrecon_core.predict import (
     Classifier,
     Segmenter,
     augmented,
     check_labels,
-    dice_table,
     grad_cam,
     labelled,
-    patient_scores,
     positive_weights,
     read_arm,
 )

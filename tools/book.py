@@ -28,7 +28,7 @@ from fairrecon_core.settings import house, load_settings
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "training", "reconstruct",
-         "quality", "predict", "recipes", "audit", "published", "plots", "widgets", "run", "image_chain",
+         "quality", "predict", "per_patient", "recipes", "audit", "published", "plots", "widgets", "run", "image_chain",
          "chain", "explorer", "report", "series")  # fmt: skip
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"

@@ -16,7 +16,7 @@ import pandas as pd
 from fairrecon_core.audit import signed_cells
 from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort import load_cohort
-from fairrecon_core.predict import dice_table
+from fairrecon_core.per_patient import dice_table
 from fairrecon_core.run import begin
 from fairrecon_core.settings import house
 

@@ -23,7 +23,8 @@ from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.chain import WEIGHTS, Chain
 from fairrecon_core.cohort import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
-from fairrecon_core.predict import Classifier, Segmenter, dice_table
+from fairrecon_core.per_patient import dice_table
+from fairrecon_core.predict import Classifier, Segmenter
 from fairrecon_core.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_core.run import Run, commit, run_folder
