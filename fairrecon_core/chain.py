@@ -135,7 +135,7 @@ class Chain(ImageChain):
 
     def _parts(self, arm: str, level: float) -> Iterator[tuple[str, dict]]:
         """(split, variant) of everything that is read of an arm at a level."""
-        for variant in self.variants(arm, level):
+        for variant in self.variants(arm):
             yield "test", variant
             per_arm = self.settings.threshold_policy == "validation_per_arm" and level == self.audit_level
             if arm == "clean" or (per_arm and arm not in CONTROLS):

@@ -329,18 +329,23 @@ class ImageChain:
             yield as_float(images[part]), self.names_of(rows[part]), masks
 
     # ------------------------------------------------------------------ quality
-    def quality(self, arm: str) -> pd.DataFrame:
-        """Rows of the table `quality` of an arm, all levels, folds, training seeds and samples; computed when stale."""
+    def quality(self, *arms: str) -> pd.DataFrame:
+        """Rows of the table `quality` of some arms, all levels, folds, training seeds and samples.
+
+        Computed where missing or out of date; faster for several arms at once than for one after the other.
+        """
         if self.is_excerpt:
-            return self.run.read("quality", cohort=self.name, arm=arm)
-        frames = []
+            return pd.concat([self.run.read("quality", cohort=self.name, arm=arm) for arm in arms], ignore_index=True)
+        frames, arms = [], tuple(dict.fromkeys(arms))
         for level in self.levels:
-            variants = list(self.variants(arm, level))
-            compute = lambda: pd.concat([self._measured(arm, level, **v) for v in variants])  # noqa: B023
-            stamps = [self._image_stamp(arm, level, self.rows(level, v["fold"]), **v) for v in variants]
-            key = {"cohort": self.name, "arm": arm, "level": float(level)}
-            frames.append(self.run.make("quality", compute, inputs=stamps, **key))
+            compute = lambda numbers: self._measured([arms[k] for k in numbers], level)  # noqa: B023
+            frames.append(self.run.make_together("quality", compute, [self._quality_piece(a, level) for a in arms]))
         return pd.concat(frames, ignore_index=True)
+
+    def _quality_piece(self, arm: str, level: float) -> tuple[list, dict]:
+        """What the quality of an arm at a level depends on, and the part of the table that it is."""
+        stamps = [self._image_stamp(arm, level, self.rows(level, v["fold"]), **v) for v in self.variants(arm)]
+        return stamps, {"cohort": self.name, "arm": arm, "level": float(level)}
 
     def compared(self, arms: Iterable[str], metric: str = "psnr_db") -> pd.DataFrame:
         """One measure of every test image, side by side for several arms (first training seed, first sample).
@@ -356,12 +361,12 @@ class ImageChain:
         DataFrame
             level, image_id, patient_id and one column per arm.
         """
-        rows = pd.concat([self.quality(arm) for arm in arms]).drop_duplicates(["arm", "level", "image_id"])
+        rows = self.quality(*arms).drop_duplicates(["arm", "level", "image_id"])
         table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
         patient = self.cohort.table.set_index("image_id")["patient_id"]
         return table.assign(patient_id=table["image_id"].map(patient))
 
-    def variants(self, arm: str, level: float | None = None) -> Iterator[dict]:
+    def variants(self, arm: str) -> Iterator[dict]:
         """The fold, train_seed and sample values with which an arm occurs."""
         learned = arm.removesuffix("_dc") in recipes.RECIPES
         n_samples = self.settings.samples if arm.startswith("sde") else 1
@@ -370,17 +375,20 @@ class ImageChain:
                 for sample in range(n_samples):
                     yield {"fold": fold, "train_seed": train_seed, "sample": sample}
 
-    def _measured(self, arm, level, **which) -> pd.DataFrame:
-        images, rows = self.images(arm, level, **which)
-        parts = []
-        for start in range(0, len(rows), CHUNK):
-            here = rows[start : start + CHUNK]
-            clean = self.cohort.images_at(here)
-            measured = quality.measure(
-                as_float(images[start : start + CHUNK]), clean, foreground=quality.head_mask(clean)
-            )
-            parts.append(measured.assign(image_id=self.names_of(here)))
-        return pd.concat(parts).assign(cohort=self.name, arm=arm, level=float(level), **which)
+    def _measured(self, arms: list[str], level: float) -> list[pd.DataFrame]:
+        """Quality of some arms at a level, chunk by chunk, a frame each."""
+        found = {arm: [] for arm in arms}
+        for fold in self.folds:
+            which = [(arm, v) for arm in arms for v in self.variants(arm) if v["fold"] == fold]
+            stacks, rows = [self.images(arm, level, **v)[0] for arm, v in which], self.rows(level, fold)
+            for start in range(0, len(rows), CHUNK):
+                part = slice(start, start + CHUNK)
+                clean, head = self.cohort.images_at(rows[part]), {"image_id": self.names_of(rows[part])}
+                images = [as_float(stack[part]) for stack in stacks]
+                measured = quality.measure_arms(images, clean, foreground=quality.head_mask(clean))
+                for (arm, v), table in zip(which, measured):
+                    found[arm].append(table.assign(**head, cohort=self.name, arm=arm, level=float(level), **v))
+        return [pd.concat(parts) for parts in found.values()]
 
 
 def degradation_of(settings: Settings, modality: str) -> Degradation:

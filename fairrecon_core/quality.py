@@ -8,7 +8,7 @@ packaged here in half precision, so nothing is downloaded and no weights are ran
 """
 
 import importlib.util
-import itertools
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fairrecon_core.training import equal_chunks, read_safetensors, side_by_side
 
 TRUNK = Path(__file__).parent / "weights" / "lpips-alexnet-trunk.safetensors"
+CHUNK = 4  # images that LPIPS always takes at a time
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
 
 
@@ -47,31 +48,60 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
     ValueError
         Shapes differ, or a value is not finite.
     """
-    images, clean = (np.asarray(part, dtype=np.float32) for part in (images, clean))
-    if images.shape != clean.shape or images.ndim != 3:
-        raise ValueError(f"images and clean are both (n, H, W), got {images.shape} and {clean.shape}")
-    if not (np.isfinite(images).all() and np.isfinite(clean).all()):
-        raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
-    images = images.clip(0, 1)
-    masks = np.full(len(images), None) if foreground is None else np.asarray(foreground, dtype=bool)
+    return measure_arms([images], clean, foreground=foreground, with_lpips=with_lpips)[0]
+
+
+def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = True) -> list[pd.DataFrame]:
+    """`measure` for several arms of the same images: the clean ones go through LPIPS's network only once.
+
+    Parameters
+    ----------
+    arms : sequence of arrays or Tensors, each of shape (n, H, W)
+    clean, foreground, with_lpips
+        As in `measure`.
+
+    Returns
+    -------
+    list of DataFrame
+        One per arm.
+
+    Raises
+    ------
+    ValueError
+        As in `measure`.
+    """
+    clean, *arms = (np.asarray(images, dtype=np.float32) for images in (clean, *arms))
+    for images in arms:
+        if images.shape != clean.shape or images.ndim != 3:
+            raise ValueError(f"images and clean are both (n, H, W), got {images.shape} and {clean.shape}")
+        if not (np.isfinite(images).all() and np.isfinite(clean).all()):
+            raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
+    n, arms = len(clean), [images.clip(0, 1) for images in arms]
+    masks = np.full(n, None) if foreground is None else np.asarray(foreground, dtype=bool)
     if with_lpips:
         lpips_network()  # made once, before threads ask for it
 
-    def part(rows: list[int]) -> list[dict]:
-        distances = lpips_distances(images[rows], clean[rows]) if with_lpips else (np.nan, np.nan)
+    def part(rows: list[int]) -> list[list[dict]]:
+        chosen = [images[rows] for images in arms]
+        distances = _distances(chosen, clean[rows]) if with_lpips else np.full((len(arms), len(rows)), np.nan)
         return [
-            {
-                "psnr_db": psnr_db(image, truth),
-                "ssim": float(structural_similarity(truth, image, **WANG)),
-                "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
-                "lpips": float(distance),
-                "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
-            }
-            for image, truth, mask, distance in zip(images[rows], clean[rows], masks[rows], distances)
+            [
+                {
+                    "psnr_db": psnr_db(image, truth),
+                    "ssim": float(structural_similarity(truth, image, **WANG)),
+                    "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
+                    "lpips": float(distance),
+                    "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
+                }
+                for image, truth, mask, distance in zip(images, clean[rows], masks[rows], far)
+            ]
+            for images, far in zip(chosen, distances)
         ]
 
-    found = list(itertools.chain.from_iterable(side_by_side(part, equal_chunks(len(images), 2))))[: len(images)]
-    return pd.DataFrame(found, columns=["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"])
+    parts = side_by_side(part, equal_chunks(n, CHUNK))
+    columns = ["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"]
+    found = [[row for chunk in parts for row in chunk[k]][:n] for k in range(len(arms))]
+    return [pd.DataFrame(rows, columns=columns) for rows in found]
 
 
 def psnr_db(image, clean) -> float:
@@ -94,12 +124,18 @@ def lpips_distance(image, clean) -> float:
 
 def lpips_distances(images, clean) -> np.ndarray:
     """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
-    found = []
-    with torch.inference_mode():
-        for rows in equal_chunks(len(images), 2):
-            parts = (torch.from_numpy(np.array(part[rows], dtype=np.float32)) for part in (images, clean))
-            found.append(lpips_network()(*(part[:, None].expand(-1, 3, -1, -1) * 2 - 1 for part in parts)))
-    return torch.cat(found).numpy()[: len(images)].astype(float) if found else np.empty(0)
+    images, clean = (np.asarray(part) for part in (images, clean))
+    found = [_distances([images[rows]], clean[rows])[0] for rows in equal_chunks(len(images), CHUNK)]
+    return np.concatenate([np.empty(0), *found])[: len(images)]
+
+
+@torch.inference_mode()
+def _distances(arms: list, clean) -> np.ndarray:
+    """LPIPS of several arms, shape (arms, n), of one chunk (n, H, W)."""
+    network = lpips_network()
+    as_rgb = lambda part: torch.from_numpy(np.array(part, dtype=np.float32))[:, None].expand(-1, 3, -1, -1) * 2 - 1
+    truth = network.features(as_rgb(clean))
+    return np.stack([network.distance(network.features(as_rgb(part)), truth).numpy() for part in arms]).astype(float)
 
 
 class LPIPS(nn.Module):
@@ -133,9 +169,13 @@ class LPIPS(nn.Module):
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """Distances, shape (B,), of RGB images from others, both (B, 3, H, W) in [-1, 1]."""
-        total = images.new_zeros(len(images))
-        for head, layer in zip(self.heads, self.features(torch.cat([images, others]))):
-            first, second = (layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+        return self.distance(self.features(images), self.features(others))
+
+    def distance(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Distances, shape (B,), from `features` of images and of others."""
+        total = 0
+        for head, *pair in zip(self.heads, features, others):
+            first, second = (layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10) for layer in pair)
             total = total + head((first - second).square()).mean((1, 2, 3))
         return total
 

@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -122,18 +122,47 @@ class Run:
         -------
         DataFrame
         """
-        stamp = content_hash([self.settings.fingerprint(), core_hash(), _source_text(compute), *inputs])
-        folder = self.folder / "tables" / table
-        mark = folder / f"made-{content_hash([sorted(parts.items())])}.json"
-        made = json.loads(mark.read_text()) if mark.exists() else {"stamp": "", "files": {}}
-        paths = [folder / name for name in made["files"]]
-        fresh = made["stamp"] == stamp and all(p.exists() and content_hash([p]) == made["files"][p.name] for p in paths)
-        if not fresh:
-            paths = self.save(table, compute(), **parts)
-            write_json(mark, {"stamp": stamp, "files": {path.name: content_hash([path]) for path in paths}})
-        for path in paths:
+        return self.make_together(table, lambda numbers: [compute()], [([_source_text(compute), *inputs], parts)])
+
+    def make_together(
+        self,
+        table: str,
+        compute: Callable[[list[int]], Iterable[pd.DataFrame]],
+        pieces: Sequence[tuple[Iterable, dict]],
+    ) -> pd.DataFrame:
+        """`make` for several pieces of work that are cheaper done together.
+
+        Parameters
+        ----------
+        table : str
+        compute : callable
+            Gets the numbers of the pieces whose inputs changed, and makes a frame for each, in that order.
+        pieces : sequence of (inputs, parts)
+            Each as in `make`.
+
+        Returns
+        -------
+        DataFrame
+            The rows of all pieces, in order.
+        """
+        folder, stale = self.folder / "tables" / table, {}
+        paths: list[list[Path]] = []
+        for number, (inputs, parts) in enumerate(pieces):
+            stamp = content_hash([self.settings.fingerprint(), core_hash(), *inputs])
+            mark = folder / f"made-{content_hash([sorted(parts.items())])}.json"
+            made = json.loads(mark.read_text()) if mark.exists() else {"stamp": "", "files": {}}
+            files = {folder / name: digest for name, digest in made["files"].items()}
+            paths.append(list(files))
+            if made["stamp"] != stamp or not all(p.exists() and content_hash([p]) == files[p] for p in files):
+                stale[number] = (mark, stamp, parts)
+        frames = compute(list(stale)) if stale else []
+        for (number, (mark, stamp, parts)), frame in zip(stale.items(), frames, strict=True):
+            paths[number] = self.save(table, frame, **parts)
+            write_json(mark, {"stamp": stamp, "files": {path.name: content_hash([path]) for path in paths[number]}})
+        every = [path for piece in paths for path in piece]
+        for path in every:
             self._trace("write", path)
-        return pd.concat([tables.read_parquet(path, table) for path in paths], ignore_index=True)
+        return pd.concat([tables.read_parquet(path, table) for path in every], ignore_index=True)
 
     def figure(self, figure, name: str):
         """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call."""

@@ -241,8 +241,7 @@ run.figure(figure, "07_samples")
 
 # %%
 for chain in chain_of.values():
-    for arm in chain.arms():
-        chain.quality(arm)
+    chain.quality(*chain.arms())
 quality = {name: run.read("quality", cohort=name) for name in chain_of}
 arms_of = {name: list(dict.fromkeys([*chain_of[name].arms(), *table["arm"]])) for name, table in quality.items()}
 pd.concat(quality.values()).groupby(["cohort", "arm", "level"], sort=False)["psnr_db"].agg(["size", "mean"]).round(

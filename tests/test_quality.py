@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
@@ -41,6 +42,15 @@ def test_figures_do_not_depend_on_the_batch(pair):
     whole = measure(images, clean)
     single = [measure(images[i : i + 1], clean[i : i + 1]).iloc[0] for i in range(len(clean))]
     assert np.array_equal(whole.to_numpy(), np.stack(single), equal_nan=True)
+
+
+def test_arms_measured_together_have_the_figures_of_each_alone(pair):
+    images, clean = pair
+    together = quality.measure_arms([images, clean, images[::-1]], clean)
+    for found, arm in zip(together, (images, clean, images[::-1]), strict=True):
+        pd.testing.assert_frame_equal(found, measure(arm, clean), check_exact=True)
+    with pytest.raises(ValueError, match="are both"):
+        quality.measure_arms([images, images[:1]], clean)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

@@ -52,6 +52,24 @@ def test_a_made_table_is_computed_once_and_again_when_an_input_changes(run, tmp_
     assert calls == ["1", "2", "2"]
 
 
+def test_of_pieces_made_together_only_those_with_new_inputs_are_computed(run):
+    asked = []
+
+    def compute(numbers):
+        asked.append(numbers)
+        return [scores((k + 1) / 10) for k in numbers]
+
+    def made(*inputs):
+        pieces = [([value], {"cohort": "toy", "arm": "unet", "level": 2**k}) for k, value in enumerate(inputs)]
+        return run.make_together("predictions", compute, pieces)["score"].tolist()
+
+    assert made("a", "b", "c") == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3] == made("a", "b", "c")
+    assert made("a", "new", "c", "d") == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
+    assert asked == [[0, 1, 2], [1, 3]]
+    with pytest.raises(ValueError, match="shorter"):
+        run.make_together("predictions", lambda numbers: [], [(["e"], {"cohort": "toy", "arm": "unet", "level": 1})])
+
+
 def test_a_made_table_that_was_tampered_with_is_made_again(run):
     parts = {"cohort": "toy", "arm": "unet", "level": 8}
     run.make("predictions", scores, **parts)
