@@ -180,7 +180,9 @@ def link_cohort(name):
     """Put a converted real cohort into the run: a link, not a copy."""
     place, source = run.folder / "cohorts" / name, house() / settings.cohort_folder / name
     if not (source / "cohort.json").exists():
-        raise FileNotFoundError(f"no cohort {name!r} in {settings.cohort_folder!r}: convert it with data_scripts/{name}.py")
+        raise FileNotFoundError(
+            f"no cohort {name!r} in {settings.cohort_folder!r}: convert it with data_scripts/{name}.py"
+        )
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.symlink_to(source.resolve(), target_is_directory=True)

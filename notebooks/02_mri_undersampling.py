@@ -326,7 +326,13 @@ show_undersampled(image, acceleration=4)
 # %% tags=["widget"]
 from fairrecon_core.widgets import frames_slider
 
-frames_slider(show_undersampled, "acceleration", [4, 6, 8, 12, 16, 24], alt="Mask, image and error at one acceleration", image=image)
+frames_slider(
+    show_undersampled,
+    "acceleration",
+    [4, 6, 8, 12, 16, 24],
+    alt="Mask, image and error at one acceleration",
+    image=image,
+)
 
 # %% [markdown]
 # ## Check your understanding

@@ -355,7 +355,13 @@ show_low_dose(image, photon_count=100_000)
 # %% tags=["widget"]
 from fairrecon_core.widgets import frames_slider
 
-frames_slider(show_low_dose, "photon_count", [100_000, 30_000, 10_000, 3_000, 1_000], alt="Film, noisy image and error at one photon count", image=image)
+frames_slider(
+    show_low_dose,
+    "photon_count",
+    [100_000, 30_000, 10_000, 3_000, 1_000],
+    alt="Film, noisy image and error at one photon count",
+    image=image,
+)
 
 # %% [markdown]
 # ## Check your understanding

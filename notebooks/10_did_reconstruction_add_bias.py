@@ -99,6 +99,7 @@ everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", 
 # each cell: did the gap change (two-sided, adjusted over the family of cells), and if not, is the change provably smaller than a
 # margin? So every cell ends as *changed*, *equivalent* or *undetermined*; groups that are too small are *not estimable*.
 
+
 # %%
 def known_attributes(table):
     """Attributes of which at least two subgroups occur among the audited images."""
@@ -447,7 +448,9 @@ for ax, metric, name in zip(axes, ("ser", "delta_dice"), ("SER", "Delta Dice")):
     value, low, high, verdict, margin = zip(*rows)
     plots.forest(ax, labels, value, low, high, verdicts=verdict, margin=margin[0])
     ax.set_xlabel(f"Change of {name}", fontsize=9)
-figure.supxlabel(f"read from masks, {ORIGIN}" if has_overlap else "drawn overlaps, simulated", fontsize=8, color="#595959")
+figure.supxlabel(
+    f"read from masks, {ORIGIN}" if has_overlap else "drawn overlaps, simulated", fontsize=8, color="#595959"
+)
 run.figure(figure, "10_fig_21")
 
 # %% [markdown]
@@ -548,14 +551,20 @@ def confounded(name, arm):
     if cohorts[name].masks is not None and len(cohorts[name].pixel_rows) == len(people):
         people = people.assign(mask_pixels=cohorts[name].masks_at(people["row"].to_numpy()).sum(axis=(1, 2)))
     joined = paired_loss(name, arm).merge(people, on="image_id")
-    kept = [c for c in CONFOUNDERS if c in joined and joined[c].nunique() > 1 and not (c == "mask_pixels" and "x_tumour_pixels" in joined)]
+    kept = [
+        c
+        for c in CONFOUNDERS
+        if c in joined and joined[c].nunique() > 1 and not (c == "mask_pixels" and "x_tumour_pixels" in joined)
+    ]
     row = adjusted(joined["loss"], joined["sex"], joined["patient_id"], joined[kept], reference="male")
     return row.assign(cohort=name, arm=arm, confounders=", ".join(kept) or "none recorded")
 
 
 arm = "unet" if "unet" in set(predictions[first]["arm"]) else "placebo"
 both = [confounded(name, arm) for name in cohorts if "sex" in ATTRIBUTES[name] and name in {first, last}]
-pd.concat(both)[["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]].round(3)
+pd.concat(both)[
+    ["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]
+].round(3)
 
 # %% [markdown]
 # **What to look for:** does the difference move towards zero once tumours or views are equal? A difference that stays is not yet "because of
