@@ -23,7 +23,8 @@ from fairrecon_core.reconstruct.classical import DataConsistent, Tuned
 from fairrecon_core.reconstruct.unet import NetworkReconstructor
 from fairrecon_core.run import Run, content_hash, core_hash, write_json
 from fairrecon_core.settings import Settings
-from fairrecon_core.training import Images, read_card
+from fairrecon_core.training import Images
+from fairrecon_core.weight_files import read_card
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONTROLS = ("placebo", "planted")

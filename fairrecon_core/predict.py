@@ -19,17 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairrecon_core.cohort import Cohort
+from fairrecon_core.parallel import equal_chunks, side_by_side
 from fairrecon_core.reconstruct.unet import UNet, cosine
-from fairrecon_core.training import (
-    Images,
-    Recipe,
-    equal_chunks,
-    fit,
-    load_weights,
-    read_card,
-    save_weights,
-    side_by_side,
-)
+from fairrecon_core.training import Images, Recipe, fit
+from fairrecon_core.weight_files import load_weights, read_card, save_weights
 
 LABEL_POLICIES = {"ignore": None, "zeros": 0.0, "ones": 1.0}
 BACKBONES = ("resnet18_half", "resnet18", "resnet50", "xrv_densenet")

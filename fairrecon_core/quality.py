@@ -19,7 +19,8 @@ from scipy.ndimage import binary_dilation
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from fairrecon_core.training import equal_chunks, read_safetensors, side_by_side
+from fairrecon_core.parallel import equal_chunks, side_by_side
+from fairrecon_core.weight_files import read_safetensors
 
 TRUNK = Path(__file__).parent / "weights" / "lpips-alexnet-trunk.safetensors"
 CHUNK = 4  # images that LPIPS always takes at a time

@@ -3,28 +3,26 @@
 The loop is visible on purpose: what a batch is, in which order losses step, when the best weights are kept. What
 differs between networks is a `Recipe`: its modules, optimizers and losses. Everything random follows from
 (seed, epoch), so a training that was killed goes on at its last finished epoch and ends, on the CPU, with the same
-weights. Weights are safetensors, never pickles. Devices, precision, several GPUs and nodes are the library's part.
+weights. Devices, precision, several GPUs and nodes are the library's part.
 """
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fairrecon_core.degrade import Degradation
+from fairrecon_core.weight_files import read_safetensors
 
 
 @dataclass(frozen=True)
@@ -51,27 +49,6 @@ class Images:
         pixels = np.asarray(self.pixels[rows])
         scale = np.float32(1 / np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else np.float32(1)
         return torch.from_numpy(pixels.astype(np.float32) * scale), [str(self.names[row]) for row in rows]
-
-
-def side_by_side(work: Callable, parts: Iterable) -> list:
-    """`[work(part) for part in parts]`, on as many threads as torch has, each with a single one.
-
-    Small images keep several threads busy this way, and no part's result depends on their number.
-    """
-    n_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def equal_chunks(n: int, size: int) -> list[list[int]]:
-    """Rows 0 to n - 1 in chunks of always `size`; the last row is repeated to fill the last chunk.
-
-    What a network makes of an image can depend, in the last bits, on the size of the batch, so that size is fixed.
-    """
-    return [[min(row, n - 1) for row in range(start, start + size)] for start in range(0, n, size)]
 
 
 @dataclass(frozen=True)
@@ -392,76 +369,3 @@ def _tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(prefix + ".")}
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is corrupt or truncated; the message names it.
-    """
-    with _opened(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def read_card(path: str | Path) -> dict:
-    """Model card of a weights file, without its tensors; errors as those of `read_safetensors`."""
-    with _opened(path) as file:
-        return json.loads((file.metadata() or {}).get("card", "{}"))
-
-
-@contextmanager
-def _opened(path: str | Path):
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no weights at {path}: train them (train: true), or use a profile that ships them")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is corrupt or truncated ({error}): delete it and get or train it again") from None
-
-
-def save_weights(path: str | Path, module: nn.Module, card: dict) -> None:
-    """Write a module's weights as float16 safetensors with its model card (plain values) as metadata, atomically."""
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
-    part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in halves.items()}, part, {"card": json.dumps(card)}
-    )
-    part.replace(path)
-
-
-def load_weights(path: str | Path, module: nn.Module, **expected) -> dict:
-    """Load weights into a module and return their model card.
-
-    Parameters
-    ----------
-    path : path
-    module : Module
-        float32; the stored float16 values are converted.
-    **expected
-        Entries that the card must have, such as `simulator_version="1"`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        No such file; corrupt; made for another network; or a card that does not say what is expected.
-    """
-    tensors, metadata = read_safetensors(path)
-    card = json.loads(metadata.get("card", "{}"))
-    for key, value in expected.items():
-        if card.get(key) != value:
-            raise ValueError(f"{Path(path).name} has {key} {card.get(key)!r}, this run needs {value!r}: train again")
-    try:
-        module.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-        )
-    except RuntimeError as error:
-        first = str(error).splitlines()[min(1, len(str(error).splitlines()) - 1)].strip()
-        raise ValueError(f"{Path(path).name} was made for another network ({first[:150]})") from None
-    return card

@@ -795,6 +795,8 @@ def scored(cohort):
 
 
 # %%
+from fairrecon_core.switches import switch_evaluation
+
 evaluated = [cohort for cohort in cohorts.values() if len(rows_of("predictions", cohort))]
 
 
@@ -803,7 +805,7 @@ def switches_of(scores, people, empty_tpr, **options):
     found = []
     for attribute in ("sex", "race") if people["race"].nunique() > 1 else ("sex",):
         try:
-            found.append(published.switch_evaluation(
+            found.append(switch_evaluation(
                 scores, people, attribute, empty_tpr=empty_tpr, n_boot=min(settings.n_boot, 400),
                 min_support=settings.min_support, alpha=settings.alpha, seed=settings.seed, **options,
             ))  # fmt: skip

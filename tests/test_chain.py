@@ -16,7 +16,7 @@ from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.run import Run
 from fairrecon_core.settings import load_settings
 from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
-from fairrecon_core.training import read_safetensors
+from fairrecon_core.weight_files import read_safetensors
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
          "segmenter_width": 2, "level_subset": 4, "train": True}  # fmt: skip

@@ -18,7 +18,8 @@ from fairrecon_core.predict import (
     positive_weights,
     read_arm,
 )
-from fairrecon_core.training import Images, read_safetensors
+from fairrecon_core.training import Images
+from fairrecon_core.weight_files import read_safetensors
 
 KEY = {"cohort": "toy", "arm": "clean", "level": 1}
 

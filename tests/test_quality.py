@@ -12,7 +12,7 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 
 from fairrecon_core import quality
 from fairrecon_core.quality import head_mask, lpips_network, measure, psnr_db
-from fairrecon_core.training import read_safetensors
+from fairrecon_core.weight_files import read_safetensors
 
 
 @pytest.fixture(scope="module")

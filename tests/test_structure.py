@@ -13,9 +13,10 @@ FILES = sorted(CORE.rglob("*.py"))
 
 # The pipe: a room may import from rooms of a lower number. A new module gets a place here first.
 RANK = {name: rank for rank, rooms in enumerate((
-    ["settings"], ["tables"], ["splits"], ["conversion"], ["cohort"], ["simulate"], ["degrade"], ["training"],
-    ["reconstruct"], ["quality"], ["predict", "per_patient"], ["recipes"], ["audit"], ["published"],
-    ["plots", "widgets"], ["run"], ["image_chain"], ["chain"], ["explorer"], ["report"], ["series"], ["cli"],
+    ["settings"], ["tables"], ["splits"], ["conversion"], ["cohort"], ["simulate"], ["degrade"],
+    ["parallel", "weight_files"], ["training"], ["reconstruct"], ["quality"], ["predict", "per_patient"], ["recipes"],
+    ["audit"], ["published", "switches"], ["plots", "widgets"], ["run"], ["image_chain"], ["chain"], ["explorer"],
+    ["report"], ["series"], ["cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
 AUDIT_MAY_IMPORT = {"settings", "tables", "audit"}

@@ -27,9 +27,9 @@ from fairrecon_core.run import run_folder
 from fairrecon_core.settings import house, load_settings
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "training", "reconstruct",
-         "quality", "predict", "per_patient", "recipes", "audit", "published", "plots", "widgets", "run", "image_chain",
-         "chain", "explorer", "report", "series")  # fmt: skip
+ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "parallel", "weight_files",
+         "training", "reconstruct", "quality", "predict", "per_patient", "recipes", "audit", "published", "switches",
+         "plots", "widgets", "run", "image_chain", "chain", "explorer", "report", "series")  # fmt: skip
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}

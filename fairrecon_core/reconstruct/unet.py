@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairrecon_core.parallel import side_by_side
 from fairrecon_core.reconstruct import Reconstructor, register
-from fairrecon_core.training import Batch, Recipe, fit, load_weights, pairs, save_weights, side_by_side
+from fairrecon_core.training import Batch, Recipe, fit, pairs
+from fairrecon_core.weight_files import load_weights, save_weights
 
 
 class UNet(nn.Module):
