@@ -18,6 +18,7 @@ from fairrecon_core import recipes
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.image_chain import CONTROLS, WEIGHTS, ImageChain, as_float, card_of
 from fairrecon_core.predict import Classifier, Reader, Segmenter, read_arm
+from fairrecon_core.reconstruct import check_arm
 from fairrecon_core.run import Run, content_hash
 
 __all__ = ["CONTROLS", "WEIGHTS", "Chain", "arms_with", "as_float", "card_facts", "card_figures", "card_of", "chains"]
@@ -204,7 +205,15 @@ class Chain(ImageChain):
 
 
 def chains(run: Run) -> dict[str, Chain]:
-    """One chain for every cohort of a run's settings."""
+    """One chain for every cohort of a run's settings.
+
+    Raises
+    ------
+    ValueError
+        The settings name an arm that is neither built in nor registered; better now than after an hour of work.
+    """
+    for arm in (*run.settings.classical, *run.settings.arms):
+        check_arm(arm.removesuffix("_dc"))
     return {name: Chain(run, name) for name in run.settings.cohorts}
 
 

@@ -108,10 +108,12 @@ def train_reader(
     """
     parts = []
     for split in ("train", "validation"):
-        rows, targets = reader.lesson(cohort, cohort.select(split, "prediction", fold))
+        rows, targets = reader.lesson(cohort, _rows(cohort, split, "prediction", fold))
         if not len(rows):
-            wants = f"image with a label of {reader.tasks}" if isinstance(reader, Classifier) else "image"
-            raise ValueError(f"cohort {cohort.name!r} has no {split} {wants}: a {reader.kind} cannot learn from it")
+            raise ValueError(
+                f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}: "
+                f"a {reader.kind} cannot learn from it"
+            )
         parts += [_at(cohort, rows), targets]
     if isinstance(reader, Classifier):
         reader.positive_weight = reader.positive_weight.new_tensor(positive_weights(parts[1]))
@@ -124,13 +126,18 @@ def _at(cohort: Cohort, rows) -> Images:
 
 
 def _images(cohort: Cohort, split: str, role: str, fold: int) -> Images:
+    return _at(cohort, _rows(cohort, split, role, fold))
+
+
+def _rows(cohort: Cohort, split: str, role: str, fold: int) -> np.ndarray:
+    """Rows of a split; ValueError with the way out where there are none."""
     rows = cohort.select(split, role, fold)
     if not len(rows):
-        raise ValueError(
-            f"cohort {cohort.name!r} has no {split} images for {role}: add 'train' to the setting `splits` "
-            "and make the cohort again (notebook 01)"
-        )
-    return _at(cohort, rows)
+        way_out = f"add {split!r} to the setting `splits` and make the cohort again (notebook 01)"
+        if "excerpt_of" in cohort.info:
+            way_out = "the shipped example is not there to learn from, run notebook 01 first (such as --only 01 04)"
+        raise ValueError(f"cohort {cohort.name!r} has no {split} images for {role}: {way_out}")
+    return rows
 
 
 def _spread(images: Images, n: int) -> Images:

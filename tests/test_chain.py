@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairrecon_core import image_chain
-from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures
+from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures, chains
 from fairrecon_core.cohort import write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.remembered import Remembered
@@ -175,6 +175,19 @@ def test_truncated_weights_are_refused_by_name(trained, tmp_path):
 def test_an_unknown_arm_lists_the_known_ones(trained):
     with pytest.raises(ValueError, match=r"unknown arm 'unett', did you mean 'unet'.*known arms: degraded, tv"):
         trained.images("unett", 4)
+
+
+def test_an_unknown_arm_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="unknown arm 'unett', did you mean 'unet'"):
+        chains(Run(tmp_path, load_settings("tutorial", arms=["unet_dc", "unett"])))
+    assert list(chains(Run(tmp_path, load_settings("tutorial", arms=["unet_dc"])))) == ["brain", "chest"]
+
+
+def test_nothing_learns_from_the_shipped_example_and_the_way_out_is_said(tmp_path):
+    example = Chain(Run(tmp_path, load_settings("smoke")), "brain")
+    for learn in (lambda: example.weights("unet"), example.readers):
+        with pytest.raises(ValueError, match="no train images .* run notebook 01 first"):
+            learn()
 
 
 def test_a_learners_reconstructor_of_a_few_lines_goes_through(trained):

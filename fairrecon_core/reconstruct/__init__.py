@@ -205,11 +205,16 @@ def reconstructor(name: str, modality: str = "mri", **options):
     ValueError
         Unknown arm; the message lists the known ones.
     """
-    if name not in names():
-        raise ValueError(f"unknown arm {name!r}{suggest(name, names())}; known arms: {', '.join(names())}")
+    check_arm(name)
     if name in HOMES:
         importlib.import_module(f"{__name__}.{HOMES[name]}")
     return REGISTRY[name](modality=modality, **options)
+
+
+def check_arm(name: str) -> None:
+    """ValueError for an arm that is neither built in nor registered; the message lists those that are."""
+    if name not in names():
+        raise ValueError(f"unknown arm {name!r}{suggest(name, names())}; known arms: {', '.join(names())}")
 
 
 def names() -> list[str]:
