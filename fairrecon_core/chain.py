@@ -70,7 +70,7 @@ class Chain(ImageChain):
         kept = []
         for task in wanted:
             label = self.cohort.table[f"y_{task}"].to_numpy(dtype=float)
-            seen = [label[self.cohort.select("train", "prediction", k)] for k in self.folds]
+            seen = [label[recipes.learning_rows(self.cohort, "train", "prediction", k)] for k in self.folds]
             if all((part == 1).any() and (part == 0).any() for part in seen):
                 kept.append(task)
         return kept

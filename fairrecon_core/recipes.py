@@ -108,7 +108,7 @@ def train_reader(
     """
     parts = []
     for split in ("train", "validation"):
-        rows, targets = reader.lesson(cohort, _rows(cohort, split, "prediction", fold))
+        rows, targets = reader.lesson(cohort, learning_rows(cohort, split, "prediction", fold))
         if not len(rows):
             raise ValueError(
                 f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}: "
@@ -121,23 +121,35 @@ def train_reader(
     return reader.fit(draw, seed=seed, folder=folder, **options)
 
 
+def learning_rows(cohort: Cohort, split: str, role: str, fold: int = 0) -> np.ndarray:
+    """Rows of the cohort to learn from.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    split, role, fold
+        As in `Cohort.select`.
+
+    Raises
+    ------
+    ValueError
+        There are none; the message has the way out.
+    """
+    rows = cohort.select(split, role, fold)
+    if not len(rows):
+        way_out = f"add {split!r} to the setting `splits` and make the cohort again (notebook 01)"
+        if "excerpt_of" in cohort.info:
+            way_out = "the shipped example is not there to learn from, run notebook 01 first (--only 01 04, for 04)"
+        raise ValueError(f"cohort {cohort.name!r} has no {split} images for {role}: {way_out}")
+    return rows
+
+
 def _at(cohort: Cohort, rows) -> Images:
     return Images(cohort.images[rows], list(cohort.table["image_id"].iloc[rows]))
 
 
 def _images(cohort: Cohort, split: str, role: str, fold: int) -> Images:
-    return _at(cohort, _rows(cohort, split, role, fold))
-
-
-def _rows(cohort: Cohort, split: str, role: str, fold: int) -> np.ndarray:
-    """Rows of a split; ValueError with the way out where there are none."""
-    rows = cohort.select(split, role, fold)
-    if not len(rows):
-        way_out = f"add {split!r} to the setting `splits` and make the cohort again (notebook 01)"
-        if "excerpt_of" in cohort.info:
-            way_out = "the shipped example is not there to learn from, run notebook 01 first (such as --only 01 04)"
-        raise ValueError(f"cohort {cohort.name!r} has no {split} images for {role}: {way_out}")
-    return rows
+    return _at(cohort, learning_rows(cohort, split, role, fold))
 
 
 def _spread(images: Images, n: int) -> Images:
