@@ -8,7 +8,6 @@ weights. Devices, precision, several GPUs and nodes are the library's part.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fairrecon_core.degrade import Degradation
-from fairrecon_core.weight_files import read_safetensors
+from fairrecon_core.weight_files import read_safetensors, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -335,14 +333,11 @@ class _State:
 
     def _save(self) -> None:
         tensors = {f"last.{name}": value for name, value in _tensors(self.modules).items()}
-        tensors |= {f"best.{name}": value.cpu() for name, value in self.best.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, optimizer in self.optimizers.items():
             for number, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{name}.{number}.{key}": torch.as_tensor(v).cpu() for key, v in values.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, part, {"rows": json.dumps(self.rows)})
-        part.replace(self.path)
+                tensors |= {f"optimizer.{name}.{number}.{key}": torch.as_tensor(v) for key, v in values.items()}
+        write_safetensors(self.path, tensors, {"rows": json.dumps(self.rows)})
 
     def resume(self) -> None:
         if not self.path or not self.path.exists():

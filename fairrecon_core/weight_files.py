@@ -30,6 +30,14 @@ def read_card(path: str | Path) -> dict:
         return json.loads((file.metadata() or {}).get("card", "{}"))
 
 
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors from any device and texts as a safetensors file, replaced as a whole; makes its folder."""
+    part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
+    part.replace(path)
+
+
 @contextmanager
 def _opened(path: str | Path):
     if not Path(path).exists():
@@ -44,12 +52,7 @@ def _opened(path: str | Path):
 def save_weights(path: str | Path, module: nn.Module, card: dict) -> None:
     """Write a module's weights as float16 safetensors with its model card (plain values) as metadata, atomically."""
     halves = {key: value.half() if value.is_floating_point() else value for key, value in module.state_dict().items()}
-    part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in halves.items()}, part, {"card": json.dumps(card)}
-    )
-    part.replace(path)
+    write_safetensors(path, halves, {"card": json.dumps(card)})
 
 
 def load_weights(path: str | Path, module: nn.Module, **expected) -> dict:
