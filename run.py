@@ -45,7 +45,7 @@ def main(argv):
     environment = dict(
         MEMORY, **os.environ | {"PATH": path, "FAIRRECON_HOME": str(ROOT)}
     )  # file names on the command line stay the caller's
-    return subprocess.call([str(python), "-m", "fairrecon_core.cli", *argv], env=environment)
+    return subprocess.call([str(python), "-m", "fairrecon_lab.cli", *argv], env=environment)
 
 
 def interpreter(torch_build=""):

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Report, parser
 
 from fairrecon_core.audit import metrics
-from fairrecon_core.audit.controls import placebo, planted
 from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, patient_weights, resample, weighted_auroc
 from fairrecon_core.audit.gaps import change_interval, dispersion, group_range, null_means, range_interval
 from fairrecon_core.audit.groups import resample_means
@@ -33,7 +32,8 @@ from fairrecon_core.audit.inference import (
     verdicts,
 )
 from fairrecon_core.audit.multiplicity import benjamini_hochberg, holm, omnibus_test, step_down_max_t, swap_test
-from fairrecon_core.audit.published import post_hoc_p_value
+from fairrecon_lab.paper.evaluation import post_hoc_p_value
+from fairrecon_lab.simulate.control_scores import placebo, planted
 
 RACE = np.array([0.0031, 0.1221, 0.0544, 0.0152, 0.1696, 0.6356])  # shares of the paper's Table 2
 RACE = RACE / RACE.sum()

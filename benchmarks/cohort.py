@@ -17,7 +17,7 @@ from PIL import Image
 from report import Report, parser
 from scipy.ndimage import gaussian_filter
 
-from fairrecon_core.cohort import load_cohort, write_cohort
+from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.tables import read_table, with_defaults, write_table
 
 BATCH = 64

@@ -13,8 +13,8 @@ from report import Report, parser
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from fairrecon_core.simulate import simulate
-from fairrecon_core.simulate.causal import TASKS
+from fairrecon_lab.simulate import simulate
+from fairrecon_lab.simulate.causal import TASKS
 
 COARSE = ("pleural_effusion", "edema", "cardiomegaly", "consolidation")
 FINE = ("lung_lesion", "pleural_other", "fracture", "pneumonia")

@@ -19,12 +19,12 @@ import torch
 from report import Report
 
 from fairrecon_core.degrade import degradation
-from fairrecon_core.explorer import explorer
-from fairrecon_core.plots import canvas, draw_difference, draw_image
-from fairrecon_core.run import Run
 from fairrecon_core.settings import load_settings
-from fairrecon_core.simulate import simulate
-from fairrecon_core.widgets import slider_image
+from fairrecon_core.steps.folder import Run
+from fairrecon_lab.explorer import explorer
+from fairrecon_lab.plots import canvas, draw_difference, draw_image
+from fairrecon_lab.simulate import simulate
+from fairrecon_lab.widgets import slider_image
 
 
 def redraw(control, rounds: int = 2) -> float:

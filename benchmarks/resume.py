@@ -21,7 +21,7 @@ KEPT = (".parquet", ".npy", ".json", ".safetensors")
 
 def start(runs: Path, only: list[str]) -> subprocess.Popen:
     """The smoke series, with its results below `runs`."""
-    command = [sys.executable, "-m", "fairrecon_core.cli", "smoke", *(["--only", *only] if only else [])]
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "smoke", *(["--only", *only] if only else [])]
     environment = dict(os.environ, FAIRRECON_RUNS=str(runs), PYTHONPATH=str(ROOT))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from report import Report, parser
 
-from fairrecon_core import quality
 from fairrecon_core.audit.inference import patient_bootstrap
-from fairrecon_core.chain import Chain
-from fairrecon_core.run import Run, run_folder
+from fairrecon_core.predict.readers import quality
 from fairrecon_core.settings import load_settings
+from fairrecon_core.steps.chain import Chain
+from fairrecon_core.steps.folder import Run, run_folder
 
 LEVEL = 10_000
 SAMPLERS = {"euler, 100 calls": ("euler", 100), "ode2, 10 calls": ("ode2", 10)}

@@ -9,10 +9,10 @@ import sys
 
 from report import Report, parser
 
-from fairrecon_core import quality
-from fairrecon_core.chain import Chain, as_float
-from fairrecon_core.run import Run, run_folder
+from fairrecon_core.predict.readers import quality
 from fairrecon_core.settings import load_settings
+from fairrecon_core.steps.chain import Chain, as_float
+from fairrecon_core.steps.folder import Run, run_folder
 
 
 def main() -> bool:

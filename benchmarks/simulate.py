@@ -22,13 +22,13 @@ from collections import defaultdict
 import numpy as np
 from report import Report, parser
 
-from fairrecon_core import simulate
+from fairrecon_lab import simulate
 
 WRITE = """
 import sys, tempfile
 from pathlib import Path
-from fairrecon_core.cohort import write_cohort
-from fairrecon_core.simulate import simulate
+from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_lab.simulate import simulate
 name, n = sys.argv[1], int(sys.argv[2])
 with tempfile.TemporaryDirectory() as folder:
     write_cohort(folder, simulate(name, n, size=128, n_slices=1), name=name, seed=1)
@@ -87,7 +87,7 @@ class Stopwatch:
 
 def stages(report: Report, name: str, n: int, largest: int = 9) -> None:
     """Report the share of the largest stages of an image at 128 px."""
-    prefixes = tuple(f"fairrecon_core.simulate.{part}" for part in (name, "brain_tumour", "fields"))
+    prefixes = tuple(f"fairrecon_lab.simulate.{part}" for part in (name, "brain_tumour", "fields"))
     modules = [module for path, module in sys.modules.items() if path.startswith(prefixes)]
     with Stopwatch(modules) as watch:
         list(simulate.simulate(name, n, size=128, n_slices=1))

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
 
-from fairrecon_core.cohort import Cohort, write_cohort
+from fairrecon_core.cohort.folder import Cohort, write_cohort
 
 
 def read_csv(source: Source | None, name: str, columns: Iterable[str]) -> pd.DataFrame:

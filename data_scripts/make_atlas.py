@@ -1,4 +1,4 @@
-"""Make `fairrecon_core/simulate/atlas.npz`, the tissue atlas under the simulated brain cohort.
+"""Make `fairrecon_lab/simulate/atlas.npz`, the tissue atlas under the simulated brain cohort.
 
     pip install nilearn
     python data_scripts/make_atlas.py [--out FILE]

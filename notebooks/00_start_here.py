@@ -11,8 +11,8 @@ overrides = {}  # for example {"seed": 1}
 # %%
 import numpy as np
 
-from fairrecon_core import plots
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides)
 
@@ -43,7 +43,7 @@ run.figure(pipe, "00_pipe")
 # and a seed, so we know exactly where the tumour is and nobody's privacy is at stake (notebook 01 tells how).
 
 # %%
-from fairrecon_core.simulate import simulate
+from fairrecon_lab.simulate import simulate
 
 size = settings.image_size
 patients = list(simulate("brain", n_patients=40, seed=settings.seed, size=size, n_slices=1))
@@ -118,7 +118,7 @@ def show_repair(strength=0.04):
 show_repair()
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(show_repair, strength=[0.01, 0.02, 0.04, 0.08, 0.16], start={"strength": 0.04})
 

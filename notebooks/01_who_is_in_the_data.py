@@ -17,7 +17,7 @@ overrides = {}  # for example {"seed": 1}
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.run import begin
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides)
 
@@ -27,7 +27,7 @@ settings, run = begin(profile, overrides)
 # recorded (`y_...`), and how the image was taken (`x_...`). Six chest patients:
 
 # %%
-from fairrecon_core.simulate import patient_table
+from fairrecon_lab.simulate import patient_table
 
 chest = patient_table("chest", 20_000, seed=settings.seed)
 shown = ["sex", "age_years", "race", "true_edema", "y_edema", "x_severity_edema", "x_view", "x_exposure"]
@@ -39,7 +39,7 @@ chest[shown].head(6).round(2)
 # exact shares. Times 501 patients, and split at 58 years, it is the paper's Table 1.
 
 # %%
-from fairrecon_core.simulate import population
+from fairrecon_lab.simulate import population
 
 brain_people = population("brain")
 band = np.where(brain_people.age_years <= 58, "young", "old")
@@ -56,7 +56,7 @@ assert table_1.to_numpy().sum() == 501 and table_1.loc["young"].sum() == 247
 # ## Table 2: sex, age and race of the chest patients
 
 # %%
-from fairrecon_core.plots import RACE_LABELS
+from fairrecon_lab.plots import RACE_LABELS
 
 chest_people = population("chest")
 group = chest_people.sex + ", " + np.where(chest_people.age_years <= 62, "young", "old")
@@ -81,7 +81,7 @@ expected.round(1).to_frame(f"expected among {test_patients:.0f} test patients")
 # into pieces as long as the shares.
 
 # %%
-from fairrecon_core.simulate.causal import uniforms
+from fairrecon_lab.simulate.causal import uniforms
 
 luck = uniforms(settings.seed, "chest", "attributes", (20_000, 1))[:, 0]
 by_hand = chest_people.iloc[np.searchsorted(np.cumsum(chest_people.weight), luck)]
@@ -104,8 +104,8 @@ assert patient_table("chest", 6, seed=settings.seed).equals(chest.head(6))
 # %%
 from matplotlib.patches import FancyArrowPatch
 
-from fairrecon_core.plots import canvas
-from fairrecon_core.simulate import Bias, as_bias
+from fairrecon_lab.plots import canvas
+from fairrecon_lab.simulate import Bias, as_bias
 
 NODES = {"attributes": (0.6, 2.15), "hidden causes": (0.6, 0.5), "body": (3.1, 3.4), "view, dose": (3.1, 2.15),
          "disease": (3.1, 0.9), "image": (5.5, 2.15), "recorded label": (5.5, 0.3), "reader": (7.5, 2.15), "audit": (7.5, 0.3)}  # fmt: skip
@@ -150,9 +150,9 @@ run.figure(causal_graph(as_bias(settings.bias, settings.bias_attribute)), "causa
 # %%
 import dataclasses
 
-from fairrecon_core.cohort import assign_splits, load_cohort, write_cohort
+from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
 from fairrecon_core.settings import house
-from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
 def make_cohort(name):
@@ -205,7 +205,7 @@ pd.concat({name: cohort.describe() for name, cohort in cohorts.items()}, names=[
 # tumour and its oedema. In the chest: breasts, the shape of the heart, catheters, fluid in a corner.
 
 # %%
-from fairrecon_core.plots import image_row
+from fairrecon_lab.plots import image_row
 
 
 def contact_sheet(cohort, n=6):
@@ -230,7 +230,7 @@ run.figure(contact_sheet(cohorts[settings.cohorts[-1]]), "contact_sheet_last")
 # nothing leaks. At `null` another sex and age must not move a single bit:
 
 # %%
-from fairrecon_core.simulate import counterfactual
+from fairrecon_lab.simulate import counterfactual
 
 women = chest.head(500).query("sex == 'female' and true_pleural_effusion == 1")
 patient = int(women.x_severity_pleural_effusion.idxmax())
@@ -276,7 +276,7 @@ def show_patient(age_years=60, sex="female", conspicuity=0.0, name="chest", pati
 show_patient(age_years=60, sex="female", conspicuity=2.0)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     show_patient, age_years=[20, 30, 40, 50, 60, 70, 80, 90], sex=("female", "male"), conspicuity=[0.0, 0.5, 1.0, 1.5, 2.0],
@@ -314,7 +314,7 @@ by_hand.round(3)
 # A missed case among the "negatives" is rightly called positive, and counted as a false alarm.
 
 # %%
-from fairrecon_core.simulate import reference_rates
+from fairrecon_lab.simulate import reference_rates
 
 exact = reference_rates("chest", "edema", sigma=0.5, threshold=0.8, bias=label_bias)
 columns = ["tpr", "fpr", "tpr_recorded", "fpr_recorded"]
@@ -326,7 +326,7 @@ exact[columns].round(3)
 # the reader of false alarms in women, and no image would be to blame.
 
 # %%
-from fairrecon_core.plots import error_bars
+from fairrecon_lab.plots import error_bars
 
 
 def draw_trap(n):

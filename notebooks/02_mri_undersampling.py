@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrecon_core import plots
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 
@@ -23,7 +23,7 @@ settings, run = begin(profile, overrides, needs=["cohort"])
 # cohort alone) borrows a simulated slice, because this notebook only looks at physics.
 
 # %%
-from fairrecon_core.simulate import simulate
+from fairrecon_lab.simulate import simulate
 
 cohort = next((run.cohort(name) for name in settings.cohorts if run.cohort(name).modality == "mri"), None)
 if cohort is None or cohort.masks is None:
@@ -306,7 +306,7 @@ def show_undersampled(image, acceleration=8, order="golden", mode="physical"):
 show_undersampled(image, acceleration=8)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     show_undersampled,
@@ -324,7 +324,7 @@ slider_image(
 show_undersampled(image, acceleration=4)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import frames_slider
+from fairrecon_lab.widgets import frames_slider
 
 frames_slider(
     show_undersampled,

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrecon_core import plots
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 
@@ -25,7 +25,7 @@ settings, run = begin(profile, overrides, needs=["cohort"])
 # at physics.
 
 # %%
-from fairrecon_core.simulate import simulate
+from fairrecon_lab.simulate import simulate
 
 cohort = next((run.cohort(name) for name in settings.cohorts if run.cohort(name).modality == "xray"), None)
 if cohort is None:
@@ -335,7 +335,7 @@ def show_low_dose(image, photon_count=10_000, edge_transmission=0.05, mode="phys
 show_low_dose(image, photon_count=10_000)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     show_low_dose,
@@ -353,7 +353,7 @@ slider_image(
 show_low_dose(image, photon_count=100_000)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import frames_slider
+from fairrecon_lab.widgets import frames_slider
 
 frames_slider(
     show_low_dose,

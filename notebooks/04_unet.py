@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from fairrecon_core import plots
-from fairrecon_core.chain import as_float, card_facts, card_figures, chains
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 every = chains(run)
@@ -52,7 +52,7 @@ degraded = first.degradation(image, level, image_id, seed=settings.seed).numpy()
 # possible signal, here 1. Ten decibels more are a tenth of the error.
 
 # %%
-from fairrecon_core.quality import psnr_db
+from fairrecon_core.predict.quality import psnr_db
 
 by_hand = -10 * np.log10(np.mean((degraded.astype(float) - image) ** 2))
 assert np.isclose(psnr_db(degraded, image), by_hand)
@@ -175,7 +175,7 @@ print(f"{ratio:.3f} times the error: {10 * np.log10(ratio):.2f} dB")
 # would be cheating: we take validation images.
 
 # %%
-from fairrecon_core.training import Images
+from fairrecon_core.learn.loop import Images
 
 
 def validation_images(chain, n=24):
@@ -227,7 +227,7 @@ run.figure(figure, "04_tuning")
 # %%
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.mri import data_consistency, to_image, to_kspace
-from fairrecon_core.simulate import simulate
+from fairrecon_lab.simulate import simulate
 
 mri = next((chain for chain in every.values() if chain.modality == "mri"), None)
 if mri is None:
@@ -465,7 +465,7 @@ run.figure(show_arms(first.name), f"04_arms_{first.name}")
 run.figure(show_arms(last), f"04_arms_{last}")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     show_arms, cohort=tuple(every), noise=("audited", "lowest", "highest"), patient=[1, 2, 3, 4]

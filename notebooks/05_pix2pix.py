@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from fairrecon_core import plots
-from fairrecon_core.chain import as_float, card_facts, card_figures, chains
-from fairrecon_core.quality import psnr_db
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.predict.quality import psnr_db
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 every = chains(run)
@@ -152,7 +152,7 @@ def draw_prices(judge_is_sure=5.0):
 run.figure(draw_prices(5.0), "05_l1_weight")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(draw_prices, judge_is_sure=[0.5, 1.0, 2.0, 5.0, 10.0, 20.0], start={"judge_is_sure": 5.0})
 

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrecon_core import plots
-from fairrecon_core.chain import as_float, card_facts, card_figures, chains
-from fairrecon_core.quality import lpips_distance, psnr_db
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.predict.quality import lpips_distance, psnr_db
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 every = chains(run)
@@ -345,7 +345,7 @@ def show_step(cohort=last.name, call=1):
 run.figure(show_step(last.name, 1), "06_first_call")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(show_step, cohort=tuple(every), call=list(range(1, 11)), start={"cohort": last.name})
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from fairrecon_core import plots
-from fairrecon_core.chain import as_float, chains
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import as_float, chains
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 chain_of = chains(run)
@@ -71,7 +71,7 @@ by_hand["ssim"] = alike[5:-5, 5:-5].mean()
 # %%
 import torch
 
-from fairrecon_core.quality import lpips_network
+from fairrecon_core.predict.quality import lpips_network
 
 network = lpips_network()
 with torch.inference_mode():
@@ -86,7 +86,7 @@ by_hand["lpips"] = float(sum(steps))
 # [0, 1] before it took PSNR, so a bright pixel in one patient changed the PSNR of the next; its column "nrmse" is a plain MSE.)
 
 # %%
-from fairrecon_core.quality import measure
+from fairrecon_core.predict.quality import measure
 
 measured = measure(degraded[None], clean[None]).iloc[0]
 for name, value in by_hand.items():
@@ -102,7 +102,7 @@ measured[list(by_hand)].to_frame(f"by hand and by the core, {first.name}").round
 # %%
 from scipy.optimize import brentq
 
-from fairrecon_core.quality import psnr_db
+from fairrecon_core.predict.quality import psnr_db
 
 rng = np.random.default_rng(settings.seed)
 grain = rng.standard_normal(clean.shape)
@@ -335,7 +335,7 @@ pd.DataFrame(paired)
 # networks, so the order of the arms may be compared and the figures may not.
 
 # %%
-from fairrecon_core import published
+from fairrecon_lab.paper import numbers as published
 
 printed = pd.concat([published.numbers("3"), published.numbers("4")])
 printed = printed[(printed["task"] == "quality") & printed["metric"].isin(["psnr_db", "lpips"])]
@@ -450,7 +450,7 @@ def look_at(cohort, arm, level="audited", which="worst"):
 look_at(first.name, first.arms()[-1])
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     look_at,
@@ -467,7 +467,7 @@ slider_image(
 # the chest the image.
 
 # %%
-from fairrecon_core.audit.published import published_psnr_gap
+from fairrecon_lab.paper.evaluation import published_psnr_gap
 
 
 def units(name, arm):

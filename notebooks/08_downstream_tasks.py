@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from fairrecon_core import plots
-from fairrecon_core.chain import arms_with, as_float, card_of, chains
-from fairrecon_core.predict import Classifier, Segmenter
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import arms_with, as_float, card_of, chains
+from fairrecon_core.predict.readers import Classifier, Segmenter
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 chain_of = {name: chain for name, chain in chains(run).items() if chain.tasks() or chain.cohort.masks is not None}
@@ -151,7 +151,7 @@ assert np.allclose(again, stored[chain.names_of(few)], atol=1e-5)
 # With folds every image is read by the readers that never trained on its patient, and all folds are pooled.
 
 # %%
-from fairrecon_core.per_patient import patient_scores
+from fairrecon_core.predict.patients import patient_scores
 
 
 def on_test_images(name, table):
@@ -300,7 +300,7 @@ for name in units:
 # published one), or count as right. An empty mask with anything predicted is 0 under all of them.
 
 # %%
-from fairrecon_core.per_patient import dice_table
+from fairrecon_core.predict.patients import dice_table
 
 if overlap:
     name, chain = next(iter(overlap)), chain_of[next(iter(overlap))]
@@ -503,7 +503,7 @@ for name in averages:
 # overlap, because they hold the same patients; the change is known much better.
 
 # %%
-from fairrecon_core import published
+from fairrecon_lab.paper import numbers as published
 
 printed = pd.concat([published.numbers("3"), published.numbers("4")])
 printed = printed[printed["metric"].isin(["auroc", "dice"])]
@@ -730,7 +730,7 @@ for name in overlap:
 # $$L_c = \max\Big(0, \sum_k \frac{w_{ck}}{hw} A_k\Big)$$
 
 # %%
-from fairrecon_core.predict import grad_cam
+from fairrecon_core.predict.readers import grad_cam
 
 
 def block(reader, layer="layer4"):
@@ -861,7 +861,7 @@ def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.n
 look_at(last.planted_task(), last.arms()[-1])
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     look_at,

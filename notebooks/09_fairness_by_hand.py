@@ -13,8 +13,8 @@ overrides = {}  # for example {"seed": 1}
 import numpy as np
 import pandas as pd
 
-from fairrecon_core import plots
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides)
 
@@ -76,7 +76,7 @@ group_rates(*columns)
 # women the finding shows more faintly (`bias="injected"`, notebook 01). Lines are the exact rates, dots the sample's.
 
 # %%
-from fairrecon_core.simulate import patient_table, reference_rates, reference_reader
+from fairrecon_lab.simulate import patient_table, reference_rates, reference_reader
 
 patients = patient_table("chest", 4000, seed=settings.seed, bias="injected")
 latent = reference_reader(patients, "pleural_effusion").scores
@@ -114,7 +114,7 @@ def show_threshold(threshold=0.5):
 run.figure(show_threshold(), "09_threshold")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     show_threshold, threshold=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], start={"threshold": 0.5}

@@ -13,9 +13,11 @@ overrides = {}  # for example {"seed": 1}
 import numpy as np
 import pandas as pd
 
-from fairrecon_core import plots
-from fairrecon_core.audit import audit_change, controls, published_audit, signed_cells, summary
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_core.audit import audit_change, signed_cells, summary
+from fairrecon_lab.simulate import control_scores as controls
+from fairrecon_lab.paper.evaluation import published_audit
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 
@@ -34,7 +36,7 @@ settings, run = begin(profile, overrides, needs=["cohort"])
 # everybody is read less well, whoever they are.
 
 # %%
-from fairrecon_core.simulate import Bias, patient_table, reference_reader
+from fairrecon_lab.simulate import Bias, patient_table, reference_reader
 
 has_readers = run.has("predictions")
 cohorts = {name: run.cohort(name) for name in settings.cohorts}
@@ -236,7 +238,7 @@ def table_five(name=last, attribute="sex", metric="eodd"):
 run.figure(table_five(), "10_table_5_sex")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(table_five, name=last, attribute=tuple(ATTRIBUTES[last]), metric=("eodd", "eop"))
 
@@ -581,7 +583,7 @@ pd.concat(both)[
 #   added bias is 0.
 
 # %%
-from fairrecon_core.simulate import reference_rates
+from fairrecon_lab.simulate import reference_rates
 
 TASK = "pleural_effusion"
 WORLDS = {"null": Bias(), "injected": Bias(conspicuity=0.4), "label bias only": Bias(label=1.0)}

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from fairrecon_core import plots, published
-from fairrecon_core.run import begin
+from fairrecon_lab import plots
+from fairrecon_lab.paper import numbers as published
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides)
 pd.set_option("display.max_rows", 70, "display.max_colwidth", 120)
@@ -187,7 +188,7 @@ for cohort in cohorts.values():
 # interval beside Table 5 is that of the *plain* gap, from notebook 10: where our value lies outside of it, that is the estimator's bias.
 
 # %%
-from fairrecon_core.audit.published import published_audit, published_psnr_gap, published_segmentation
+from fairrecon_lab.paper.evaluation import published_audit, published_psnr_gap, published_segmentation
 
 ATTRIBUTES = {"mri": ("sex", "age_group"), "xray": ("sex", "age_group", "race")}
 LEVEL = {"mri": settings.mri_audit_level, "xray": settings.xray_audit_level}
@@ -409,7 +410,7 @@ def against_chance(attribute="race", metric="eop", label_counts=1.0, design_effe
 run.figure(against_chance(), "11_race_against_chance")
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(
     against_chance, attribute=("race", "sex", "age_group"), metric=("eop", "eodd"), label_counts=[0.5, 1.0, 2.0],
@@ -762,7 +763,7 @@ def read_switchboard():
 # network was involved.
 
 # %%
-from fairrecon_core.simulate import Bias, patient_table, reference_reader
+from fairrecon_lab.simulate import Bias, patient_table, reference_reader
 
 TASKS = ["pleural_effusion", "edema", "atelectasis", "cardiomegaly"]
 
@@ -795,7 +796,7 @@ def scored(cohort):
 
 
 # %%
-from fairrecon_core.switches import switch_evaluation
+from fairrecon_lab.paper.switches import switch_evaluation
 
 evaluated = [cohort for cohort in cohorts.values() if len(rows_of("predictions", cohort))]
 
@@ -838,7 +839,7 @@ both.loc[:, (slice(None), ["effect", "low", "high", "note"])].round(3)
 
 # %%
 from fairrecon_core.degrade.mri import undersample
-from fairrecon_core.quality import psnr_db
+from fairrecon_core.predict.quality import psnr_db
 
 
 def image_switches(cohort, n=48, batch=16):

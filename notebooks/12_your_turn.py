@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrecon_core import plots
-from fairrecon_core.chain import Chain, as_float
-from fairrecon_core.run import Run, begin
+from fairrecon_lab import plots
+from fairrecon_core.steps.chain import Chain, as_float
+from fairrecon_core.steps.folder import Run, begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 chain = Chain(run, settings.cohorts[-1])
@@ -97,7 +97,7 @@ def compare(arm="linear", nth=0):
 compare("linear", 0)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(compare, arm=tuple(arms[1:]), nth=list(range(min(8, len(chain.rows(level))))))
 
@@ -148,7 +148,7 @@ def phantoms(seed=0):
 # trains a small reader, here in seconds, on what the core has never seen.
 
 # %%
-from fairrecon_core.cohort import write_cohort
+from fairrecon_core.cohort.folder import write_cohort
 
 mine = dataclasses.replace(
     settings, cohorts=("phantoms",), cohort_folder="", train=True, n_folds=1, image_size=SIDE, mri_levels=(4.0,), tasks=(),
@@ -162,7 +162,7 @@ chain_2 = Chain(own, "phantoms")
 chain_2.cohort.describe()
 
 # %%
-from fairrecon_core.plots import image_row
+from fairrecon_lab.plots import image_row
 
 young, old = (
     chain_2.cohort.table.query("age_group == @group and y_spot == 1").row.iloc[0] for group in ("young", "old")

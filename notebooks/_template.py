@@ -11,7 +11,7 @@ overrides = {}  # for example {"seed": 1}
 # %%
 import numpy as np
 
-from fairrecon_core.run import begin
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 
@@ -27,7 +27,7 @@ by_hand = image.mean()
 # The core does the same:
 
 # %%
-from fairrecon_core.plots import image_row
+from fairrecon_lab.plots import image_row
 
 assert np.isclose(by_hand, np.mean(image))
 
@@ -44,7 +44,7 @@ def show_brightness(image, factor=1.0):
 show_brightness(image)
 
 # %% tags=["widget"]
-from fairrecon_core.widgets import slider_image
+from fairrecon_lab.widgets import slider_image
 
 slider_image(show_brightness, image=image, factor=[0.5, 1.0, 1.5])
 

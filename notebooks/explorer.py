@@ -6,8 +6,8 @@ profile = "tutorial"  # smoke | tutorial | lgg | covid_cxr | nih | paper
 overrides = {}  # for example {"seed": 1}
 
 # %%
-from fairrecon_core.explorer import explorer
-from fairrecon_core.run import begin
+from fairrecon_lab.explorer import explorer
+from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides)
 explorer(run)

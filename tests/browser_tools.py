@@ -281,7 +281,7 @@ def smoke_run(tmp_path_factory) -> Path:
     with FileLock(base / "smoke-runs.lock"):
         if not done.exists():
             environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT))
-            command = [sys.executable, "-m", "fairrecon_core.cli", "smoke"]
+            command = [sys.executable, "-m", "fairrecon_lab.cli", "smoke"]
             made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert made.returncode == 0, made.stderr[-4000:]
             done.touch()

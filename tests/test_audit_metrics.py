@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_core.audit import controls, metrics
+from fairrecon_core.audit import metrics
 from fairrecon_core.audit.metrics import delta_dice, eodd, eop, group_rates, ser
 from fairrecon_core.audit.thresholds import choose_threshold, roc_points
+from fairrecon_lab.simulate import control_scores as controls
 
 
 def random_case(seed: int, n_groups: int, n: int = 400):

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_core.audit import published
-from fairrecon_core.audit.published import published_audit, published_classification, published_segmentation
+from fairrecon_lab.paper import evaluation as published
+from fairrecon_lab.paper.evaluation import published_audit, published_classification, published_segmentation
 
 
 def predictions(n: int = 240, seed: int = 0) -> pd.DataFrame:

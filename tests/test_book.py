@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fairrecon_core.widgets import frames_slider
+from fairrecon_lab.widgets import frames_slider
 
 for package in ("sphinx", "myst_nb", "sphinx_book_theme", "latex2mathml"):
     pytest.importorskip(package, reason=f"needs {package}: pip install 'fairrecon[book]'")

@@ -13,8 +13,8 @@ import browser_tools as tools
 import nbformat
 import pytest
 
-from fairrecon_core.plots import canvas
-from fairrecon_core.widgets import frames_slider
+from fairrecon_lab.plots import canvas
+from fairrecon_lab.widgets import frames_slider
 
 pytestmark = pytest.mark.browser
 

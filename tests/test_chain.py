@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrecon_core import image_chain
-from fairrecon_core.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures, chains
-from fairrecon_core.cohort import write_cohort
+from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.degrade import degradation
-from fairrecon_core.degrade.remembered import Remembered
+from fairrecon_core.degrade.cached import Remembered
+from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.reconstruct import Reconstructor, controls, register
-from fairrecon_core.run import Run
 from fairrecon_core.settings import load_settings
-from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
-from fairrecon_core.weight_files import read_safetensors
+from fairrecon_core.steps import image_chain
+from fairrecon_core.steps.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures, chains
+from fairrecon_core.steps.folder import Run
+from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
          "segmenter_width": 2, "level_subset": 4, "train": True}  # fmt: skip

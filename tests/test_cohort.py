@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_core.cohort import (
+from fairrecon_core.cohort.folder import (
     assign_age_groups,
     assign_folds,
     assign_roles,
@@ -23,7 +23,7 @@ from fairrecon_core.cohort import (
     write_cohort,
     write_excerpt,
 )
-from fairrecon_core.splits import split_of_fold
+from fairrecon_core.cohort.splits import split_of_fold
 
 SIZE = 16
 

@@ -13,8 +13,8 @@ from skimage.transform import iradon
 from skimage.transform import radon as skimage_radon
 
 from fairrecon_core.degrade import degradation, noise_generator
-from fairrecon_core.degrade.bilinear import bilinear_beam
 from fairrecon_core.degrade.radon import _beam, backproject, fbp, radon
+from fairrecon_core.degrade.skimage_radon import bilinear_beam
 from fairrecon_core.degrade.xray import (
     CHOICES,
     MODES,

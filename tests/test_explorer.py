@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from fairrecon_core.cohort import write_cohort
+from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.degrade import degradation
-from fairrecon_core.explorer import Choice, explorer, scenes
-from fairrecon_core.explorer.page import mark, number, strip
-from fairrecon_core.explorer.scenes import matched_score
-from fairrecon_core.quality import psnr_db
-from fairrecon_core.run import Run
+from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.settings import load_settings
-from fairrecon_core.simulate import counterfactual
+from fairrecon_core.steps.folder import Run
+from fairrecon_lab.explorer import Choice, explorer, scenes
+from fairrecon_lab.explorer.page import mark, number, strip
+from fairrecon_lab.explorer.scenes import matched_score
+from fairrecon_lab.simulate import counterfactual
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_core import plots
+from fairrecon_lab import plots
 
 
 def test_every_arm_has_its_own_colour_or_marker():

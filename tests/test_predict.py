@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from fairrecon_core import tables
-from fairrecon_core.per_patient import dice_table, patient_scores
-from fairrecon_core.predict import (
+from fairrecon_core.learn.loop import Images
+from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.predict.patients import dice_table, patient_scores
+from fairrecon_core.predict.readers import (
     Classifier,
     Segmenter,
     augmented,
@@ -18,8 +20,6 @@ from fairrecon_core.predict import (
     positive_weights,
     read_arm,
 )
-from fairrecon_core.training import Images
-from fairrecon_core.weight_files import read_safetensors
 
 KEY = {"cohort": "toy", "arm": "clean", "level": 1}
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm, spearmanr
 
-from fairrecon_core import published
-from fairrecon_core.audit.published import published_classification
+from fairrecon_lab.paper import numbers as published
+from fairrecon_lab.paper.evaluation import published_classification
 
 TEXT = Path(__file__).resolve().parents[1] / "../shared/reference/000_635859b3b7416abd.txt"
 CELLS = {"1": 9, "2": 35, "3": 54, "4": 174, "5a": 120, "5b": 120, "5c": 96, "6": 12, "7": 18}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
-from fairrecon_core import quality
-from fairrecon_core.quality import head_mask, lpips_network, measure, psnr_db
-from fairrecon_core.weight_files import read_safetensors
+from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.predict.quality import head_mask, lpips_network, measure, psnr_db
+from fairrecon_core.predict.readers import quality
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_lpips_is_that_of_the_package(pair):
 
 def test_measuring_does_not_import_torchvision():
     code = (
-        "import sys, numpy as np; from fairrecon_core.quality import measure; "
+        "import sys, numpy as np; from fairrecon_core.predict.quality import measure; "
         "measure(np.zeros((1, 64, 64)), np.ones((1, 64, 64))); sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "it takes 6 s and 150 MB in every notebook"

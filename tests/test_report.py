@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fairrecon_core import series, tables
+from fairrecon_core import tables
 from fairrecon_core.audit import audit_change, signed_cells
-from fairrecon_core.cohort import write_cohort
-from fairrecon_core.report import STYLE, cell_texts, figure_texts, write_report
-from fairrecon_core.report.contents import Contents
+from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.settings import load_settings
+from fairrecon_lab import runner as series
+from fairrecon_lab.report import STYLE, cell_texts, figure_texts, write_report
+from fairrecon_lab.report.contents import Contents
 
 TASKS = {"brain": ["tumour_grade"], "chest": ["edema", "fracture"]}
 LEVEL = {"brain": 8.0, "chest": 10_000.0}

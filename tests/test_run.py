@@ -5,11 +5,11 @@ import json
 import pandas as pd
 import pytest
 
-from fairrecon_core import cli
-from fairrecon_core import run as runs
-from fairrecon_core.plots import canvas
-from fairrecon_core.run import Run, begin, content_hash, run_folder
 from fairrecon_core.settings import load_settings
+from fairrecon_core.steps import folder as runs
+from fairrecon_core.steps.folder import Run, begin, content_hash, run_folder
+from fairrecon_lab import cli
+from fairrecon_lab.plots import canvas
 
 
 @pytest.fixture

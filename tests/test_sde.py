@@ -6,8 +6,8 @@ import torch
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from fairrecon_core.degrade import degradation
+from fairrecon_core.learn.loop import Images, fit, pairs
 from fairrecon_core.reconstruct.sde import SAMPLERS, SCHEDULE, Schedule, SDEReconstructor, true_epsilon, walk_back
-from fairrecon_core.training import Images, fit, pairs
 
 
 class Mixture:

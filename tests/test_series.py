@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fairrecon_core.series import choose, widget_failures
+from fairrecon_lab.runner import choose, widget_failures
 
-HEAD = '# %% tags=["parameters"]\nprofile = "tiny"\noverrides = {}\n\n# %%\nfrom fairrecon_core.run import begin\n'
+PARAMETERS = '# %% tags=["parameters"]\nprofile = "tiny"\noverrides = {}\n\n# %%\n'
+HEAD = PARAMETERS + "from fairrecon_core.steps.folder import begin\n"
 SCORES = (
     HEAD
     + """
@@ -79,7 +80,7 @@ def environment(clone):
 
 
 def series(clone, *options):
-    command = [sys.executable, "-m", "fairrecon_core.cli", "tiny", *options]
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "tiny", *options]
     return subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True, check=False)
 
 
@@ -98,7 +99,7 @@ def test_a_killed_series_continues_and_gives_the_same_tables_byte_for_byte(clone
     dice = random.Random(2)
     for _ in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-m", "fairrecon_core.cli", "tiny"], cwd=clone, env=environment(clone),
+            [sys.executable, "-m", "fairrecon_lab.cli", "tiny"], cwd=clone, env=environment(clone),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(dice.uniform(2.0, 9.0))
@@ -163,7 +164,7 @@ def test_a_notebook_without_our_parameters_is_refused(clone, root):
 def test_a_profile_file_is_found_from_the_folder_of_the_caller(clone):
     (clone / "elsewhere").mkdir()
     (clone / "elsewhere" / "mine.yml").write_text("seed: 4\n")
-    command = [sys.executable, "-m", "fairrecon_core.cli", "mine.yml", "--only", "00"]
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "mine.yml", "--only", "00"]
     done = subprocess.run(
         command, cwd=clone / "elsewhere", env=environment(clone), capture_output=True, text=True, check=False
     )

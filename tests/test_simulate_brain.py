@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fairrecon_core.simulate import brain
-from fairrecon_core.simulate.brain import TUMOUR_KINDS, BrainPatient, Sequence, render, signal
-from fairrecon_core.simulate.fields import Field, trilinear
+from fairrecon_lab.simulate import brain
+from fairrecon_lab.simulate.brain import TUMOUR_KINDS, BrainPatient, Sequence, render, signal
+from fairrecon_lab.simulate.fields import Field, trilinear
 
 PIXEL = brain.FIELD_OF_VIEW / 128  # mm
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fairrecon_core.cohort import write_cohort
-from fairrecon_core.simulate import (
+from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_lab.simulate import (
     TASKS,
     Bias,
     as_bias,
@@ -20,7 +20,7 @@ from fairrecon_core.simulate import (
     simulate,
     true_gap_by_monte_carlo,
 )
-from fairrecon_core.simulate.population import TABLE_1, TABLE_2
+from fairrecon_lab.simulate.population import TABLE_1, TABLE_2
 
 COHORTS = ("brain", "chest")
 SIZE = 32

@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fairrecon_core.simulate import chest_bones as bones
-from fairrecon_core.simulate.chest import FINDINGS, SEVERITY_FLOOR, SEVERITY_SCALE, ChestPatient, detect, render
-from fairrecon_core.simulate.chest_anatomy import FIELD_OF_VIEW, MU
+from fairrecon_lab.simulate import chest_bones as bones
+from fairrecon_lab.simulate.chest import FINDINGS, SEVERITY_FLOOR, SEVERITY_SCALE, ChestPatient, detect, render
+from fairrecon_lab.simulate.chest_anatomy import FIELD_OF_VIEW, MU
 
 FOCAL = ("lung_lesion", "consolidation", "pneumonia", "atelectasis", "pleural_other", "fracture")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairrecon_core.simulate import SIMULATOR_VERSION, simulate
+from fairrecon_lab.simulate import SIMULATOR_VERSION, simulate
 
 # Mean of each 16 x 16 block of four patients (seed 1, 64 px), row by row, in units of 0.0001, at version "1".
 FROZEN = {

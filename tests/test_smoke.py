@@ -51,7 +51,7 @@ def test_numbers_of_smoke_are_marked_as_meaningless(smoke):
 @pytest.mark.series
 @pytest.mark.parametrize("number", ["02", "11"])  # `tools/example.py --check` opens all of them
 def test_a_notebook_opened_first_and_alone_reads_the_shipped_example(number, tmp_path, root):
-    command = [sys.executable, "-m", "fairrecon_core.cli", "tutorial", "--only", number]
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "tutorial", "--only", number]
     environment = dict(os.environ, FAIRRECON_RUNS=str(tmp_path), FAIRRECON_HOME=str(root))
     made = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from fairrecon_core.audit import choose_threshold, published_audit
+from fairrecon_core.audit import choose_threshold
 from fairrecon_core.audit.engine import patient_weights
 from fairrecon_core.audit.metrics import eodd
-from fairrecon_core.switches import PUBLISHED, RECOMMENDED, SWITCHES, _Evaluation, switch_evaluation
+from fairrecon_lab.paper.evaluation import published_audit
+from fairrecon_lab.paper.switches import PUBLISHED, RECOMMENDED, SWITCHES, _Evaluation, switch_evaluation
 
 
 def world(n_patients=300, per_patient=1, seed=0, shift=0.0, groups=("female", "male"), shares=None):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from fairrecon_core.degrade import degradation
-from fairrecon_core.parallel import side_by_side
+from fairrecon_core.learn.loop import Images, Recipe, _validate, batches, fit, pairs
+from fairrecon_core.learn.threads import side_by_side
+from fairrecon_core.learn.weights import load_weights, read_safetensors, save_weights
 from fairrecon_core.reconstruct.unet import UNetReconstructor
-from fairrecon_core.training import Images, Recipe, _validate, batches, fit, pairs
-from fairrecon_core.weight_files import load_weights, read_safetensors, save_weights
 
 LEVELS = (2, 4)
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from fairrecon_core import quality
-from fairrecon_core.chain import WEIGHTS, card_of
 from fairrecon_core.degrade import degradation
-from fairrecon_core.predict import Classifier, Segmenter
+from fairrecon_core.predict.readers import Classifier, Segmenter, quality
 from fairrecon_core.reconstruct import reconstructor
-from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+from fairrecon_core.steps.chain import WEIGHTS, card_of
+from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 ARMS = ("unet", "pix2pix", "sde")
 MODALITY = {"brain": ("mri", 8), "chest": ("xray", 10_000)}

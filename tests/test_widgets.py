@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from fairrecon_core.plots import canvas
-from fairrecon_core.widgets import frames_slider, png, slider_image
+from fairrecon_lab.plots import canvas
+from fairrecon_lab.widgets import frames_slider, png, slider_image
 
 
 def draw(level=1, order="a", shown=True, scale=1.0):

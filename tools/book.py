@@ -21,10 +21,10 @@ from pathlib import Path
 import nbformat
 
 import fairrecon_core
-from fairrecon_core import plots
-from fairrecon_core.report import cell_texts
-from fairrecon_core.run import run_folder
 from fairrecon_core.settings import house, load_settings
+from fairrecon_core.steps.folder import run_folder
+from fairrecon_lab import plots
+from fairrecon_lab.report import cell_texts
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "parallel", "weight_files",
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_series(profile: str) -> None:
     """The series of a profile; imported late, because papermill takes a second to load."""
-    from fairrecon_core import series
+    from fairrecon_lab import runner as series
 
     series.run_series(profile)
 

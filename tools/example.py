@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.chain import CONTROLS
-from fairrecon_core.cohort import load_cohort, write_excerpt
-from fairrecon_core.run import begin
+from fairrecon_core.cohort.folder import load_cohort, write_excerpt
 from fairrecon_core.settings import house
+from fairrecon_core.steps.chain import CONTROLS
+from fairrecon_core.steps.folder import begin
 
 N_IMAGES = 20
 TABLES = ("quality", "predictions", "overlap", "thresholds", "audit")
@@ -61,7 +61,7 @@ def alone() -> list[str]:
         if notebook.name.startswith("01"):
             continue
         with tempfile.TemporaryDirectory() as empty:
-            command = [sys.executable, "-m", "fairrecon_core.cli", "tutorial", "--only", notebook.name[:2]]
+            command = [sys.executable, "-m", "fairrecon_lab.cli", "tutorial", "--only", notebook.name[:2]]
             made = subprocess.run(
                 command, cwd=house(), env=os.environ | {"FAIRRECON_RUNS": empty}, capture_output=True, text=True
             )

@@ -9,9 +9,9 @@ Notebook 01 must have run, so that the cohort is there. A killed training goes o
 
 import argparse
 
-from fairrecon_core.chain import Chain
-from fairrecon_core.recipes import RECIPES
-from fairrecon_core.run import begin
+from fairrecon_core.steps.chain import Chain
+from fairrecon_core.steps.folder import begin
+from fairrecon_core.steps.recipes import RECIPES
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

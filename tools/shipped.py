@@ -18,18 +18,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pandas as pd
 
-from fairrecon_core import quality
 from fairrecon_core.audit.metrics import auroc
-from fairrecon_core.chain import WEIGHTS, Chain
-from fairrecon_core.cohort import load_cohort, write_cohort
+from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
-from fairrecon_core.per_patient import dice_table
-from fairrecon_core.predict import Classifier, Segmenter
-from fairrecon_core.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
+from fairrecon_core.predict.patients import dice_table
+from fairrecon_core.predict.readers import Classifier, Segmenter, quality
 from fairrecon_core.reconstruct import reconstructor
-from fairrecon_core.run import Run, commit, run_folder
 from fairrecon_core.settings import house, load_settings
-from fairrecon_core.simulate import SIMULATOR_VERSION, TASKS, simulate
+from fairrecon_core.steps.chain import WEIGHTS, Chain
+from fairrecon_core.steps.folder import Run, commit, run_folder
+from fairrecon_core.steps.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
+from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1
 PATIENTS = {("brain", "reconstruction"): 1700, ("chest", "reconstruction"): 3200,

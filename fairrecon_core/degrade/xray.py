@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fairrecon_core.degrade import Degradation, Measurement, check_choice, noise_generator, register
-from fairrecon_core.degrade.bilinear import bilinear_beam
 from fairrecon_core.degrade.radon import WINDOWS, fbp, radon
+from fairrecon_core.degrade.skimage_radon import bilinear_beam
 
 MODES = ("physical", "published", "radiograph")
 SAMPLERS = ("exact", "fast")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fairrecon_core.degrade import Degradation, Measurement
-from fairrecon_core.parallel import equal_chunks
+from fairrecon_core.learn.loop import Images
+from fairrecon_core.learn.threads import equal_chunks
 from fairrecon_core.settings import suggest
-from fairrecon_core.training import Images
 
 REGISTRY: dict[str, type["Reconstructor"]] = {}
 # built in: the module is imported when its reconstructor is first asked for

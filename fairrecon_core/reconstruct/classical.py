@@ -12,9 +12,9 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 
 from fairrecon_core.degrade import mri
-from fairrecon_core.parallel import side_by_side
+from fairrecon_core.learn.loop import batches
+from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.reconstruct import Reconstructor, register
-from fairrecon_core.training import batches
 
 
 @register

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairrecon_core.learn.loop import Batch, Recipe
 from fairrecon_core.reconstruct import register
 from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, with_level
-from fairrecon_core.training import Batch, Recipe
 
 
 class PatchGAN(nn.Sequential):

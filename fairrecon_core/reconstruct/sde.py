@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from fairrecon_core.degrade import noise_generator
+from fairrecon_core.learn.loop import Batch, Recipe
 from fairrecon_core.reconstruct import as_batch, register
 from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, cosine, level_code
-from fairrecon_core.training import Batch, Recipe
 
 
 @dataclass(frozen=True)

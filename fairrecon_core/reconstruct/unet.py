@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairrecon_core.parallel import side_by_side
+from fairrecon_core.learn.loop import Batch, Recipe, fit, pairs
+from fairrecon_core.learn.threads import side_by_side
+from fairrecon_core.learn.weights import load_weights, save_weights
 from fairrecon_core.reconstruct import Reconstructor, register
-from fairrecon_core.training import Batch, Recipe, fit, pairs
-from fairrecon_core.weight_files import load_weights, save_weights
 
 
 class UNet(nn.Module):

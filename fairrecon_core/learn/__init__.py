@@ -1,0 +1,1 @@
+"""Learning: the one training loop, weights on disk, work on several threads."""

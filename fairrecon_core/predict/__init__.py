@@ -1,0 +1,1 @@
+"""What is read off an image: the frozen readers, image quality, and figures per patient."""

@@ -1,0 +1,205 @@
+"""Image quality of one image against its clean original: PSNR, SSIM, NMSE, LPIPS.
+
+Conventions: images are (n, H, W) in [0, 1]; every arm is clipped to [0, 1] in the same way and nothing is rescaled, so
+a figure never depends on the batch or on the other images. PSNR is in dB with a data range of 1, and once more over the
+foreground alone, because an image's share of background moves the first. SSIM is that of Wang et al. 2004 (Gaussian
+window, sigma 1.5). LPIPS uses AlexNet (Zhang et al. 2018): the heads are those of the lpips package, the trunk is
+packaged here in half precision, so nothing is downloaded and no weights are random.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import binary_dilation
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+
+from fairrecon_core.learn.threads import equal_chunks, side_by_side
+from fairrecon_core.learn.weights import read_safetensors
+
+TRUNK = Path(__file__).parents[1] / "weights" / "lpips-alexnet-trunk.safetensors"
+CHUNK = 4  # images that LPIPS always takes at a time
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+
+
+def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.DataFrame:
+    """Quality of each image against its clean original.
+
+    Parameters
+    ----------
+    images, clean : arrays or Tensors, shape (n, H, W)
+        `clean` in [0, 1]; `images` are clipped to it.
+    foreground : array of bool, shape (n, H, W), optional
+        Where `psnr_foreground_db` is taken; NaN without it.
+    with_lpips : bool
+        LPIPS costs most of the time; NaN without it.
+
+    Returns
+    -------
+    DataFrame
+        One row per image: psnr_db (infinite if equal), ssim, nmse, lpips, psnr_foreground_db.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or a value is not finite.
+    """
+    return measure_arms([images], clean, foreground=foreground, with_lpips=with_lpips)[0]
+
+
+def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = True) -> list[pd.DataFrame]:
+    """`measure` for several arms of the same images: the clean ones go through LPIPS's network only once.
+
+    Parameters
+    ----------
+    arms : sequence of arrays or Tensors, each of shape (n, H, W)
+    clean, foreground, with_lpips
+        As in `measure`.
+
+    Returns
+    -------
+    list of DataFrame
+        One per arm.
+
+    Raises
+    ------
+    ValueError
+        As in `measure`.
+    """
+    clean, *arms = (np.asarray(images, dtype=np.float32) for images in (clean, *arms))
+    for images in arms:
+        if images.shape != clean.shape or images.ndim != 3:
+            raise ValueError(f"images and clean are both (n, H, W), got {images.shape} and {clean.shape}")
+        if not (np.isfinite(images).all() and np.isfinite(clean).all()):
+            raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
+    n, arms = len(clean), [images.clip(0, 1) for images in arms]
+    masks = np.full(n, None) if foreground is None else np.asarray(foreground, dtype=bool)
+    if with_lpips:
+        lpips_network()  # made once, before threads ask for it
+
+    def part(rows: list[int]) -> list[list[dict]]:
+        chosen = [images[rows] for images in arms]
+        distances = _distances(chosen, clean[rows]) if with_lpips else np.full((len(arms), len(rows)), np.nan)
+        return [
+            [
+                {
+                    "psnr_db": psnr_db(image, truth),
+                    "ssim": float(structural_similarity(truth, image, **WANG)),
+                    "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
+                    "lpips": float(distance),
+                    "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
+                }
+                for image, truth, mask, distance in zip(images, clean[rows], masks[rows], far)
+            ]
+            for images, far in zip(chosen, distances)
+        ]
+
+    parts = side_by_side(part, equal_chunks(n, CHUNK))
+    columns = ["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"]
+    found = [[row for chunk in parts for row in chunk[k]][:n] for k in range(len(arms))]
+    return [pd.DataFrame(rows, columns=columns) for rows in found]
+
+
+def psnr_db(image, clean) -> float:
+    """Peak signal-to-noise ratio in dB for a data range of 1; infinite for equal images, NaN for none."""
+    if np.size(clean) == 0:
+        return np.nan
+    error = float(np.mean((np.asarray(image, dtype=float) - np.asarray(clean, dtype=float)) ** 2))
+    return np.inf if error == 0 else -10 * np.log10(error)
+
+
+def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:
+    """Foreground of MR images (n, H, W): brighter than `threshold`, grown by `margin` pixels."""
+    return np.stack([binary_dilation(image > threshold, iterations=margin) for image in np.asarray(clean)])
+
+
+def lpips_distance(image, clean) -> float:
+    """LPIPS (AlexNet) between two images (H, W) in [0, 1]; 0 for equal images, larger is worse."""
+    return float(lpips_distances(np.asarray(image)[None], np.asarray(clean)[None])[0])
+
+
+def lpips_distances(images, clean) -> np.ndarray:
+    """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
+    images, clean = (np.asarray(part) for part in (images, clean))
+    found = [_distances([images[rows]], clean[rows])[0] for rows in equal_chunks(len(images), CHUNK)]
+    return np.concatenate([np.empty(0), *found])[: len(images)]
+
+
+@torch.inference_mode()
+def _distances(arms: list, clean) -> np.ndarray:
+    """LPIPS of several arms, shape (arms, n), of one chunk (n, H, W)."""
+    network = lpips_network()
+    as_rgb = lambda part: torch.from_numpy(np.array(part, dtype=np.float32))[:, None].expand(-1, 3, -1, -1) * 2 - 1
+    truth = network.features(as_rgb(clean))
+    return np.stack([network.distance(network.features(as_rgb(part)), truth).numpy() for part in arms]).astype(float)
+
+
+class LPIPS(nn.Module):
+    """LPIPS with AlexNet, version 0.1: how far apart two images look to a network that was trained on photographs.
+
+    Written out because importing the lpips package imports torchvision and, with it, torch's compiler: 6 s and 150 MB
+    in every notebook that measures an image. A test holds it against the package.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[None, :, None, None])
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3, 64, 11, stride=4, padding=2),
+                nn.Sequential(nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, padding=2)),
+                nn.Sequential(nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, padding=1)),
+                nn.Conv2d(384, 256, 3, padding=1),
+                nn.Conv2d(256, 256, 3, padding=1),
+            ]
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(n, 1, 1, bias=False) for n in (64, 192, 384, 256, 256))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the five layers answer to RGB images (B, 3, H, W) in [-1, 1]."""
+        found = [(images - self.shift) / self.scale]
+        for layer in self.layers:
+            found.append(layer(found[-1]).relu())
+        return found[1:]
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Distances, shape (B,), of RGB images from others, both (B, 3, H, W) in [-1, 1]."""
+        return self.distance(self.features(images), self.features(others))
+
+    def distance(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Distances, shape (B,), from `features` of images and of others."""
+        total = 0
+        for head, *pair in zip(self.heads, features, others):
+            first, second = (layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10) for layer in pair)
+            total = total + head((first - second).square()).mean((1, 2, 3))
+        return total
+
+
+@cache
+def lpips_network() -> LPIPS:
+    """LPIPS with the linear heads that the lpips package carries and the trunk that is packaged here.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The packaged trunk is missing or damaged; there is never a fallback to random weights.
+    """
+    trunk, _ = read_safetensors(TRUNK)
+    package = importlib.util.find_spec("lpips").submodule_search_locations[0]  # found, not imported
+    heads = torch.load(Path(package) / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
+    network = LPIPS().eval().requires_grad_(False)
+    convolutions = [layer for layer in network.layers.modules() if isinstance(layer, nn.Conv2d)]
+    for number, layer in zip((0, 3, 6, 8, 10), convolutions):
+        layer.weight.copy_(trunk.pop(f"features.{number}.weight").float())
+        layer.bias.copy_(trunk.pop(f"features.{number}.bias").float())
+    for k, head in enumerate(network.heads):
+        head.weight.copy_(heads.pop(f"lin{k}.model.1.weight"))
+    if trunk or heads:
+        raise ValueError(f"weights of LPIPS that AlexNet lacks: {', '.join([*trunk, *heads])}")
+    return network.to(memory_format=torch.channels_last)

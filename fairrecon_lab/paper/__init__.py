@@ -1,0 +1,1 @@
+"""The papers: their printed numbers, their evaluation, and what each of its choices does."""

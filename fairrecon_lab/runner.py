@@ -1,0 +1,403 @@
+"""The runner: the numbered notebooks in order, under papermill, resumable, with a record of what each one cost.
+
+A notebook is *current* when its text, the core's code, the settings, and the content of everything it read and wrote
+are as they were when it last finished; a current notebook is not run again. So a killed series continues at the
+notebook that was running. The record is `run.json`; executed notebooks lie in `notebooks/`.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import threading
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import papermill
+import psutil
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from tqdm.auto import tqdm
+
+from fairrecon_core.settings import house, load_settings, suggest
+from fairrecon_core.steps.folder import commit, content_hash, core_hash, run_folder, write_json
+from fairrecon_lab.report import write_report
+
+RECORDED = (
+    "numpy",
+    "scipy",
+    "pandas",
+    "torch",
+    "torchvision",
+    "scikit-image",
+    "scikit-learn",
+    "papermill",
+    "fairrecon",
+)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class SeriesError(RuntimeError):
+    """A notebook failed; the text says which one, the cell and the error, and fits on one screen."""
+
+
+def run_series(
+    profile: str,
+    overrides: dict | None = None,
+    *,
+    only: list[str] | None = None,
+    start: str = "",
+    again: bool = False,
+    folder: Path | None = None,
+) -> dict:
+    """Run the notebooks of a profile in order and return the record that `run.json` holds.
+
+    Parameters
+    ----------
+    profile : str
+        Name of a profile, or a YAML file.
+    overrides : dict, optional
+        Settings by name; an unknown one is refused.
+    only : list of str, optional
+        Numbers of the notebooks to run, such as ["04", "7"]; all by default.
+    start : str
+        Number of the first notebook to run.
+    again : bool
+        Run notebooks even if nothing changed.
+    folder : Path, optional
+        Where the notebooks are; the clone's `notebooks/` by default.
+
+    Returns
+    -------
+    dict
+        The content of `run.json`.
+
+    Raises
+    ------
+    ValueError
+        Unknown profile, setting, notebook number or notebook parameter.
+    SeriesError
+        A cell failed, a widget callback raised, or a kernel died.
+    """
+    settings = load_settings(profile, **(overrides or {}))
+    if str(profile).endswith(".yml"):  # a kernel works in another folder
+        profile = str(Path(profile).resolve())
+    notebooks = choose(sorted((folder or house() / "notebooks").glob("[0-9][0-9]_*.ipynb")), only or [], start)
+    for path in notebooks:
+        check_parameters(path)
+    out = run_folder(settings.profile, overrides or {})
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    record = _open_record(out, settings)
+    print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
+    try:
+        with _Progress(notebooks, record) as progress:
+            for path in notebooks:
+                entry = record["notebooks"].get(path.stem)
+                if entry and not again and is_current(entry, path, settings, out):
+                    progress.skip(path)
+                    continue
+                record["notebooks"].pop(path.stem, None)
+                record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
+                record["finished"] = _now()
+                write_json(out / "run.json", record)
+    finally:
+        report(out)
+    return record
+
+
+def report(out: Path) -> Path | None:
+    """Put what the run in `out` has so far on one page; a page that fails costs a line, never the run's results."""
+    if not (out / "run.json").exists():  # the first notebook failed
+        return None
+    try:
+        page = write_report(out)
+    except Exception as error:
+        print(f"no report.html: {type(error).__name__}: {str(error)[:300]}")
+        return None
+    print(f"report in {os.path.relpath(page)}")
+    return page
+
+
+def choose(paths: list[Path], only: list[str], start: str) -> list[Path]:
+    """Those of the notebooks `paths` whose numbers are in `only` (all if empty) and not before `start`.
+
+    Raises
+    ------
+    ValueError
+        If a number belongs to no notebook, or nothing is left.
+    """
+    numbers = {path.name[:2]: path for path in paths}
+    wanted = [number.zfill(2)[:2] for number in only]
+    for number in [*wanted, *([start.zfill(2)[:2]] if start else [])]:
+        if number not in numbers:
+            raise ValueError(f"no notebook {number!r}; there are {', '.join(numbers) or 'none (run tools/pairs.py)'}")
+    chosen = [path for number, path in numbers.items() if (not wanted or number in wanted)]
+    chosen = [path for path in chosen if not start or path.name[:2] >= start.zfill(2)[:2]]
+    if not chosen:
+        raise ValueError("no notebook is left to run: --only and --from exclude each other")
+    return chosen
+
+
+def check_parameters(path: Path, given=("profile", "overrides")) -> None:
+    """Refuse a notebook that does not declare the parameters we pass: papermill itself would only warn.
+
+    Raises
+    ------
+    ValueError
+        Names the parameter and the nearest one that the notebook has.
+    """
+    known = papermill.inspect_notebook(str(path))
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{path.name} has no parameter '{name}'{suggest(name, known)}")
+
+
+def is_current(entry: dict, path: Path, settings, out: Path) -> bool:
+    """Whether a finished notebook needs no second run: text, code, settings, inputs and outputs are unchanged."""
+    if entry["made_from"] != made_from(path, settings):
+        return False
+    return all(
+        (out / name).exists() and content_hash([(out / name).resolve()]) == digest
+        for name, digest in {**entry["read"], **entry["wrote"]}.items()
+    )
+
+
+def made_from(path: Path, settings) -> str:
+    """Hash of what decides a notebook's result besides its input files."""
+    source = path.with_suffix(".py")
+    return content_hash([source if source.exists() else path, settings.fingerprint(), core_hash()])
+
+
+def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, progress) -> dict:
+    """Execute one notebook; its entry for the record."""
+    target, trace = out / "notebooks" / path.name, out / f".trace-{path.stem}"
+    trace.unlink(missing_ok=True)
+    os.environ["FAIRRECON_TRACE"] = str(trace.resolve())
+    began, memory = time.time(), _PeakMemory()
+    try:
+        with memory, warnings.catch_warnings(), progress.notebook(path):
+            warnings.simplefilter("ignore")
+            notebook = papermill.execute_notebook(
+                str(path), str(target), parameters={"profile": profile, "overrides": overrides}, cwd=str(path.parent),
+                engine_name="fairrecon", progress_bar=False, kernel_name="python3", tick=progress.tick,
+            )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise SeriesError(_one_screen(path, error)) from None
+    except Exception as error:
+        raise SeriesError(f"{path.name}: {type(error).__name__}: {str(error)[:600]}") from None
+    finally:
+        os.environ.pop("FAIRRECON_TRACE", None)
+    if failures := widget_failures(notebook):
+        raise SeriesError(f"{path.name}: a widget callback raised:\n" + "\n".join(failures)[:3000])
+    read, wrote, notes = _read_trace(trace, out)
+    trace.unlink(missing_ok=True)
+    return {
+        "made_from": made_from(path, settings), "wall_s": round(time.time() - began, 1),
+        "peak_memory_mb": round(memory.peak / 2**20), "read": read, "wrote": wrote, **notes,
+    }  # fmt: skip
+
+
+class _Engine(NBClientEngine):
+    """papermill's own engine, with a call after every cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, tick=None, log_output=False, **options):
+        complete = nb_man.cell_complete
+
+        def cell_complete(cell, cell_index=None, **kwargs):
+            complete(cell, cell_index, **kwargs)
+            if tick:
+                tick(cell_index, len(nb_man.nb.cells))
+
+        nb_man.cell_complete = cell_complete
+        quiet = ["--IPKernelApp.log_level=ERROR"]  # else every kernel warns that it talks over TCP
+        log = logging.getLogger("papermill")
+        # what a kernel writes is on disk when its cell ends, so it need not be asked, for some seconds, to leave
+        how = {"extra_arguments": quiet, "shutdown_kernel": "immediate"}
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, **how)
+        return client.execute(env=os.environ.copy())
+
+
+papermill_engines.register("fairrecon", _Engine)
+
+
+def widget_failures(notebook) -> list[str]:
+    """Errors that a headless run would hide: in the saved state of output widgets, and tracebacks on stderr.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        An executed notebook.
+
+    Returns
+    -------
+    list of str
+        One text per failure; empty when all is well.
+    """
+    saved = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    outputs = [("widget", output) for model in saved.values() for output in model.get("state", {}).get("outputs") or []]
+    for number, cell in enumerate(notebook.cells, start=1):
+        outputs += [(f"cell {number}", output) for output in cell.get("outputs", [])]
+    failures = []
+    for place, output in outputs:
+        text = output.get("text", "")
+        if output["output_type"] == "error":
+            failures.append(f"{place}: {output['ename']}: {output['evalue']}")
+        elif output.get("name") == "stderr" and "Traceback (most recent call last)" in text:
+            failures.append(f"{place}: {ANSI.sub('', text).strip().splitlines()[-1]}")
+    return failures
+
+
+def _one_screen(path: Path, error) -> str:
+    """The failing cell and the end of its traceback, at most about 35 lines."""
+    number = error.exec_count - 1  # of the notebook's own code cells: papermill put one in
+    source = error.source.strip().splitlines()
+    shown = source[:12] + (["..."] if len(source) > 12 else [])
+    traceback = [line for text in error.traceback for line in ANSI.sub("", text).splitlines()]
+    return "\n".join(
+        [f"{path.name} failed in cell {number} ({error.ename})", *(f"    {line}" for line in shown), "  ..."]
+        + [f"  {line[:150]}" for line in traceback[-14:]]
+        + [f"{error.ename}: {error.evalue}"[:800]]
+    )
+
+
+class _PeakMemory:
+    """Watches the processes that a notebook starts; `peak` is the largest sum of their memory, in bytes."""
+
+    def __init__(self):
+        self.peak, self._stop = 0, threading.Event()
+
+    def __enter__(self):
+        self._before = {child.pid for child in psutil.Process().children()}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._stop.wait(0.2):
+            kernels = [child for child in psutil.Process().children() if child.pid not in self._before]
+            everyone = kernels + [child for kernel in kernels for child in _quietly(kernel.children, [])]
+            self.peak = max(self.peak, sum(map(_high_water, everyone)))
+
+
+def _high_water(process) -> int:
+    """Peak resident bytes of a process (Linux), or what it has now."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
+    except (OSError, TypeError):
+        return _quietly(lambda: process.memory_info().rss, 0)
+
+
+def _quietly(function, otherwise):
+    try:
+        return function()
+    except psutil.Error:
+        return otherwise
+
+
+class _Progress:
+    """One bar for the whole series, in expected seconds, so that the time left means something."""
+
+    def __init__(self, notebooks: list[Path], record: dict):
+        self.expected = {path: _expected_seconds(path, record) for path in notebooks}
+        self.done = 0.0
+
+    def __enter__(self):
+        total = math.ceil(sum(self.expected.values()))
+        form = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, about {remaining} left"
+        self.bar = tqdm(total=total, bar_format=form, mininterval=0.5)
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind is None:
+            self.bar.update(self.bar.total - self.bar.n)
+        self.bar.close()
+
+    def notebook(self, path: Path):
+        """Start of one notebook; use as a context, so that its share is complete at the end."""
+        self.path, self.shown = path, 0.0
+        self.bar.set_description(path.stem)
+        return self._Share(self)
+
+    class _Share:
+        def __init__(self, progress):
+            self.progress = progress
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, kind, *rest):
+            if kind is None:
+                self.progress.tick(0, 1)
+
+    def tick(self, cell: int, n_cells: int) -> None:
+        """A cell is done."""
+        share = self.expected[self.path] * (cell + 1) / n_cells
+        self.bar.update(max(0.0, share - self.shown))
+        self.shown = max(share, self.shown)
+
+    def skip(self, path: Path) -> None:
+        """A notebook that is current: its time leaves the total."""
+        self.bar.total = max(self.bar.total - self.expected[path], 1)
+        self.bar.write(f"{path.stem}: nothing changed, kept")
+
+
+def _expected_seconds(path: Path, record: dict) -> float:
+    """From the last run, otherwise from the notebook's own `**Time**` line, otherwise a minute."""
+    if entry := record["notebooks"].get(path.stem):
+        return entry["wall_s"]
+    stated = re.search(r"\*\*Time\*\*\s+([\d.]+)\s+(min|s)", path.read_text(encoding="utf-8"))
+    return float(stated[1]) * (60 if stated[2] == "min" else 1) if stated else 60.0
+
+
+def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict]:
+    """What the kernel said it read and wrote, with content hashes, and its notes."""
+    paths, notes = {"read": set(), "write": set()}, {}
+    for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
+        entry = json.loads(line)
+        if entry["action"] == "note":
+            for key in entry.keys() - {"action", "path"}:  # a notebook may note weights several times
+                both = isinstance(entry[key], dict) and isinstance(notes.get(key), dict)
+                notes[key] = notes[key] | entry[key] if both else entry[key]
+        else:
+            paths[entry["action"]].add(entry["path"])
+    digest = lambda names: {name: content_hash([(out / name).resolve()]) for name in sorted(names)}
+    return digest(paths["read"] - paths["write"]), digest(paths["write"]), notes
+
+
+def _open_record(out: Path, settings) -> dict:
+    """The record of the run so far, brought up to date with this machine and these settings."""
+    path = out / "run.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {
+        "profile": settings.profile,
+        "seed": settings.seed,
+        "settings": asdict(settings),
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED}},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "started": _now(),
+        "notebooks": old.get("notebooks", {}),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
