@@ -9,7 +9,7 @@ import sys
 
 from report import Report, parser
 
-from fairrecon_core.predict.readers import quality
+from fairrecon_core.predict import quality
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.chain import Chain, as_float
 from fairrecon_core.steps.folder import Run, run_folder

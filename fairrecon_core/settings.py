@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 
-def house() -> Path:
+def project_folder() -> Path:
     """Folder that holds `notebooks/`: $FAIRRECON_HOME, or the nearest one above the working folder or the package.
 
     Raises
@@ -124,7 +124,11 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     ValueError
         Unknown profile or setting (with the nearest known name), or a value of the wrong kind.
     """
-    path = Path(profile) if str(profile).endswith(".yml") else house() / "notebooks" / "profiles" / f"{profile}.yml"
+    path = (
+        Path(profile)
+        if str(profile).endswith(".yml")
+        else project_folder() / "notebooks" / "profiles" / f"{profile}.yml"
+    )
     if not path.exists():
         raise ValueError(f"unknown profile {profile!r}{suggest(profile, profiles())}; known: {', '.join(profiles())}")
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -137,7 +141,7 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
 
 def profiles() -> list[str]:
     """Names of the profiles in `notebooks/profiles`."""
-    return sorted(path.stem for path in (house() / "notebooks" / "profiles").glob("*.yml"))
+    return sorted(path.stem for path in (project_folder() / "notebooks" / "profiles").glob("*.yml"))
 
 
 def suggest(name: str, known) -> str:

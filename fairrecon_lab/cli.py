@@ -6,7 +6,7 @@ import sys
 
 import yaml
 
-from fairrecon_core.settings import house
+from fairrecon_core.settings import project_folder
 from fairrecon_lab.audit_command import main as audit
 
 
@@ -26,11 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv[0] if argv else ""
     if verb == "test":
-        return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=house())
+        return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=project_folder())
     if verb == "lab":
-        return subprocess.call([sys.executable, "-m", "jupyterlab", "notebooks", *argv[1:]], cwd=house())
+        return subprocess.call([sys.executable, "-m", "jupyterlab", "notebooks", *argv[1:]], cwd=project_folder())
     if verb == "book":
-        return subprocess.call([sys.executable, str(house() / "tools" / "book.py"), *argv[1:]], cwd=house())
+        return subprocess.call(
+            [sys.executable, str(project_folder() / "tools" / "book.py"), *argv[1:]], cwd=project_folder()
+        )
     if verb == "audit":
         return audit(argv[1:]) or 0
     options = argparse.ArgumentParser(

@@ -25,7 +25,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm.auto import tqdm
 
-from fairrecon_core.settings import house, load_settings, suggest
+from fairrecon_core.settings import load_settings, project_folder, suggest
 from fairrecon_core.steps.folder import commit, content_hash, core_hash, run_folder, write_json
 from fairrecon_lab.report import write_report
 
@@ -88,7 +88,7 @@ def run_series(
     settings = load_settings(profile, **(overrides or {}))
     if str(profile).endswith(".yml"):  # a kernel works in another folder
         profile = str(Path(profile).resolve())
-    notebooks = choose(sorted((folder or house() / "notebooks").glob("[0-9][0-9]_*.ipynb")), only or [], start)
+    notebooks = choose(sorted((folder or project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")), only or [], start)
     for path in notebooks:
         check_parameters(path)
     out = run_folder(settings.profile, overrides or {})

@@ -151,7 +151,7 @@ run.figure(causal_graph(as_bias(settings.bias, settings.bias_attribute)), "causa
 import dataclasses
 
 from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
-from fairrecon_core.settings import house
+from fairrecon_core.settings import project_folder
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -178,7 +178,7 @@ def make_cohort(name):
 
 def link_cohort(name):
     """Put a converted real cohort into the run: a link, not a copy."""
-    place, source = run.folder / "cohorts" / name, house() / settings.cohort_folder / name
+    place, source = run.folder / "cohorts" / name, project_folder() / settings.cohort_folder / name
     if not (source / "cohort.json").exists():
         raise FileNotFoundError(
             f"no cohort {name!r} in {settings.cohort_folder!r}: convert it with data_scripts/{name}.py"

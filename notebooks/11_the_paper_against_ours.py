@@ -316,11 +316,11 @@ for table, name in (("5a", "sex"), ("5b", "age"), ("5c", "race")):
 # notebook 00; 6, 9, 14 and 18 are legends.) The last column names the pictures that this run has drawn.
 
 # %%
-from fairrecon_core.settings import house
+from fairrecon_core.settings import project_folder
 
 lines = ["| Fig. | what it shows | counterpart | pictures of this run |", "|---|---|---|---|"]
 for figure, (shows, number, name) in published.FIGURES.items():
-    pages = sorted((house() / "notebooks").glob(f"{number}_*.ipynb"))
+    pages = sorted((project_folder() / "notebooks").glob(f"{number}_*.ipynb"))
     link = f"[notebook {number}]({pages[0].name})" if pages else f"notebook {number}"
     drawn = sorted(path.stem for path in (run.folder / "figures").glob(f"{name}*.png"))
     lines.append(f"| {figure} | {shows} | {link} | {', '.join(drawn) or '-'} |")
@@ -748,7 +748,7 @@ SWITCHBOARD = [
 
 def read_switchboard():
     """Rows measured offline, or none."""
-    path = house() / "results" / "switchboard" / "switchboard.csv"
+    path = project_folder() / "results" / "switchboard" / "switchboard.csv"
     if not path.exists():
         print("no switchboard.csv yet: only the rows measured here are shown")
         return pd.DataFrame(columns=SWITCHBOARD)

@@ -11,8 +11,8 @@ import torch
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
 from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.predict import quality
 from fairrecon_core.predict.quality import head_mask, lpips_network, measure, psnr_db
-from fairrecon_core.predict.readers import quality
 
 
 @pytest.fixture(scope="module")

@@ -192,4 +192,4 @@ def test_a_function_that_says_nothing_would_be_seen():
 
 def test_imports_of_a_known_file_are_seen():
     assert {"fairrecon_core.settings"} <= imports(CORE / "tables.py")
-    assert {"fairrecon_core.tables", "fairrecon_core.cohort.splits"} <= imports(CORE / "cohort.py")
+    assert {"fairrecon_core.tables", "fairrecon_core.cohort.splits"} <= imports(CORE / "cohort" / "folder.py")

@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 import fairrecon_core
-from fairrecon_core.settings import house, load_settings
+from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.folder import run_folder
 from fairrecon_lab import plots
 from fairrecon_lab.report import cell_texts
@@ -45,11 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         profile = load_settings(chosen.profile).profile
         run = run_folder(profile, {})
-        sources = sorted((house() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+        sources = sorted((project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
         if missing := [path.name for path in sources if not (run / "notebooks" / path.name).exists()]:
             print(f"the run lacks {', '.join(missing)}: running the series first")
             run_series(chosen.profile)
-        page = build(run, chosen.out or house() / "_book" / profile)
+        page = build(run, chosen.out or project_folder() / "_book" / profile)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

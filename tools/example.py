@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort, write_excerpt
-from fairrecon_core.settings import house
+from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.chain import CONTROLS
 from fairrecon_core.steps.folder import begin
 
@@ -57,13 +57,17 @@ def make(source: Path, target: Path) -> float:
 def alone() -> list[str]:
     """Run every notebook but 01, which makes cohorts, in an empty run folder of its own; what went wrong."""
     failures = []
-    for notebook in sorted((house() / "notebooks").glob("[0-9]*.ipynb")):
+    for notebook in sorted((project_folder() / "notebooks").glob("[0-9]*.ipynb")):
         if notebook.name.startswith("01"):
             continue
         with tempfile.TemporaryDirectory() as empty:
             command = [sys.executable, "-m", "fairrecon_lab.cli", "tutorial", "--only", notebook.name[:2]]
             made = subprocess.run(
-                command, cwd=house(), env=os.environ | {"FAIRRECON_RUNS": empty}, capture_output=True, text=True
+                command,
+                cwd=project_folder(),
+                env=os.environ | {"FAIRRECON_RUNS": empty},
+                capture_output=True,
+                text=True,
             )
         print(f"{notebook.stem}: {'runs alone' if made.returncode == 0 else 'FAILED'}", flush=True)
         failures += [made.stderr[-2000:]] if made.returncode else []
@@ -75,6 +79,6 @@ if __name__ == "__main__":
     options.add_argument("--check", action="store_true", help="open every notebook alone afterwards")
     given = options.parse_args()
     _, run = begin("tutorial")
-    print(f"{make(run.folder, house() / 'results' / 'tutorial'):.1f} MB in results/tutorial")
+    print(f"{make(run.folder, project_folder() / 'results' / 'tutorial'):.1f} MB in results/tutorial")
     if given.check and (failures := alone()):
         sys.exit("\n\n".join(failures))

@@ -17,7 +17,7 @@ from fairrecon_core.audit import signed_cells
 from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort
 from fairrecon_core.predict.patients import dice_table
-from fairrecon_core.settings import house
+from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 
 N_BOOT = 1000
@@ -98,7 +98,7 @@ def performance(run, cohort, level: float) -> pd.DataFrame:
 def main(profile: str) -> int:
     """Write the results of a profile; returns the exit status."""
     settings, run = begin(profile)
-    out = house() / "results" / profile
+    out = project_folder() / "results" / profile
     out.mkdir(parents=True, exist_ok=True)
     tables = []
     for name in settings.cohorts:

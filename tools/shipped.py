@@ -24,7 +24,7 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.predict.patients import dice_table
 from fairrecon_core.predict.readers import Classifier, Segmenter, quality
 from fairrecon_core.reconstruct import reconstructor
-from fairrecon_core.settings import house, load_settings
+from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.chain import WEIGHTS, Chain
 from fairrecon_core.steps.folder import Run, commit, run_folder
 from fairrecon_core.steps.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
@@ -33,7 +33,7 @@ from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1
 PATIENTS = {("brain", "reconstruction"): 1700, ("chest", "reconstruction"): 3200,
             ("brain", "prediction"): 2600, ("chest", "prediction"): 6500}  # fmt: skip
-WORK = Path(os.environ.get("FAIRRECON_RUNS") or house() / "runs") / "shipped"
+WORK = Path(os.environ.get("FAIRRECON_RUNS") or project_folder() / "runs") / "shipped"
 MODE = {"brain": "mri_mode", "chest": "xray_mode"}
 MODALITY = {"brain": "mri", "chest": "xray"}
 

@@ -24,13 +24,13 @@ from fairrecon_core.audit import choose_threshold
 from fairrecon_core.degrade import Degradation, degradation
 from fairrecon_core.degrade.xray import CHOICES
 from fairrecon_core.predict.readers import Classifier, quality
-from fairrecon_core.settings import house, load_settings
+from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.chain import Chain
 from fairrecon_core.steps.folder import Run, begin, commit, write_json
 
 N_IMAGES, N_BOOT = 400, 2000
 MOVES = (0.5, 0.0)  # an effect moves a conclusion when its interval lies beyond this: dB, and EODD
-OUT = house() / "results" / "switchboard"
+OUT = project_folder() / "results" / "switchboard"
 
 
 @dataclass(frozen=True)

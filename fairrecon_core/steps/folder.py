@@ -18,7 +18,7 @@ import pandas as pd
 
 from fairrecon_core import tables
 from fairrecon_core.cohort.folder import Cohort, load_cohort
-from fairrecon_core.settings import Settings, as_kind, house, load_settings
+from fairrecon_core.settings import Settings, as_kind, load_settings, project_folder
 
 MADE_BY = {"cohort": "01", "reconstructions": "04 to 06", "quality": "07", "predictions": "08", "overlap": "08",
            "thresholds": "08", "audit": "10"}  # fmt: skip
@@ -40,7 +40,7 @@ class Run:
         self.folder, self.settings = Path(folder), settings
         self.traced_from = Path(within or folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.example = house() / "results" / "tutorial"  # shipped, for a notebook that is opened alone
+        self.example = project_folder() / "results" / "tutorial"  # shipped, for a notebook that is opened alone
 
     # ------------------------------------------------------------------ reading
     def cohort(self, name: str) -> Cohort:
@@ -231,7 +231,7 @@ def run_folder(profile: str, overrides: dict) -> Path:
     The name follows what the settings make of the overrides, so that `arms: [unet]`, `"[unet]"` and `"unet"` are the
     same run. It ends in a hash where it would be long, or hold what a file name should not.
     """
-    base = Path(os.environ.get("FAIRRECON_RUNS") or house() / "runs")
+    base = Path(os.environ.get("FAIRRECON_RUNS") or project_folder() / "runs")
     values = {name: _value_texts(as_kind(name, value)) for name, value in sorted(overrides.items())}
     text = ",".join(f"{name}={','.join(value)}" for name, value in values.items())
     plain = all(letter.isalnum() or letter in "._-" for value in values.values() for item in value for letter in item)
@@ -282,7 +282,7 @@ def house_of_the_lab() -> Path:
 
 def commit() -> str:
     """The commit of the clone, with `+changes` if files differ from it; empty outside git."""
-    git = ["git", "-C", str(house())]
+    git = ["git", "-C", str(project_folder())]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout

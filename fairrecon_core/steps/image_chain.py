@@ -19,7 +19,7 @@ from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade import Degradation, degradation
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_card
-from fairrecon_core.predict.readers import quality
+from fairrecon_core.predict import quality
 from fairrecon_core.reconstruct import Reconstructor, controls, names, reconstructor
 from fairrecon_core.reconstruct.classical import DataConsistent, Tuned
 from fairrecon_core.reconstruct.unet import NetworkReconstructor
