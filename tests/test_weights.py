@@ -7,7 +7,8 @@ import pytest
 from safetensors import safe_open
 
 from fairrecon_core.degrade import degradation
-from fairrecon_core.predict.readers import Classifier, Segmenter, quality
+from fairrecon_core.predict import quality
+from fairrecon_core.predict.readers import Classifier, Segmenter
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_core.steps.chain import WEIGHTS, card_of
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
