@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fairrecon_core.cohort.conversion import HEADER_BYTES, STORED, Conversion, pixel_digests, write_header
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.cohort.splits import (
     SPLITS,
     TRAITS,
@@ -98,7 +99,7 @@ class Cohort:
 
     def images_at(self, rows) -> np.ndarray:
         """Images of several rows (numbers or a slice), float32 in [0, 1], shape (n, H, W)."""
-        return _as_float(self.images[self._places(rows)])
+        return as_float(self.images[self._places(rows)])
 
     def mask(self, row: int) -> np.ndarray:
         """Mask `row`, bool, shape (H, W); ValueError if the cohort has no masks."""
@@ -404,11 +405,6 @@ def _counts(table) -> dict[str, int]:
     patients = table.drop_duplicates("patient_id")["split"].value_counts()
     counts = {"patients": int(patients.sum()), "images": len(table)}
     return counts | {split: int(patients.get(split, 0)) for split in SPLITS}
-
-
-def _as_float(stored: np.ndarray) -> np.ndarray:
-    """Stored pixels as float32 in [0, 1]."""
-    return np.asarray(stored, dtype=np.float32) / np.float32(np.iinfo(stored.dtype).max)
 
 
 def _content_hash(table: pd.DataFrame, digests: Iterable[str]) -> str:
