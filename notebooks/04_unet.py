@@ -52,10 +52,10 @@ for steps in every.values():
 
 # %%
 first = next(iter(every.values()))
-row = first.shared_rows()[0]
+row = first.setup.shared_rows()[0]
 level = first.audit_level
-image, image_id = first.cohort.image(row), first.names_of([row])[0]
-degraded = first.degradation(image, level, image_id, seed=settings.seed).numpy()
+image, image_id = first.cohort.image(row), first.setup.names_of([row])[0]
+degraded = first.setup.degradation(image, level, image_id, seed=settings.seed).numpy()
 
 # %% [markdown]
 # How much is lost? *Peak signal-to-noise ratio* counts how many decibels the mean squared error lies below the largest
@@ -141,7 +141,7 @@ assert 31.0e6 < counts[64] < 31.1e6
 # modality.
 
 # %%
-untrained = UNetReconstructor(first.modality, width=4)
+untrained = UNetReconstructor(first.cohort.modality, width=4)
 assert np.array_equal(untrained(degraded, level, image_ids=image_id), degraded)
 
 # %% [markdown]
@@ -205,11 +205,11 @@ from skimage.restoration import denoise_tv_chambolle
 from fairrecon_core.reconstruct import reconstructor
 
 held_out = validation_images(first)
-spoilt = first.degradation(held_out.pixels, level, held_out.names, seed=settings.seed).numpy()
-tv = reconstructor("tv", first.modality)
+spoilt = first.setup.degradation(held_out.pixels, level, held_out.names, seed=settings.seed).numpy()
+tv = reconstructor("tv", first.cohort.modality)
 mse = {s: np.mean([(denoise_tv_chambolle(x, s) - y) ** 2 for x, y in zip(spoilt, held_out.pixels)]) for s in tv.grid}
 
-tuning = tv.fit(held_out, held_out, first.degradation, [level], seed=settings.seed)
+tuning = tv.fit(held_out, held_out, first.setup.degradation, [level], seed=settings.seed)
 assert np.allclose(tuning["mse"], list(mse.values()), rtol=1e-3)
 assert tv.strengths[level] == min(mse, key=mse.get)
 
@@ -279,11 +279,11 @@ plots.error_row(
 pool = validation_images(first, n=48)
 n_learn = 2 * len(pool) // 3
 learn, check = (Images(pool.pixels[part], pool.names[part]) for part in (slice(n_learn), slice(n_learn, None)))
-tiny = UNetReconstructor(first.modality, width=4, learning_rate=3e-3, decay=True)
+tiny = UNetReconstructor(first.cohort.modality, width=4, learning_rate=3e-3, decay=True)
 losses = tiny.fit(
     learn,
     check,
-    first.degradation,
+    first.setup.degradation,
     [level],
     seed=settings.seed,
     batch_size=4,
@@ -295,7 +295,7 @@ assert losses["validation"].min() <= losses["validation"][0], "the kept weights 
 
 # %%
 unseen = Images(check.pixels, check.names)
-spoilt = first.degradation(unseen.pixels, level, unseen.names, seed=settings.seed)
+spoilt = first.setup.degradation(unseen.pixels, level, unseen.names, seed=settings.seed)
 restored = tiny(spoilt, level, image_ids=unseen.names)
 before, after = (np.mean([psnr_db(x, y) for x, y in zip(batch, unseen.pixels)]) for batch in (spoilt, restored))
 print(

@@ -84,7 +84,7 @@ assert judge(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128 // 8 - 2, 128 // 8
 # the word "patch" says less.
 
 # %%
-row = last.shared_rows()[0]
+row = last.setup.shared_rows()[0]
 image = last.cohort.image(row)
 size, n = len(image), len(image) // 8 - 2
 patches = [looked_at(size, n // 2, n // 2), looked_at(size, n // 2, n // 2 + 1), looked_at(size, 0, 0)]
@@ -232,7 +232,7 @@ def difference(values, base, patients):
 
 lines = []
 for name, table in psnr.items():
-    table = table[table["level"] == every[name].audit_level]
+    table = table[table["level"] == every[name].setup.audit_level]
     best = table[FILTERS or ["degraded"]].mean().idxmax()
     for base in dict.fromkeys(["degraded", best, *(["unet"] if "unet" in ARMS else [])]):
         lines.append(
@@ -310,7 +310,7 @@ def zoom(cohort=last.name, patient=1, side=32):
     windows = [found[arm][top : top + side, left : left + side] for arm in SHOWN]
     span = (min(map(np.min, windows)), max(map(np.max, windows)))
     return plots.image_row(
-        windows, SHOWN, limits=span, note=f"{plots.origin(every[cohort].cohort)}, {side} x {side} pixels"
+        windows, SHOWN, limits=span, note=f"{plots.origin(every[cohort].setup.cohort)}, {side} x {side} pixels"
     )
 
 
@@ -344,7 +344,7 @@ def detail(images, clean):
     )
 
 
-some = last.cohort.images_at(last.rows(last.audit_level)[:4])
+some = last.cohort.images_at(last.setup.rows(last.audit_level)[:4])
 energy, agreement = detail(some, some)
 assert np.allclose(energy, 1) and np.allclose(agreement, 1)
 assert np.allclose(detail(some / 2, some)[0], 1 / 4) and np.allclose(detail(some / 2, some)[1], 1)

@@ -78,9 +78,9 @@ assert abs(z.mean() - 0.3 * alpha[60]) < 0.01 and abs(z.std() / sigma[60] - 1) <
 # knowing the clean image.
 
 # %%
-row = last.shared_rows()[0]
-clean, name = last.cohort.image(row), last.names_of([row])[0]
-mu = last.degradation(clean, last.audit_level, name, seed=settings.seed).numpy()
+row = last.setup.shared_rows()[0]
+clean, name = last.cohort.image(row), last.setup.names_of([row])[0]
+mu = last.setup.degradation(clean, last.audit_level, name, seed=settings.seed).numpy()
 times = (0, 20, 40, 60, 100)
 noised = [mu + alpha[t] * (clean - mu) + sigma[t] * rng.standard_normal(clean.shape) for t in times]
 titles = [f"t = {t}, {alpha[t]:.0%} left" if t else "t = 0, clean" for t in times]
@@ -322,7 +322,7 @@ def watch(steps, row, sampler, n_steps, sample=0):
     return (mu + z)[0, 0].clamp(0, 1).numpy(), trail
 
 
-network = last.reconstructor("sde")
+network = last.weights.load("sde")
 end, _ = watch(last, row, network.sampler, network.n_steps)
 assert np.allclose(end, network(mu, last.audit_level, image_ids=name, seed=settings.seed), atol=1e-5)
 
@@ -410,7 +410,7 @@ def show_samples(cohort):
         plots.draw_image(ax, picture, title)
     plots.draw_image(axes[4], spread, f"spread (0 to {top:.2g})", limits=(0, top), cmap="magma")
     plots.draw_image(axes[5], error, f"error of the mean (0 to {top:.2g})", limits=(0, top), cmap="magma")
-    figure.supxlabel(plots.origin(every[cohort].cohort), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(plots.origin(every[cohort].setup.cohort), x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -474,7 +474,7 @@ def difference(values, base, patients):
 
 lines = []
 for name_, table in psnr.items():
-    table = table[table["level"] == every[name_].audit_level]
+    table = table[table["level"] == every[name_].setup.audit_level]
     best = table[FILTERS or ["degraded"]].mean().idxmax()
     for base in dict.fromkeys(["degraded", best, *(arm for arm in ("unet", "pix2pix") if arm in ARMS)]):
         lines.append(

@@ -45,9 +45,9 @@ def show_images(figure, name, steps):
 
 # %%
 level = first.audit_level
-row = first.rows(level)[0]
+row = first.setup.rows(level)[0]
 clean = first.cohort.image(row).astype(float)
-degraded = as_float(first.images("degraded", level)[0][0]).astype(float)
+degraded = as_float(first.images.get("degraded", level)[0][0]).astype(float)
 error = degraded - clean
 by_hand = {"psnr_db": -10 * np.log10(np.mean(error**2)), "nmse": (error**2).sum() / (clean**2).sum()}
 
@@ -130,7 +130,7 @@ def scaled(pattern):
 # %%
 from scipy.ndimage import distance_transform_edt
 
-rows = first.rows(level)
+rows = first.setup.rows(level)
 if first.cohort.masks is not None and first.cohort.mask(row).any():
     lesion = first.cohort.mask(row)
 else:
@@ -193,16 +193,16 @@ assert abs(draws[0].var() - 1) < 0.01 and abs(np.var(y / 2) - 0.5) < 0.01
 
 # %%
 N_SAMPLES = 4
-samplers = [arm for arm in first.arms() if not arm.endswith("_dc") and first.network(arm).stochastic]
+samplers = [arm for arm in first.setup.arms() if not arm.endswith("_dc") and first.weights.network(arm).stochastic]
 gains = pd.DataFrame(columns=["n", "gain", "patient"])
 if samplers:
     few = slice(0, 4 if settings.profile == "smoke" else 12)
     restore, ids, truths = (
-        first.reconstructor(samplers[0]),
-        first.names_of(rows[few]),
+        first.weights.load(samplers[0]),
+        first.setup.names_of(rows[few]),
         first.cohort.images_at(rows[few]),
     )
-    start = as_float(first.images("degraded", level)[0][few])
+    start = as_float(first.images.get("degraded", level)[0][few])
     samples = [np.asarray(restore(start, level, image_ids=ids, seed=settings.seed, sample=k)) for k in range(N_SAMPLES)]
     gains = pd.DataFrame(
         {"n": n, "gain": psnr_db(np.mean(s[:n], axis=0), t) - np.mean([psnr_db(one, t) for one in s]), "patient": p}
@@ -213,7 +213,7 @@ if samplers:
         f"{samplers[0]}, {len(ids)} images, {N_SAMPLES} samples each; mean spread between samples {np.std(samples, axis=0).mean():.4f}"
     )
 else:
-    print(f"no arm of {first.arms()} samples: the points of the next figure stay away")
+    print(f"no arm of {first.setup.arms()} samples: the points of the next figure stay away")
 
 # %%
 from fairrecon_core.audit.inference import patient_bootstrap
@@ -227,7 +227,7 @@ if len(gains):
 ax.set(xlabel="Samples averaged", ylabel="Gain over one sample (dB)", xticks=n)
 ax.legend(frameon=False, fontsize=9)
 figure.supxlabel(
-    f"{plots.origin(first.cohort)}, {first.name}, {plots.AXIS[first.modality]} {level:,.0f}",
+    f"{plots.origin(first.cohort)}, {first.name}, {plots.AXIS[first.cohort.modality]} {level:,.0f}",
     fontsize=8,
     color="#595959",
 )
@@ -452,7 +452,7 @@ def look_at(cohort, arm, level="audited", which="worst"):
     )
 
 
-look_at(first.name, first.arms()[-1])
+look_at(first.name, first.setup.arms()[-1])
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
@@ -460,7 +460,7 @@ from fairrecon_lab.widgets import slider_image
 slider_image(
     look_at,
     cohort=tuple(steps_of),
-    arm=tuple(first.arms()),
+    arm=tuple(first.setup.arms()),
     level=("audited", "least noise", "most noise"),
     which=("worst", "median", "best"),
 )
@@ -668,7 +668,10 @@ def draw_means(ax, cohort, attribute, metric):
 
 
 # %%
-def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_db"):
+SHOWN_FIRST = subgroup_attributes(first.cohort)[0]
+
+
+def by_subgroup(cohort=first.name, attribute=SHOWN_FIRST, metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
     steps = steps_of[cohort]
     cells = signed_cells(audits[cohort, attribute]).query("metric == @metric")

@@ -19,6 +19,7 @@ from IPython.display import display
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_core.steps.weights import card_of
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
@@ -111,7 +112,7 @@ run.figure(figure, "08_losses")
 
 # %%
 reader = next(reader for reader in readers[first.name].values())
-image = first.cohort.image(first.rows(first.audit_level)[0])
+image = first.cohort.image(first.setup.rows(first.audit_level)[0])
 with torch.inference_mode():
     logits = reader.net(torch.from_numpy(np.array(image))[None, None])[0].numpy()
 by_hand = 1 / (1 + np.exp(-logits))
@@ -571,7 +572,7 @@ from fairrecon_core.audit.thresholds import POLICIES
 thresholds = {}
 for name, table in predictions.items():
     for policy in POLICIES:
-        frame = thresholds(steps_of[name].cohort, table, policy)
+        frame = chosen_thresholds(steps_of[name].cohort, table, policy)
         if len(frame):
             run.save("thresholds", frame, cohort=name, policy=policy)
             thresholds[name, policy] = frame

@@ -11,7 +11,7 @@ import pytest
 
 from fairrecon_core.reconstruct import Reconstructor
 from fairrecon_core.steps import stamps
-from fairrecon_core.steps.stamps import code_of, imports_in, module_code, parsed_text, plain, stamp, why
+from fairrecon_core.steps.stamps import code_of, imports_in, module_code, parameters, parsed_text, stamp, why
 
 STEPS = """
 import sys
@@ -247,7 +247,7 @@ def test_where_it_computes_does_not_count():
         def __init__(self, device, width):
             self.device, self.width = device, width
 
-    assert plain(Thing("cpu", 2)) == plain(Thing("cuda", 2)) != plain(Thing("cpu", 3))
+    assert parameters(Thing("cpu", 2)) == parameters(Thing("cuda", 2)) != parameters(Thing("cpu", 3))
 
 
 def test_code_that_was_edited_after_it_was_loaded_is_refused(tmp_path, monkeypatch):

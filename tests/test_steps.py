@@ -19,7 +19,7 @@ from fairrecon_core.steps import weights as weights_step
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohort, open_cohorts
 from fairrecon_core.steps.setup import product_folder
-from fairrecon_core.steps.thresholds import thresholds
+from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
@@ -138,10 +138,10 @@ def test_clean_scores_do_not_depend_on_the_arms_beside_them(trained, tmp_path):
 
 def test_thresholds_come_from_clean_validation_images(trained):
     predictions = pd.concat([trained.readings.read(arm)["predictions"] for arm in ("clean", "degraded")])
-    table = thresholds(trained.cohort, predictions)
+    table = chosen_thresholds(trained.cohort, predictions)
     assert set(table["arm"]) == {"clean"} and (table["chosen_on"] == "validation, clean").all()
     assert (table["n"] == len(trained.setup.rows(1, 0, "validation"))).all()
-    per_arm = thresholds(trained.cohort, predictions, "test_per_arm")
+    per_arm = chosen_thresholds(trained.cohort, predictions, "test_per_arm")
     assert set(per_arm["arm"]) == {"clean", "degraded"} and (per_arm["chosen_on"] == "test, own arm").all()
 
 

@@ -98,7 +98,7 @@ class Classifier(Reader):
         yield "net", self._loss(batch)
 
     def validation_loss(self, batch: Labelled) -> Tensor:
-        """The same."""
+        """The loss of `losses`, without gradients."""
         return self._loss(batch)
 
     def _loss(self, batch: Labelled) -> Tensor:

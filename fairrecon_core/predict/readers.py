@@ -138,7 +138,7 @@ class Reader(Trainable):
         raise NotImplementedError
 
     def training_targets(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
-        """Those of `rows` of a cohort from which it can learn, and what it should answer to them."""
+        """Those of `rows` of a `cohort` that have a target, and their targets: labels (n, tasks) or masks (n, H, W)."""
         raise NotImplementedError
 
     def prepare(self, targets: np.ndarray) -> None:

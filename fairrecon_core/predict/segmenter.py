@@ -44,7 +44,7 @@ class Segmenter(Reader):
         yield "net", self.validation_loss(batch)
 
     def validation_loss(self, batch: Labelled) -> Tensor:
-        """The same."""
+        """The loss of `losses`, without gradients."""
         logits = self.net(batch.images)
         probability = logits.sigmoid()
         overlap = (probability * batch.targets).sum()

@@ -14,7 +14,7 @@ from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
 from fairrecon_core.steps.folder import write_json
 from fairrecon_core.steps.setup import Setup, chunks, degradation_stamp, product_folder
-from fairrecon_core.steps.stamps import Stamp, plain, read_stamp, stamp, why
+from fairrecon_core.steps.stamps import Stamp, parameters, read_stamp, stamp, why
 from fairrecon_core.steps.weights import Weights
 
 
@@ -81,7 +81,7 @@ class ArmImages:
         weights = self.weights.path(arm, fold, train_seed) if network.learns else None
         code = [type(network), *([consistency_class()] if is_consistent(arm) else []), "fairrecon_core.steps.images"]
         which = {"level": float(level), "rows": list(rows), "seed": setup.run.settings.seed, "sample": sample}
-        made = {"arm": plain(network), "weights": weights, **which}
+        made = {"arm": parameters(network), "weights": weights, **which}
         return degradation_stamp(setup.degradation, setup.cohort) | stamp(*code, **made)
 
     def _degraded(self, level: float, rows: np.ndarray) -> Iterator[np.ndarray]:

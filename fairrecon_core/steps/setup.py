@@ -11,7 +11,7 @@ from fairrecon_core.degrade import Degradation, degradation
 from fairrecon_core.reconstruct import arm_class, controls
 from fairrecon_core.settings import Settings
 from fairrecon_core.steps.folder import Run
-from fairrecon_core.steps.stamps import Stamp, plain, stamp
+from fairrecon_core.steps.stamps import Stamp, parameters, stamp
 
 
 class Setup:
@@ -105,7 +105,7 @@ def degradation_of(settings: Settings, modality: str) -> Degradation:
 
 def degradation_stamp(made: Degradation, cohort: Cohort) -> Stamp:
     """What images of a cohort that are degraded by `made` depend on, besides their level, names and seed."""
-    return stamp(made, degradation=plain(made), cohort=cohort.info["content_hash"])
+    return stamp(made, degradation=parameters(made), cohort=cohort.info["content_hash"])
 
 
 def product_folder(setup: Setup, name: str, fold: int = 0, train_seed: int = 0) -> Path:

@@ -379,7 +379,7 @@ def _is_local(module: ModuleType | None) -> bool:
     return bool(path) and not any(folder in Path(path).resolve().parents for folder in _library_folders())
 
 
-def plain(thing: Any, without: Iterable[str] = ()) -> dict[str, Any]:
+def parameters(thing: Any, without: Iterable[str] = ()) -> dict[str, Any]:
     """An object's class and own plain attributes, `without` some; where it computes (`device`) does not count."""
     left_out = {"device", *without}
     own = {key: value for key, value in vars(thing).items() if key not in left_out}

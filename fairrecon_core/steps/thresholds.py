@@ -7,7 +7,7 @@ from fairrecon_core.audit import choose_threshold
 from fairrecon_core.cohort.folder import Cohort
 
 
-def thresholds(cohort: Cohort, predictions: pd.DataFrame, policy: str = "validation_frozen") -> pd.DataFrame:
+def chosen_thresholds(cohort: Cohort, predictions: pd.DataFrame, policy: str = "validation_frozen") -> pd.DataFrame:
     """Rows of the table `thresholds` under one policy, the frozen ones from `clean`.
 
     Parameters

@@ -21,7 +21,7 @@ from fairrecon_core.predict.training import READER_RATE, train_reader
 from fairrecon_core.reconstruct import Reconstructor, arm_class, base_arm, consistency_class, is_consistent
 from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
-from fairrecon_core.steps.stamps import Stamp, digest, plain, stamp, why
+from fairrecon_core.steps.stamps import Stamp, digest, parameters, stamp, why
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 SIMULATED = {"mri": "brain", "xray": "chest"}  # whose shipped weights a real cohort's networks may start from
@@ -100,7 +100,7 @@ class Weights:
     def made_from(self, arm: str, fold: int = 0, train_seed: int = 0) -> Stamp:
         """The stamp of weights that are trained in the run."""
         network, code = self.network(arm), "fairrecon_core.reconstruct.training"
-        described = plain(network, without=network.at_inference) | network.card()
+        described = parameters(network, without=network.at_inference) | network.card()
         options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels), "network": described}
         return degradation_stamp(self.setup.degradation, self.setup.cohort) | stamp(type(network), code, **options)
 
@@ -230,7 +230,7 @@ class ReaderWeights:
     def made_from(self, name: str, fold: int = 0) -> Stamp:
         """The stamp of a reader that is trained in the run."""
         reader, cohort = self.blank()[name], self.setup.cohort.info["content_hash"]
-        options = self._options(name, fold) | {"reader": plain(reader) | reader.settings, "cohort": cohort}
+        options = self._options(name, fold) | {"reader": parameters(reader) | reader.settings, "cohort": cohort}
         return stamp(type(reader), "fairrecon_core.predict.training", **options)
 
     def path(self, name: str, fold: int = 0) -> Path:
