@@ -14,7 +14,8 @@ FILES = sorted([*CORE.rglob("*.py"), *LAB.rglob("*.py")])
 
 # The pipe, then what teaches and shows: a room may import from rooms of a lower number. A new one gets a place here.
 RANK = {name: rank for rank, rooms in enumerate((
-    ["fairrecon_core.settings"], ["fairrecon_core.tables"], ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
+    ["fairrecon_core.settings"], ["fairrecon_core.columns"], ["fairrecon_core.tables"],
+    ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
     ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.paper"],
     ["fairrecon_lab.plots", "fairrecon_lab.widgets"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],

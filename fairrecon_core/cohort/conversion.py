@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.splits import PLACES
+from fairrecon_core.columns import check_word
 from fairrecon_core.settings import suggest
-from fairrecon_core.tables import check_word
 
 STORED = {"mri": np.dtype("uint16"), "xray": np.dtype("uint8"), "mask": np.dtype("bool")}  # types of a pixel on disk
 HEADER_BYTES = 128  # of a .npy file of ours: fixed, so that it can be written again once the count is known

@@ -32,7 +32,8 @@ from fairrecon_core.cohort.splits import (
     with_places,
     with_traits,
 )
-from fairrecon_core.tables import SCHEMAS, VOCABULARY, check, check_word, read_parquet, write_parquet
+from fairrecon_core.columns import VOCABULARY, check_word
+from fairrecon_core.tables import SCHEMAS, check, read_parquet, write_parquet
 
 __all__ = [
     "Cohort",
