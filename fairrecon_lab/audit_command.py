@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
-from fairrecon_core.audit.reading import people, read_outside
 from fairrecon_core.audit.summary import summary
 from fairrecon_core.audit.thresholds import POLICIES, RULES, as_groups, text_codes
+from fairrecon_lab.reading import people, read_outside
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 MOST_NUMBERS, MOST_GROUPS = 20, 100  # of an attribute; beyond, it is a measurement, or names people
@@ -79,8 +79,8 @@ def _with_groups(cohort: pd.DataFrame, attribute, renamed: dict, notes: list) ->
         kept = groups.dropna().unique()
         n_numbers = pd.to_numeric(pd.Series(kept, dtype=object), errors="coerce").notna().sum()
         if len(kept) > (MOST_NUMBERS if n_numbers > len(kept) / 2 else MOST_GROUPS):
-            raise ValueError(f"{cohort.attrs['file']}, column {name!r} has {len(kept)} values, such as {kept[0]!r}: make "
-                             "a column of groups first, for example young and old")  # fmt: skip
+            raise ValueError(f"{cohort.attrs['file']}, column {name!r} has {len(kept)} values, such as {kept[0]!r}: "
+                             "make a column of groups first, for example young and old")  # fmt: skip
         notes += found
         if "patient_id" in cohort:
             several = groups.groupby(text_codes(cohort["patient_id"])[0]).nunique() > 1

@@ -95,6 +95,17 @@ def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=No
     return matched
 
 
+def has_results(predictions, cohort, baseline_arm="clean", arms=None, split="test") -> np.ndarray:
+    """Which images of the cohort have a result, one asked for, and baseline and arm; arguments as in `match`, (3, n)."""
+    keys = _Keys.of(predictions, cohort, split)
+    matched, kept = _pair(keys, cohort, baseline_arm, arms), np.zeros((3, len(cohort)), bool)
+    arm = np.isin(keys.condition, [i for i, base in enumerate(matched.baseline_of) if base not in (-1, i)])
+    for row, results in enumerate((keys.role >= 0, keys.role == 1, (keys.role == 1) & arm)):
+        kept[row, keys.image[results]] = True
+    kept[2] &= matched.images.attrs["column"] >= 0
+    return kept
+
+
 @dataclass
 class _Keys:
     """Every row of the results as numbers: which image, condition, fold, replicate, and whether it is for the audit."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from fairrecon_core.audit.matching import OVERLAP, QUALITY, _Keys, _pair
+from fairrecon_core.audit.matching import OVERLAP, QUALITY, has_results
 from fairrecon_core.audit.metrics import intersect
 from fairrecon_core.audit.thresholds import as_groups, at, is_word, numbers, text_codes
 
@@ -252,17 +252,10 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
         Columns `step patients images`: recorded, with a result, asked for (split, or own fold), with baseline and arm,
         with a label (of a table with scores), with a known attribute; the last row is who is audited.
     """
-    keys = _Keys.of(predictions, cohort, split)
-    matched = _pair(keys, cohort, baseline_arm, arms)
-    n_images, rows = len(cohort), matched.images.attrs["column"]
+    kept = has_results(predictions, cohort, baseline_arm, arms, split)
+    steps = {"recorded": np.ones(len(cohort), bool), "with a result": kept[0]}
+    steps |= {f"of split {split!r}, or own fold": kept[1], "with baseline and arm": kept[2]}
     patient = text_codes(cohort["patient_id" if "patient_id" in cohort else "image_id"])[0]
-    part = np.zeros((3, n_images), bool)
-    part[0, keys.image], part[1, keys.image[keys.role == 1]] = True, True
-    asked = [i for i, baseline in enumerate(matched.baseline_of) if baseline not in (-1, i)]
-    paired = np.isin(keys.condition, asked) & (keys.role == 1)
-    part[2, keys.image[paired]] = True
-    steps = {"recorded": np.ones(n_images, bool), "with a result": part[0], f"of split {split!r}, or own fold": part[1]}
-    steps["with baseline and arm"] = part[2] & (rows >= 0)
     if "task" in predictions:
         tasks = [f"y_{task}" for task in text_codes(predictions["task"])[1]]
         known = [~is_word(names)[codes] for codes, names in (text_codes(cohort[name]) for name in tasks)]
@@ -271,7 +264,7 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
     groups = pd.DataFrame({name: as_groups(cohort[name])[0] for name in names})
     column = intersect(groups, names)[1]
     steps[f"with known {' and '.join(names)}"] = (column != "unknown").to_numpy()
-    left, found = np.ones(n_images, bool), []
+    left, found = np.ones(len(cohort), bool), []
     for step, keep in steps.items():
         left = left & keep
         found.append({"step": step, "patients": len(np.unique(patient[left])), "images": int(left.sum())})
