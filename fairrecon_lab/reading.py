@@ -71,6 +71,30 @@ def read_outside(path: str | Path) -> pd.DataFrame:
     return frame
 
 
+def text_table(data: bytes, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """A CSV table as texts, "" where empty, and what was assumed.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    name : str
+        Its name, for messages.
+    columns : tuple of str
+        Some that it should have, which tell the delimiter where several would do.
+
+    Raises
+    ------
+    ValueError
+        As in `read_outside`.
+    """
+    notes: list[str] = []
+    if not data.strip():
+        raise ValueError(f"{name} is empty: a table has a header and rows")
+    frame = _read_csv(_as_utf8(data, Path(name), notes), Path(name), notes, columns)
+    return frame.astype(object).fillna(""), notes
+
+
 def _unpacked(path: Path) -> bytes:
     """The bytes of a file, unpacked if it is gzip, whatever it is called."""
     with path.open("rb") as file:
@@ -134,11 +158,11 @@ def _as_utf8(data: bytes, path: Path, notes: list) -> bytes:
     return text.encode()
 
 
-def _read_csv(data: bytes, path: Path, notes: list) -> pd.DataFrame:
+def _read_csv(data: bytes, path: Path, notes: list, wanted: tuple = ("image_id",)) -> pd.DataFrame:
     """UTF-8 text as a frame of categories of text."""
     data = data.lstrip(b"\r\n")
     head = data[:65536].decode(errors="ignore")
-    delimiter = _delimiter(head, path)
+    delimiter = _delimiter(head, path, wanted)
     names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter))
     shown = _check_names(names, path)
     odd = data.count(b'"') % 2
@@ -192,13 +216,12 @@ def _category(column: pa.ChunkedArray) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, names)
 
 
-def _delimiter(head: str, path: Path) -> str:
+def _delimiter(head: str, path: Path, wanted: tuple) -> str:
     """The delimiter of the header; refused where two would do."""
     line = head.splitlines()[0]
-    counts = {mark: len(next(csv.reader([line], delimiter=mark), [])) for mark in DELIMITERS}
-    several = [mark for mark, n in counts.items() if n > 1]
-    with_ids = [m for m in several if "image_id" in [c.strip() for c in next(csv.reader([line], delimiter=m))]]
-    chosen = with_ids or several or [","]
+    names = {mark: [name.strip() for name in next(csv.reader([line], delimiter=mark), [])] for mark in DELIMITERS}
+    several = [mark for mark, found in names.items() if len(found) > 1]
+    chosen = [mark for mark in several if set(wanted) <= set(names[mark])] or several or [","]
     if len(chosen) > 1:
         raise ValueError(f"{path} row 1 could be separated by {' or '.join(map(repr, chosen))}: quote the names")
     return chosen[0]

@@ -96,7 +96,7 @@ def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=No
 
 
 def has_results(predictions, cohort, baseline_arm="clean", arms=None, split="test") -> np.ndarray:
-    """Which images of the cohort have a result, one asked for, and baseline and arm; arguments as in `match`, (3, n)."""
+    """Which images of the cohort have a result, one asked for, baseline and arm: (3, n); arguments as in `match`."""
     keys = _Keys.of(predictions, cohort, split)
     matched, kept = _pair(keys, cohort, baseline_arm, arms), np.zeros((3, len(cohort)), bool)
     arm = np.isin(keys.condition, [i for i, base in enumerate(matched.baseline_of) if base not in (-1, i)])

@@ -247,7 +247,7 @@ def _clean_value(key: str, value):
     elif blank:
         raise ValueError(f"empty {key!r} in its row")
     if key in ("image_id", "patient_id"):
-        return str(value)
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if key == "fold":
         return int(value)
     if key == "age_years":
