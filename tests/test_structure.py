@@ -15,11 +15,12 @@ FILES = sorted([*CORE.rglob("*.py"), *LAB.rglob("*.py")])
 
 # The pipe, then what teaches and shows: a room may import from rooms of a lower number. A new one gets a place here.
 RANK = {name: rank for rank, rooms in enumerate((
-    ["fairrecon_core.settings"], ["fairrecon_core.tables"], ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
+    ["fairrecon_core.settings"], ["fairrecon_core.columns"], ["fairrecon_core.tables"],
+    ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
     ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.paper"],
     ["fairrecon_lab.plots", "fairrecon_lab.widgets"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
-    ["fairrecon_lab.runner"], ["fairrecon_lab.audit_command"], ["fairrecon_lab.cli"],
+    ["fairrecon_lab.runner"], ["fairrecon_lab.reading"], ["fairrecon_lab.audit_command"], ["fairrecon_lab.cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
 AUDIT_MAY_IMPORT = {f"fairrecon_core.{room}" for room in ("settings", "tables", "audit")}
@@ -89,7 +90,7 @@ def test_the_audit_imports_nothing_but_tables():
 
 
 @pytest.mark.parametrize(
-    "light", ["core.audit", "core.tables", "core.cohort", "lab.paper.numbers", "lab.audit_command"]
+    "light", ["core.audit", "core.tables", "core.cohort", "lab.paper.numbers", "lab.reading", "lab.audit_command"]
 )
 def test_what_should_be_light_loads_no_torch(light):
     modules = [module for module in MODULES if f"{module}.".startswith(f"fairrecon_{light}.")]

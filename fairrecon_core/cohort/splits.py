@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.tables import check_word
+from fairrecon_core.columns import check_word
 
 SPLITS = ("train", "validation", "test")
 ROLES = ("reconstruction", "prediction")

@@ -31,7 +31,7 @@ SHOWN_BY = ("plots", "widgets", "report", "explorer", "runner", "cli", "audit_co
 SHOWING = tuple(f"fairrecon_lab.{room}" for room in SHOWN_BY)
 # what settings, tables and cohorts hold is stamped by value or content; a step counts in its own products alone
 BUT = ("fairrecon_core.cohort.pixels",)
-BY_VALUE = tuple(f"fairrecon_core.{room}" for room in ("settings", "tables", "measures", "cohort", "steps"))
+BY_VALUE = tuple(f"fairrecon_core.{room}" for room in ("settings", "columns", "tables", "measures", "cohort", "steps"))
 SHOWN = {"label", "colour", "marker", "line"}  # attributes of an arm's class that only show it
 NOT_MADE = "not made yet"
 
