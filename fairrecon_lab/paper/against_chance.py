@@ -51,7 +51,20 @@ from fairrecon_lab.paper.unchanged import (
     null_changes,
 )
 
-COLUMNS = ["table", "row", "column", "statistic", "law", "printed", "expected", "low", "high", "share", "error", "n_draws"]
+COLUMNS = [
+    "table",
+    "row",
+    "column",
+    "statistic",
+    "law",
+    "printed",
+    "expected",
+    "low",
+    "high",
+    "share",
+    "error",
+    "n_draws",
+]
 NAMES = {"sex": "Sex", "age_group": "Age", "race": "Race"}
 MODELS = ("U-Net", "GAN", "SDE")
 
@@ -72,7 +85,18 @@ def result(where: tuple, statistic: str, law: str, printed: float, drawn, precis
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
     above = printed >= middle
     share = np.mean(drawn >= printed - precision) if above else np.mean(drawn <= printed + precision)
-    values = [*where, statistic, law, printed, middle, low, high, share, monte_carlo_error(share, len(drawn)), len(drawn)]
+    values = [
+        *where,
+        statistic,
+        law,
+        printed,
+        middle,
+        low,
+        high,
+        share,
+        monte_carlo_error(share, len(drawn)),
+        len(drawn),
+    ]
     return dict(zip(COLUMNS, values))
 
 
@@ -88,7 +112,9 @@ def baselines(n_draws: int) -> Iterator[dict]:
         where = ("F1", "Classification", f"{name} mean")
         yield result(where, f"mean EODD of {len(tasks)} tasks", "equal rates", value, np.mean(drawn, axis=0), 0.005)
     for attribute, sizes in BRAIN_SIZES.items():
-        draws = [null_dice_gaps(sizes, BRAIN_DICE, sd, estimator="plug_in", n_draws=n_draws)[:, 0] for sd in DICE_SPREAD]
+        draws = [
+            null_dice_gaps(sizes, BRAIN_DICE, sd, estimator="plug_in", n_draws=n_draws)[:, 0] for sd in DICE_SPREAD
+        ]
         where = ("F1", "Segmentation", NAMES[attribute])
         yield result(where, "SER", "equal rates", printed.loc[where[1:]], np.concatenate(draws), 0.005)
 

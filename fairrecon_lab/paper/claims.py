@@ -74,9 +74,11 @@ def _sex(m: _Measured) -> dict:
     return {
         "claim": "Reconstruction amplifies bias by sex (median +24 %)",
         "printed_in": "Table 3, Fig. 3",
-        "evidence_for": f"noise that fits the printed absolute medians prints {_band(m('F3', 'Standard', 'Sex', 'no change'))} %; "
+        "evidence_for": f"noise that fits the printed absolute medians prints "
+        f"{_band(m('F3', 'Standard', 'Sex', 'no change'))} %; "
         f"the seed's Table 5 gives +{m('5', 'median over EODD and SER', 'Sex', 'no change')['printed']:.1f} %",
-        "evidence_against": f"the median change is {table['change'].median():+.4f} in EODD, on a baseline of {table['baseline'].mean():.3f}; "
+        "evidence_against": f"the median change is {table['change'].median():+.4f} in EODD, on a baseline of "
+        f"{table['baseline'].mean():.3f}; "
         "the largest of three attributes is quoted; correlated findings widen the band",
         "verdict": m.verdict("F3", "Standard", "Sex", "no change"),
         "number": m.said("F3", "Standard", "Sex", "no change"),
@@ -90,7 +92,8 @@ def _direction(m: _Measured) -> dict:
         "claim": "It is sex in particular that reconstruction affects",
         "printed_in": "abstract, Sec. 4.2",
         "evidence_for": f"by the seed's Table 5 changes without direction seldom reach it (share {_share(m(*seed))})",
-        "evidence_against": f"changes without direction, as large as Table 2 says, print {_band(m(*place))} % for sex and about 0 % for age: "
+        "evidence_against": f"changes without direction, as large as Table 2 says, print {_band(m(*place))} % "
+        f"for sex and about 0 % for age: "
         "a small gap can only grow",
         "verdict": both.pop() if len(both) == 1 else "cannot be told",
         "number": f"share {_share(m(*place))} by Table 3, {_share(m(*seed))} by the seed's Table 5",
@@ -103,7 +106,8 @@ def _models(m: _Measured) -> dict:
         "claim": "SDE and GAN shift bias less than the U-Net",
         "printed_in": "Table 2",
         "evidence_for": "absolute medians 14.6, 11.8 and 11.5 %",
-        "evidence_against": f"three equal models lie {_band(m(*place))} points apart; the signed medians 2.28, -0.21, 1.59 % are all within chance",
+        "evidence_against": f"three equal models lie {_band(m(*place))} points apart; the signed medians 2.28, "
+        f"-0.21, 1.59 % are all within chance",
         "verdict": m.verdict(*place),
         "number": m.said(*place),
     }
@@ -116,7 +120,8 @@ def _count(m: _Measured, attribute: str, extra: str) -> dict:
         "claim": f"{none['printed']:.0f} of 36 cells change significantly by {attribute.lower()}",
         "printed_in": "Sec. 4.2, Fig. 4",
         "evidence_for": f"where nothing changes the published test flags {none['low']:.0f} to {none['high']:.0f} cells",
-        "evidence_against": f"where changes have no direction it flags {some['low']:.0f} to {some['high']:.0f}; {extra}",
+        "evidence_against": f"where changes have no direction it flags {some['low']:.0f} to {some['high']:.0f}; "
+        f"{extra}",
         "verdict": m.verdict(*place, "no change"),
         "number": m.said(*place, "no change"),
     }
@@ -128,8 +133,10 @@ def _mitigation(m: _Measured) -> dict:
     return {
         "claim": "Mitigation lowers the median by sex, to 10.6 and 7.56 %",
         "printed_in": "Table 3",
-        "evidence_for": f"falls of 13.5 and 16.5 points; where nothing changes at all, falls lie within {_band(m(*place[:3], 'no change'))}",
-        "evidence_against": f"training anew, without mitigation, moves it by {_band(m(*place))} points; 10.6 and 7.56 lie within the band of no "
+        "evidence_for": f"falls of 13.5 and 16.5 points; where nothing changes at all, falls lie within "
+        f"{_band(m(*place[:3], 'no change'))}",
+        "evidence_against": f"training anew, without mitigation, moves it by {_band(m(*place))} points; 10.6 "
+        f"and 7.56 lie within the band of no "
         "change; the SDE's EODD loss has no gradient, so a third of that row is a placebo",
         "verdict": m.verdict(*place),
         "number": f"share {_share(m(*place))} for EODD, {_share(m(*other))} for reweighting",
@@ -153,8 +160,10 @@ def _cost(m: _Measured) -> dict:
     return {
         "claim": "Mitigation costs little PSNR and performance",
         "printed_in": "Table 4",
-        "evidence_for": f"all four changes of AUROC and Dice are what sampling gives ({down['printed']:.2f} %: band {_band(down)})",
-        "evidence_against": f"-0.64 % of PSNR on CheXpert is the mean of {parts} %, and the last of these is a placebo; one training each",
+        "evidence_for": f"all four changes of AUROC and Dice are what sampling gives ({down['printed']:.2f} %: "
+        f"band {_band(down)})",
+        "evidence_against": f"-0.64 % of PSNR on CheXpert is the mean of {parts} %, and the last of these is a "
+        f"placebo; one training each",
         "verdict": "cannot be told",
         "number": f"the placebo alone moves PSNR by {chest['SDE']:+.1f} %, printed mean {chest.mean():+.1f} %",
     }
@@ -166,7 +175,8 @@ def _proof(m: _Measured) -> dict:
         "claim": "EODD is proportional to the sum of distance covariances",
         "printed_in": "appendix, proof",
         "evidence_for": "each of the two gaps is proportional to its own covariance",
-        "evidence_against": "the two factors, 1 / var(A | y), differ unless the groups are as common among the ill as among the healthy; signs cancel",
+        "evidence_against": "the two factors, 1 / var(A | y), differ unless the groups are as common among the "
+        "ill as among the healthy; signs cancel",
         "verdict": "refuted",
         "number": f"a reader with EODD {eodd:.2f} and a sum of {covariances:.0f}",
     }
@@ -179,9 +189,12 @@ def _stable(m: _Measured) -> dict:
     return {
         "claim": "Performance stays stable although PSNR falls",
         "printed_in": "Fig. 2, Tables 7 and 8",
-        "evidence_for": f"mean AUROC of CheXpert changes by {drops}: with its error of sampling, within .02 of the clean one",
-        "evidence_against": f"noise gives {_band(chest[0])}, so a small loss is real; brain Dice loses {-dice['printed']:.2f} at R = 16; "
-        f"a tumour AUROC cannot show less than {grade['high']:.2f} with 101 patients; the degraded input was never read",
+        "evidence_for": f"mean AUROC of CheXpert changes by {drops}: with its error of sampling, within .02 of "
+        f"the clean one",
+        "evidence_against": f"noise gives {_band(chest[0])}, so a small loss is real; brain Dice loses "
+        f"{-dice['printed']:.2f} at R = 16; "
+        f"a tumour AUROC cannot show less than {grade['high']:.2f} with 101 patients; the degraded input was "
+        f"never read",
         "verdict": m.verdict("4", "10000, Average AUROC", "U-Net", "sampling"),
         "number": m.said("4", "10000, Average AUROC", "U-Net", "sampling"),
     }
@@ -194,7 +207,8 @@ def _baseline(m: _Measured) -> dict:
         "claim": "Baseline bias is .05 by sex, .17 by age, .07 by race",
         "printed_in": "Table 1",
         "evidence_for": "sex and age are the means of the seed's Table 5 (14 tasks; 12 findings)",
-        "evidence_against": f"six groups with equal rates would already print {_band(race)} by race; the seed's Table 5c has a mean of {seed:.2f}, Fig. 11 shows "
+        "evidence_against": f"six groups with equal rates would already print {_band(race)} by race; the seed's "
+        f"Table 5c has a mean of {seed:.2f}, Fig. 11 shows "
         ".22 to .32; sex holds two tumour cells that are copies, .25 and .15",
         "verdict": "cannot be told",
         "number": m.said("F1", "Classification", "Race mean", "equal rates"),
@@ -222,5 +236,3 @@ def summary_counts() -> dict[str, int]:
     """How many claims have each verdict."""
     found = claims()["verdict"].value_counts()
     return {name: int(found.get(name, 0)) for name in VERDICTS}
-
-

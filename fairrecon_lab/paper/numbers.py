@@ -1,4 +1,4 @@
-"""The numbers of both papers: Tables 1 to 7 of the seed, Tables 1 to 8 of its follow-up, and what may be compared with them.
+"""The numbers of both papers: Tables 1 to 7 of the seed, 1 to 8 of its follow-up, and what may be compared with them.
 
 `numbers()` reads `published.csv`, which lies beside this file and is meant to be read: one row per printed number.
 Names of cohort, arm, task, attribute, metric and level are the house's, `row` and `column` the paper's. Tables:
@@ -182,3 +182,27 @@ def _agrees(row) -> bool | None:
     if not row.comparable or not np.isfinite(row.ours_low + row.ours_high):
         return None
     return bool(row.ours_low - row.precision <= row.published <= row.ours_high + row.precision)
+
+
+def side_by_side(compared: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One table in the paper's form: "printed | ours", a dash where ours is missing; no bar where the whole table is.
+
+    `compared` is what `compare` returns.
+    """
+    shown = ["table", "row", "column", "printed", "metric"]
+    rows = compared[compared["table"] == table].merge(numbers()[shown], on=[*KEY, "metric"])
+    digits = rows["printed"].str.partition(".")[2].str.len().where(rows["metric"] != "p_value", 3)
+    mine = [" | -" if np.isnan(value) else f" | {value:.{d}f}" for value, d in zip(rows["ours"], digits)]
+    rows["both"] = rows["printed"] + (mine if rows["ours"].notna().any() else "")
+    wide = rows.pivot(index="row", columns="column", values="both")
+    return wide.reindex(index=rows["row"].unique(), columns=rows["column"].unique()).fillna("")
+
+
+def doubts() -> pd.DataFrame:
+    """Why a print is doubted, and how many cells of which table."""
+    doubtful = numbers()
+    doubtful = doubtful[(doubtful["note"] != "") & (doubtful["note"] != "printed Atalectasis")]
+    note = doubtful["note"].str.replace(r"^printed Atal.*?; ", "", regex=True)
+    note = note.str.replace(r"label displaced.*", "photon count or metric label displaced in the text", regex=True)
+    note = note.str.replace(r"Fig\. 1[12] prints", "The figure prints", regex=True)
+    return doubtful.assign(note=note).groupby(["table", "note"], sort=False).size().rename("cells").reset_index()

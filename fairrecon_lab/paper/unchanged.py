@@ -32,7 +32,6 @@ from fairrecon_lab.paper.chance import (
     expected_counts,
     gaps_of_counts,
     null_dice_gaps,
-    null_gaps,
     rate_at_equal_errors,
     subgroup_shares,
 )
@@ -206,7 +205,7 @@ def _moved(rates: np.ndarray, shift: float, rng) -> np.ndarray:
 
 
 def _call_again(old: np.ndarray, new: np.ndarray, correlation: float) -> np.ndarray:
-    """Chance of a positive decision after a negative and after a positive one (..., 2): rates old and new, correlated."""
+    """Chance of a positive decision after a negative and a positive one (..., 2): rates old and new, correlated."""
     bound = correlation * np.sqrt(old * (1 - old) * new * (1 - new))
     return np.clip(np.stack([new - bound / (1 - old), new + bound / old], axis=-1), 0, 1)
 
@@ -231,7 +230,9 @@ def ser_pairs(attribute: str, law: Law, n_draws: int, rng) -> np.ndarray:
     `attribute` is sex or age_group; `law`, `n_draws` and `rng` are those of `draw_pairs`. Subgroup means are normal.
     """
     sizes = np.array(BRAIN_SIZES[attribute])
-    printed = numbers("5").query("attribute == @attribute and metric == 'delta_dice' and arm == 'clean'")["value"].item()
+    printed = (
+        numbers("5").query("attribute == @attribute and metric == 'delta_dice' and arm == 'clean'")["value"].item()
+    )
     gaps = [null_dice_gaps(sizes, BRAIN_DICE, DICE_SD)[:, 1].mean(), printed]
     spread = np.sqrt(max(gaps[1] ** 2 - gaps[0] ** 2, 0))  # the noise adds to the true gap in squares, nearly
     error = DICE_SD / np.sqrt(sizes)
