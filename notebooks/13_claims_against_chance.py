@@ -231,7 +231,7 @@ assert eodd > 0.6 and abs(covariances) < 1e-12, "as unfair as can be, and the su
 # this run we have both. *Equivalent* means that the whole 95 % interval lies within .02.
 
 # %%
-from fairrecon_lab.paper.ours import Ours
+from fairrecon_lab.paper.ours import Ours, recorded
 from fairrecon_lab.paper.stability import noise_panels, performance_changes
 
 ours = Ours(run)
@@ -244,7 +244,8 @@ performance_changes(ours).round(3)
 #
 # ## The follow-up's figures on this run
 # Figures 18 and 19 show SSIM instead of PSNR beside the task. The paper lays both on one picture with two axes, scaled to look alike; here each has
-# its own. (If the run has no reconstructions at several levels, nothing is drawn.)
+# its own. (If the run has no reconstructions at several levels, nothing is drawn. A mean over findings has no interval where a small sample of images
+# may lack one of the findings.)
 
 # %%
 if panels := noise_panels(ours):
@@ -269,7 +270,7 @@ options = {"seed": settings.seed, "min_support": settings.min_support}
 laws_here, of_chest = {}, {}
 for cohort in chest:
     scores = ours.audited(ours.rows_of("predictions", cohort), cohort)
-    for attribute in sorted(set(table[table["cohort"] == cohort.name]["attribute"])):
+    for attribute in recorded(cohort):
         laws_here[attribute] = null_percent(scores, cohort.table, attribute, MODELS, **options)
         of_chest[attribute] = laws_here[attribute].observed
 
@@ -290,7 +291,7 @@ pd.DataFrame(by_model).rename_axis("median (%) if nothing changed: low, middle, 
 # %%
 for cohort in ours.evaluated if "delta" in table else []:
     rows = table[table["cohort"] == cohort.name]
-    picture = pictures.changes_by_task(rows, sorted(set(rows["attribute"])), f"{cohort.name}, this run, 95 %")
+    picture = pictures.changes_by_task(rows, recorded(cohort), f"{cohort.name}, this run, 95 %")
     display(run.figure(picture, f"13_change_{'chest' if cohort.modality == 'xray' else 'brain'}"))
 
 # %% [markdown]

@@ -80,7 +80,10 @@ def live(scores, people, empty_tpr: float, settings, switches=SWITCHES, **option
             ))  # fmt: skip
         except ValueError as error:  # a smoke run has too few patients
             print(f"{attribute}: {error}")
-    return found
+    for frame in found:
+        if unmeasured := list(frame.loc[frame["effect"].isna(), "choice"]):
+            print(f"not measured: {', '.join(unmeasured)} (this needs every arm's scores on validation images)")
+    return [frame.dropna(subset=["effect"]) for frame in found]
 
 
 def live_or_stand_in(ours: Ours, switches=SWITCHES) -> tuple[pd.DataFrame, tuple]:

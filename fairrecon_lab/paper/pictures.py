@@ -56,7 +56,7 @@ def mean_not_maximum() -> Figure:
     ax.fill_between(x, 0, x / 2, color="#E3E3E3", linewidth=0)
     ax.plot(x, x, color="#D55E00", linewidth=1)
     ax.text(0.45, 0.13, "impossible for a mean", fontsize=8, color=QUIET)
-    ax.text(0.565, 0.515, "below the orange line:\nimpossible for a maximum", fontsize=8, color="#D55E00")
+    ax.text(0.77, 0.515, "below the orange line:\nimpossible for a maximum", fontsize=8, color="#D55E00", ha="right")
     for attribute, marker in (("sex", "o"), ("age_group", "^"), ("race", "x")):
         here, look = pairs.loc[attribute], {"color": "#000000", "markersize": 4, "markerfacecolor": "none"}
         ax.plot(here["eop"], here["eodd"], marker, label=attribute.replace("_", " "), **look)
@@ -123,6 +123,7 @@ def printed_on_laws(table: pd.DataFrame) -> Figure:
     names = [f"{row.row}: {row.column} ({_table_name(row.table)})" for row in places.itertuples()]
     ax.set_yticks(y, names, fontsize=9)
     ax.axvline(0, color="#000000", linewidth=0.8)
+    ax.set_xlim(1.15 * table["low"].min(), 1.05 * max(table["high"].max(), table["printed"].max()))
     ax.set_xlabel("Median change (%) of EODD and SER", fontsize=9)
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -148,11 +149,11 @@ def percent_histograms(tables: Mapping[str, pd.DataFrame], bands: Mapping | None
     bins = np.linspace(-200, 200, 33)
     for ax, (title, table) in zip(axes[0], tables.items()):
         percent = table["percent"].dropna()
-        if band := (bands or {}).get(title):
-            ax.axvspan(*band, color="#CDE7F7", label="median, if nothing\nchanged (95 %)")
         ax.hist(np.clip(percent, -200, 200), bins=bins, color="#8C8C8C")
+        if band := (bands or {}).get(title):
+            ax.axvspan(*band, color="#56B4E9", alpha=0.45, linewidth=0, label="median, if nothing\nchanged (95 %)")
         ax.axvline(percent.median(), color="#D55E00", linewidth=1.6, label=f"median {percent.median():+.1f} %")
-        ax.set_title(f"{title} ({len(percent)} cells)", fontsize=10)
+        ax.set_title(f"{TITLES.get(title, title)} ({len(percent)} cells)", fontsize=10)
         ax.set_xlabel("Change (%)", fontsize=9)
         ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))
     axes[0, 0].set_ylabel("Cells", fontsize=9)
@@ -199,12 +200,14 @@ def quality_and_task(panels: Mapping[str, tuple], note: str = "") -> Figure:
     note : str
         Where the numbers come from.
     """
-    figure, axes = plots.canvas(9, 5.2, 2, len(panels), squeeze=False, sharex="col")
+    figure, axes = plots.canvas(10, 5.2, 2, len(panels), squeeze=False)
     for column, (title, (modality, quality, performance, label)) in zip(axes.T, panels.items()):
         plots.noise_curves(column[0], quality, modality, "SSIM")
         plots.noise_curves(column[1], performance, modality, label)
         column[0].set_title(title, fontsize=10)
         column[0].set_xlabel("")
+        for ax in column:
+            ax.tick_params(axis="x", rotation=30 if modality == "xray" else 0)
     axes[0, -1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=QUIET)
     return figure
