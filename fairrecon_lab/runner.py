@@ -205,9 +205,9 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
         os.environ.pop("FAIRRECON_TRACE", None)
     if failures := widget_failures(notebook):
         raise SeriesError(f"{path.name}: a widget callback raised:\n" + "\n".join(failures)[:3000])
-    read, wrote, loaded, notes = _read_trace(trace, out)
+    read, wrote, notes, loaded, remade = _read_trace(trace, out)
     trace.unlink(missing_ok=True)
-    for reason in notes.pop("remade", []):
+    for reason in remade:
         progress.say(f"{path.stem}, made anew: {reason}")
     made = made_from(path, settings, loaded)
     made |= {name: before[name] for name in loaded if name in before}  # code as it was when the kernel started
@@ -380,8 +380,8 @@ def _expected_seconds(path: Path, record: dict) -> float:
     return float(stated[1]) * (60 if stated[2] == "min" else 1) if stated else 60.0
 
 
-def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, list[str], dict]:
-    """What the kernel said it read and wrote, with content hashes, the code that it loaded, and its notes."""
+def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict, list[str], list[str]]:
+    """What the kernel said: what it read and wrote, with content hashes, its notes, its code, why it made things anew."""
     paths, notes, loaded, reasons = {"read": set(), "write": set()}, {}, [], []
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
         entry = json.loads(line)
@@ -396,7 +396,7 @@ def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, list[str], dict]:
         else:
             paths[entry["action"]].add(entry["path"])
     digest = lambda names: {name: content_hash([(out / name).resolve()]) for name in sorted(names)}
-    return digest(paths["read"] - paths["write"]), digest(paths["write"]), loaded, notes | {"remade": reasons}
+    return digest(paths["read"] - paths["write"]), digest(paths["write"]), notes, loaded, reasons
 
 
 def _open_record(out: Path, settings) -> dict:

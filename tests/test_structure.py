@@ -15,7 +15,7 @@ FILES = sorted([*CORE.rglob("*.py"), *LAB.rglob("*.py")])
 
 # The pipe, then what teaches and shows: a room may import from rooms of a lower number. A new one gets a place here.
 RANK = {name: rank for rank, rooms in enumerate((
-    ["fairrecon_core.settings"], ["fairrecon_core.columns"], ["fairrecon_core.tables"],
+    ["fairrecon_core.settings"], ["fairrecon_core.columns", "fairrecon_core.measures"], ["fairrecon_core.tables"],
     ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
     ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
@@ -23,7 +23,7 @@ RANK = {name: rank for rank, rooms in enumerate((
     ["fairrecon_lab.runner"], ["fairrecon_lab.reading"], ["fairrecon_lab.audit_command"], ["fairrecon_lab.cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
-AUDIT_MAY_IMPORT = {f"fairrecon_core.{room}" for room in ("settings", "tables", "audit")}
+AUDIT_MAY_IMPORT = {f"fairrecon_core.{room}" for room in ("settings", "columns", "measures", "tables", "audit")}
 TRIVIAL, SHORT = 8, 15  # lines of a body that needs one sentence, and one that needs no section
 
 
