@@ -381,7 +381,7 @@ def _expected_seconds(path: Path, record: dict) -> float:
 
 
 def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict, list[str], list[str]]:
-    """What the kernel said: what it read and wrote, with content hashes, its notes, its code, why it made things anew."""
+    """What the kernel read and wrote, by content, its notes, the code it loaded, and why it made things anew."""
     paths, notes, loaded, reasons = {"read": set(), "write": set()}, {}, [], []
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
         entry = json.loads(line)

@@ -360,7 +360,7 @@ for (above, below), steps in zip(axes.T, every.values()):
         style = plots.arm_style(arm) | {"marker": ""}
         above.plot(fineness, energy, label=arm, **style)
         below.plot(fineness, agreement, label=arm, **style)
-    above.axhline(1, color=plots.COLOURS["clean"], linewidth=0.8)
+    above.axhline(1, color=plots.colour_of("clean"), linewidth=0.8)
     above.set(
         yscale="log", ylabel="Energy, clean = 1", title=f"{steps.name}, {plots.origin(steps.cohort)}, n = {len(rows)}"
     )

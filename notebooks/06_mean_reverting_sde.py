@@ -149,7 +149,7 @@ def recorded(sampler, n_steps, n=60):
 
 figure, axes = plots.canvas(10, 3.2, 1, 3, sharey=True)
 for ax, (sampler, calls) in zip(axes, (("euler", 100), ("ode2", 10))):
-    ax.plot(*recorded(sampler, calls), color=plots.COLOURS["sde"], linewidth=0.6, alpha=0.5)
+    ax.plot(*recorded(sampler, calls), color=plots.colour_of("sde"), linewidth=0.6, alpha=0.5)
     ax.invert_xaxis()
     ax.set(xlabel="t", title=f"{sampler}, {calls} calls")
 truth = true_residuals(200_000)
@@ -157,11 +157,10 @@ found = {
     key: walk_back(expected, start, lambda: rng.standard_normal(n), SCHEDULE, *key)
     for key in (("euler", 100), ("ode2", 10))
 }
-bins = {"bins": np.linspace(-0.3, 0.3, 61), "density": True, "orientation": "horizontal", "histtype": "step"}
-axes[2].hist(truth, color=plots.COLOURS["clean"], label="truth", **bins)
-for (sampler, calls), line in zip(found, (":", "-")):
-    axes[2].hist(found[sampler, calls], color=plots.COLOURS["sde"], linestyle=line, label=f"{sampler}, {calls}", **bins)
-axes[2].axhline(truth.mean(), color=plots.COLOURS["unet"], linestyle="--", label="the mean")
+ends = {"truth": truth} | {f"{sampler}, {calls}": values for (sampler, calls), values in found.items()}
+looks = [{"color": plots.colour_of("clean")}, *({"color": plots.colour_of("sde"), "linestyle": line} for line in ":-")]
+plots.distributions(axes[2], ends, dict(zip(ends, looks)), bins=np.linspace(-0.3, 0.3, 61), stat="density", y=True)
+axes[2].axhline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label="the mean")
 axes[2].set(xlabel="Density", title="where they end")
 axes[2].legend(frameon=False, fontsize=8)
 axes[0].set_ylabel("Residual z (simulated pixel)")

@@ -53,7 +53,7 @@ class Reconstructor:
     """
 
     name = ""
-    label, colour, marker, line = "", "#8C8C8C", "P", "-"
+    label, colour, marker, line = "", "#56B4E9", "P", "-"
     reconstructs, stochastic, learns, needs_measurement = True, False, False, False
     at_inference: tuple[str, ...] = ()
     n_tuning: int | None = None
