@@ -35,7 +35,8 @@ def offline() -> pd.DataFrame:
 def stand_in(seed: int, n_patients: int = 3000) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions and cohort of a reference reader of simulated patients, two images each; no network is involved.
 
-    Arms: clean; `placebo`, the same patients with fresh noise; `planted`, findings in women fainter.
+    Arms: clean; `placebo`, the same patients with fresh noise; `planted`, findings in women fainter. `seed` draws them,
+    `n_patients` says how many, two thirds of them for the test.
     """
     rng = np.random.default_rng(seed)
     before, after = (patient_table("chest", n_patients, seed=seed, bias=Bias(conspicuity=c)) for c in (0.0, 0.8))

@@ -108,7 +108,10 @@ def switchboard(board: pd.DataFrame, whose: str) -> Figure:
 def printed_on_laws(table: pd.DataFrame) -> Figure:
     """Printed medians on the bands of both laws.
 
-    `table` has rows of `against_chance`, each statistic under "no change" and "no direction".
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `against_chance`, each statistic under "no change" and "no direction".
     """
     places = table.drop_duplicates(["table", "row", "column"])
     figure, ax = plots.canvas(9, 1.2 + 0.42 * len(places))

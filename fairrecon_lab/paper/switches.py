@@ -115,9 +115,10 @@ class _Cells:
 
 
 def _quantity(cells: _Cells, quantity: str) -> float:
-    if quantity == "mean EODD":
-        return float(np.nanmean(cells.eodd))
-    return float(np.nanmean(cells.se) if quantity.startswith("mean standard") else np.mean(cells.call != 0))
+    if quantity.startswith("share"):
+        return float(np.mean(cells.call != 0))
+    values = cells.eodd if quantity == "mean EODD" else cells.se
+    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
 
 
 @dataclass(frozen=True)
