@@ -178,6 +178,10 @@ def seed_table(n_draws: int) -> Iterator[dict]:
         for attribute in ATTRIBUTES:
             where = ("5", "median over EODD and SER", NAMES[attribute])
             yield result(where, "median change (%)", name, printed[attribute], medians(drawn, attribute))
+            for k, arm in enumerate(("unet", "pix2pix", "sde")):
+                where = ("5", f"median over EODD and SER, {MODELS[k]}", NAMES[attribute])
+                one = percent[(table["arm"] == arm) & (table["attribute"] == attribute)].median()
+                yield result(where, "median change (%)", name, one, medians(drawn, attribute, k))
 
 
 # ---------------------------------------------------------------------- the three counts

@@ -225,10 +225,10 @@ def _p_values(delta: np.ndarray, deviation: np.ndarray, se: np.ndarray, choices:
     """P-values (tasks, arms) of "EODD did not change"; NaN where it cannot be estimated.
 
     Post hoc: the share of resampled changes on the other side of 0 than the observed one. One-sided: of those that
-    are as much worse.
+    are not worse.
     """
     if choices["side"] == "one_sided":
-        size, tail = delta, deviation
+        size, tail = delta, -deviation
     else:
         size = np.abs(delta)
         tail = np.abs(deviation) if choices["side"] == "two_sided" else np.maximum(-np.sign(delta) * deviation, 0)
