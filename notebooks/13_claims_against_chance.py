@@ -197,8 +197,9 @@ laws[(laws["table"] == "5") | (laws["statistic"] == "fall of the median (points)
 # mitigation. Train the same networks anew, without any mitigation: how far does the median for sex fall by chance? Under the second law, which is the one
 # that fits, by as much as 16.5 points in about one world of nine. The rows of the three models (Table 2) differ no more than three equal models would.
 #
-# One limit of all these bands: findings are drawn independently of each other. Real findings are correlated, which makes every band wider. With half
-# as many independent findings +24 % would lie inside the grey bar. The next statistic does not have this weakness to the same degree.
+# One limit of all these bands: findings are drawn independently of each other. Real findings are correlated, which makes every band wider. If findings
+# went in pairs that move as one, +24 % would lie at the edge of the grey bar (-19 to +24). So this statistic alone is a weak witness. The seed's
+# Table 5 is a stronger one (+23.5 %, where no change gives -9 to +10), and so are the counts that follow.
 #
 # ## 8, 12 and 0 of 36
 # The follow-up counts significant changes among 12 findings and 3 models: 8 by sex, all of them up, 12 by age, 0 by race. We ran the published test, one
