@@ -210,7 +210,7 @@ laws[laws["table"] == "FT"][tails].round(3)
 
 # %% [markdown]
 # Under no change the test flags 0 to 5 cells by sex, 0 to 7 by age and 0 to 2 by race. So 8 and 12 are more than chance: **something does change**. Under
-# changes without direction it flags 5 to 18, 8 to 24 and 0 to 6. So the counts do not say in which direction, and "0 by race" says nothing: with
+# changes without direction it flags 5 to 19, 8 to 24 and 0 to 6. So the counts do not say in which direction, and "0 by race" says nothing: with
 # six groups, some of them tiny, this test can hardly flag anything.
 #
 # ## EODD and the covariance: five lines
