@@ -16,7 +16,7 @@ overrides = {}  # for example {"seed": 1}
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.paper import chance, pictures, seed_claims
@@ -327,15 +327,16 @@ paper_table("FA")
 
 # %%
 from fairrecon_lab.paper.claims import claims, summary_counts
+from fairrecon_lab.paper.numbers import as_markdown
 
 print(summary_counts())
-claims().style.hide(axis="index").set_properties(**{"text-align": "left", "vertical-align": "top"})
+Markdown(as_markdown(claims()))
 
 # %% [markdown]
 # Now the seed: what it says, what in its own numbers speaks for it, what against, and where to see it. All numbers are computed from the printed ones.
 
 # %%
-seed_claims.seed_claims().style.hide(axis="index").set_properties(**{"text-align": "left", "vertical-align": "top"})
+Markdown(as_markdown(seed_claims.seed_claims()))
 
 # %% [markdown]
 # And this run: did the TPR or FPR gap change? *Undetermined* is not *unchanged*.

@@ -11,7 +11,7 @@ from fairrecon_core.audit.metrics import auroc, eodd
 from fairrecon_lab.paper import against_chance as measured
 from fairrecon_lab.paper import chance, claims, flagged, percent, seed_claims, unchanged
 from fairrecon_lab.paper.evaluation import published_classification
-from fairrecon_lab.paper.numbers import changes, numbers
+from fairrecon_lab.paper.numbers import as_markdown, changes, numbers
 
 NO_CHANGE = unchanged.Law((0.1, 0.1, 0.1))
 NO_DIRECTION = unchanged.Law((0.05, 0.05, 0.05), shift=0.07)
@@ -255,6 +255,12 @@ def test_every_claim_has_both_sides_a_verdict_and_a_number():
     assert verdict.filter(like="+24 %").item() == "not consistent with chance"
     assert verdict.filter(like="SDE and GAN").item() == "consistent with chance"
     assert verdict.filter(like="covariances").item() == "refuted"
+
+
+def test_claims_are_written_as_a_table_that_wraps():
+    lines = as_markdown(claims.claims()).splitlines()
+    assert lines[0] == "| claim | printed in | evidence for | evidence against | verdict | number |"
+    assert {line.count(" | ") for line in lines} == {5} and len(lines) == 2 + 11
 
 
 def test_every_printed_statistic_of_tables_1_to_4_stands_beside_a_law():

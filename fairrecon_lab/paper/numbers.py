@@ -198,6 +198,13 @@ def side_by_side(compared: pd.DataFrame, table: str) -> pd.DataFrame:
     return wide.reindex(index=rows["row"].unique(), columns=rows["column"].unique()).fillna("")
 
 
+def as_markdown(frame: pd.DataFrame) -> str:
+    """A table of sentences in Markdown, whose columns wrap; the names of columns become words."""
+    heads = [str(name).replace("_", " ") for name in frame.columns]
+    rows = [heads, ["---"] * len(heads), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
+
+
 def doubts() -> pd.DataFrame:
     """Why a print is doubted, and how many cells of which table."""
     doubtful = numbers()
