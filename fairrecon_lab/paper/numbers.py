@@ -58,7 +58,7 @@ FOLLOW_UP_FIGURES = {  # the same of the follow-up; its notebook 13 draws what t
     "14": ("change of EOP by finding", "10", "10_fig_13"),
     "15": ("change of EOP and Delta Dice, brain", "10", "10_fig_21"),
     "16": ("histogram with merged races", "13", "13_merged"),
-    "17": ("change by finding with merged races", "13", "13_merged"),
+    "17": ("change by finding with merged races", "13", "13_merged_change"),
     "18": ("SSIM in place of PSNR", "13", "13_ssim"),
     "19": ("SSIM, brain tasks", "13", "13_ssim"),
     "20": ("histogram by attribute", "13", "13_percent"),
