@@ -7,7 +7,7 @@ steps under the recommended one: image quality and the sex gap of the frozen rea
 of the difference. "Everything else" is as recommended, or where the choice says so as published: effects of choices do
 not add up. Two rows turn a whole mode at once, as only for these are there networks of their own (the shipped ones).
 Writes results/switchboard/switchboard.csv and its run.json. The evaluation switches (thresholds, estimator, unit, ...)
-need no networks: notebook 11 computes them.
+need no networks: notebook 11 computes them. `trained_switches.py` beside this file measures what needs training anew.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The switchboard: what each choice of text, code and practice changes, measured offline and live, in one table.
 
-Rows that need networks or new images lie in `results/switchboard/switchboard.csv` (`tools/switchboard.py`); those that
-need scores only, or a few images, are measured here.
+Rows that need networks or new images lie in `results/switchboard` (`tools/switchboard.py`; `tools/trained_switches.py`
+where networks are trained anew); those that need scores only, or a few images, are measured here.
 """
 
 import numpy as np
@@ -17,17 +17,19 @@ from fairrecon_lab.simulate import Bias, patient_table, reference_reader
 
 COLUMNS = ["choice", "setting", "published", "recommended", "quantity", "cohort", "effect", "low", "high",
            "moves_a_conclusion", "note"]  # fmt: skip
+OFFLINE = ("switchboard.csv", "trained.csv")
 TASKS = ("pleural_effusion", "edema", "atelectasis", "cardiomegaly")
 MOVES_DB = 0.5
 
 
 def offline() -> pd.DataFrame:
     """Rows measured offline, or none."""
-    path = project_folder() / "results" / "switchboard" / "switchboard.csv"
-    if not path.exists():
-        print("no switchboard.csv yet: only the rows measured here are shown")
+    folder = project_folder() / "results" / "switchboard"
+    found = [pd.read_csv(path)[COLUMNS] for name in OFFLINE if (path := folder / name).exists()]
+    if not found:
+        print(f"no {' or '.join(OFFLINE)} yet: only the rows measured here are shown")
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path)[COLUMNS].assign(measured="offline")
+    rows = pd.concat(found, ignore_index=True).assign(measured="offline")
     moves = rows["moves_a_conclusion"].astype(str).str.lower().isin(["true", "yes", "1"])
     return rows.assign(moves_a_conclusion=moves)
 
@@ -35,7 +37,8 @@ def offline() -> pd.DataFrame:
 def stand_in(seed: int, n_patients: int = 3000) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions and cohort of a reference reader of simulated patients, two images each; no network is involved.
 
-    Arms: clean; `placebo`, the same patients with fresh noise; `planted`, findings in women fainter.
+    Arms: clean; `placebo`, the same patients with fresh noise; `planted`, findings in women fainter. `seed` draws them,
+    `n_patients` says how many, two thirds of them for the test.
     """
     rng = np.random.default_rng(seed)
     before, after = (patient_table("chest", n_patients, seed=seed, bias=Bias(conspicuity=c)) for c in (0.0, 0.8))

@@ -48,7 +48,10 @@ MERGED = ("AI/AN", "NH/PI")  # counted as Other in Figs 16 and 17 of the follow-
 
 
 def subgroup_shares(attribute: str) -> pd.Series:
-    """Share of each subgroup of "sex", "age_group", "race" or "merged_race" among CheXpert's patients (Table 2)."""
+    """Share of each subgroup among CheXpert's patients (Table 2).
+
+    `attribute` is "sex", "age_group", "race" or "merged_race".
+    """
     table = paper_table("2", "value")
     if attribute in ("race", "merged_race"):
         counts = table.loc["All"].drop("All")

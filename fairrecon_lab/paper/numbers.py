@@ -58,7 +58,7 @@ FOLLOW_UP_FIGURES = {  # the same of the follow-up; its notebook 13 draws what t
     "14": ("change of EOP by finding", "10", "10_fig_13"),
     "15": ("change of EOP and Delta Dice, brain", "10", "10_fig_21"),
     "16": ("histogram with merged races", "13", "13_merged"),
-    "17": ("change by finding with merged races", "13", "13_merged"),
+    "17": ("change by finding with merged races", "13", "13_merged_change"),
     "18": ("SSIM in place of PSNR", "13", "13_ssim"),
     "19": ("SSIM, brain tasks", "13", "13_ssim"),
     "20": ("histogram by attribute", "13", "13_percent"),
@@ -196,6 +196,13 @@ def side_by_side(compared: pd.DataFrame, table: str) -> pd.DataFrame:
     rows["both"] = rows["printed"] + (mine if rows["ours"].notna().any() else "")
     wide = rows.pivot(index="row", columns="column", values="both")
     return wide.reindex(index=rows["row"].unique(), columns=rows["column"].unique()).fillna("")
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """A table of sentences in Markdown, whose columns wrap; the names of columns become words."""
+    heads = [str(name).replace("_", " ") for name in frame.columns]
+    rows = [heads, ["---"] * len(heads), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
 
 
 def doubts() -> pd.DataFrame:

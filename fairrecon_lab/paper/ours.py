@@ -251,7 +251,13 @@ def psnr_gaps(ours: Ours, cohort, attribute: str) -> pd.DataFrame:
 
 # ---------------------------------------------------------------------- the follow-up's Tables 1 to 3
 def follow_up(ours: Ours) -> Iterator[pd.DataFrame]:
-    """Baselines and medians of changes in per cent, from the plain gaps that notebook 10 has saved."""
+    """Baselines and medians of changes in per cent, from the plain gaps that notebook 10 has saved.
+
+    Parameters
+    ----------
+    ours : Ours
+        Nothing is made where it has no audit.
+    """
     if "audit" not in ours.tables:
         return
     table = percent_table(ours.tables["audit"]).query("arm in @ARMS")

@@ -83,7 +83,7 @@ def null_percent(
     Parameters
     ----------
     predictions, cohort : DataFrame
-        As in `audit_change`, with results on validation images, of one level.
+        As in `audit_change` (its thresholds too), of one level.
     attribute : str
         Column of the cohort.
     arms : sequence of str
@@ -93,7 +93,7 @@ def null_percent(
     n_draws, seed, min_support : int
         As in `null_means`.
     """
-    matched = match(predictions, cohort, baseline_arm="clean", arms=list(arms), thresholds="validation_frozen")
+    matched = match(predictions, cohort, baseline_arm="clean", arms=list(arms), thresholds=None)
     column = intersect(matched.images, attribute)[1]
     known = (column != UNKNOWN).to_numpy()
     patient, group = patient_codes(matched.images["patient_id"][known])[0], pd.factorize(column[known], sort=True)[0]

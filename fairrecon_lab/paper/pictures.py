@@ -108,11 +108,15 @@ def switchboard(board: pd.DataFrame, whose: str) -> Figure:
 def printed_on_laws(table: pd.DataFrame) -> Figure:
     """Printed medians on the bands of both laws.
 
-    `table` has rows of `against_chance`, each statistic under "no change" and "no direction".
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `against_chance`, each statistic under "no change" and "no direction".
     """
+    looks = {"no change": ("#8C8C8C", 0.16), "no direction": ("#56B4E9", -0.16)}
+    table = table[table["law"].isin(looks)]
     places = table.drop_duplicates(["table", "row", "column"])
     figure, ax = plots.canvas(9, 1.2 + 0.42 * len(places))
-    looks = {"no change": ("#8C8C8C", 0.16), "no direction": ("#56B4E9", -0.16)}
     for law, (colour, aside) in looks.items():
         rows = places[["table", "row", "column"]].merge(table[table["law"] == law])
         y = np.arange(len(rows))[::-1] + aside

@@ -80,7 +80,7 @@ def _dice_rows(ours: Ours, cohort):
 
 
 def noise_panels(ours: Ours) -> Mapping[str, tuple]:
-    """What `pictures.quality_and_task` draws: SSIM, and mean AUROC (chest), Dice and tumour AUROC (brain)."""
+    """What `pictures.quality_and_task` draws of a run, `ours`: SSIM, and mean AUROC (chest), Dice and AUROC (brain)."""
     panels = {}
     for cohort in ours.evaluated:
         ssim = means(ours, cohort, "quality", ["ssim"]) if len(ours.rows_of("quality", cohort)) else pd.DataFrame()

@@ -115,9 +115,10 @@ class _Cells:
 
 
 def _quantity(cells: _Cells, quantity: str) -> float:
-    if quantity == "mean EODD":
-        return float(np.nanmean(cells.eodd))
-    return float(np.nanmean(cells.se) if quantity.startswith("mean standard") else np.mean(cells.call != 0))
+    if quantity.startswith("share"):
+        return float(np.mean(cells.call != 0))
+    values = cells.eodd if quantity == "mean EODD" else cells.se
+    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,10 @@ def _p_values(delta: np.ndarray, deviation: np.ndarray, se: np.ndarray, choices:
     """P-values (tasks, arms) of "EODD did not change"; NaN where it cannot be estimated.
 
     Post hoc: the share of resampled changes on the other side of 0 than the observed one. One-sided: of those that
-    are as much worse.
+    are not worse.
     """
     if choices["side"] == "one_sided":
-        size, tail = delta, deviation
+        size, tail = delta, -deviation
     else:
         size = np.abs(delta)
         tail = np.abs(deviation) if choices["side"] == "two_sided" else np.maximum(-np.sign(delta) * deviation, 0)
