@@ -25,6 +25,7 @@ from fairrecon_core.columns import (
     pairs_text,
     value_text,
 )
+from fairrecon_core.measures import METRICS, image_metrics
 from fairrecon_core.settings import suggest
 
 KEY = ("cohort", "image_id", "arm", "level", "fold", "train_seed", "sample")
@@ -32,7 +33,6 @@ PARTS = ("cohort", "arm", "level")  # what every file name starts with
 
 _TEXT, _NOTE = Column("text"), Column("text", blank=True)
 _COUNT = Column("int", low=0)
-_FINITE = np.finfo(float).max
 _VALUE = Column("float", blank=True)  # an audit's figure: NaN where undefined, infinite where a ratio or a power is
 _RATE = Column("float", low=0, high=1, blank=True)
 _LABEL = Column("float", values=(0.0, 1.0), blank=True)
@@ -64,11 +64,8 @@ SCHEMAS = {
     "quality": Schema(
         columns=_KEY_COLUMNS
         | {
-            "psnr_db": Column("float", blank=True),  # infinite when nothing changed, as in `clean`
-            "ssim": Column("float", low=-1, high=1, blank=True),
-            "nmse": Column("float", low=0, high=_FINITE, blank=True),
-            "lpips": Column("float", low=0, high=_FINITE, blank=True),
-            "psnr_foreground_db": Column("float", blank=True),
+            name: Column("float", low=METRICS[name].low, high=METRICS[name].high, blank=True)
+            for name in image_metrics()
         },
         key=KEY,
         notebook="07",

@@ -59,6 +59,11 @@ class Progress:
         self.bar.update(max(0.0, share - self.shown))
         self.shown = max(share, self.shown)
 
+    def say(self, text: str) -> None:
+        """One line, `text`, above the bar."""
+        if text:
+            self.bar.write(text)
+
     def skip(self, path: Path) -> None:
         """A notebook that is current: its time leaves the total."""
         self.bar.total = max(self.bar.total - self.expected[path], 1)

@@ -15,12 +15,14 @@ import pandas as pd
 from IPython.display import display
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import as_float, chains
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_core.steps.setup import subgroup_attributes
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-chain_of = chains(run)
-first = next(iter(chain_of.values()))
+steps_of = open_cohorts(run)
+first = next(iter(steps_of.values()))
 
 
 # %% [markdown]
@@ -29,9 +31,9 @@ first = next(iter(chain_of.values()))
 
 
 # %%
-def show_images(figure, name, chain):
+def show_images(figure, name, steps):
     """Show a figure of images; save it only if nobody real is in it."""
-    display(run.figure(figure, name) if plots.origin(chain.cohort) == "simulated" else figure)
+    display(run.figure(figure, name) if plots.origin(steps.cohort) == "simulated" else figure)
 
 
 # %% [markdown]
@@ -43,9 +45,9 @@ def show_images(figure, name, chain):
 
 # %%
 level = first.audit_level
-row = first.rows(level)[0]
+row = first.setup.rows(level)[0]
 clean = first.cohort.image(row).astype(float)
-degraded = as_float(first.images("degraded", level)[0][0]).astype(float)
+degraded = as_float(first.images.get("degraded", level)[0][0]).astype(float)
 error = degraded - clean
 by_hand = {"psnr_db": -10 * np.log10(np.mean(error**2)), "nmse": (error**2).sum() / (clean**2).sum()}
 
@@ -78,8 +80,8 @@ with torch.inference_mode():
     views = [torch.tensor(part, dtype=torch.float32).expand(1, 3, -1, -1) * 2 - 1 for part in (degraded, clean)]
     features = [network.features(view) for view in views]
     unit = lambda layer: layer / layer.norm(dim=1, keepdim=True).clamp(min=1e-10)
-    steps = [head((unit(a) - unit(b)) ** 2).mean() for head, a, b in zip(network.heads, *features)]
-by_hand["lpips"] = float(sum(steps))
+    layers = [head((unit(a) - unit(b)) ** 2).mean() for head, a, b in zip(network.heads, *features)]
+by_hand["lpips"] = float(sum(layers))
 
 # %% [markdown]
 # The core measures all four, every arm clipped in the same way and nothing rescaled. (The published code stretched whole batches to
@@ -128,7 +130,7 @@ def scaled(pattern):
 # %%
 from scipy.ndimage import distance_transform_edt
 
-rows = first.rows(level)
+rows = first.setup.rows(level)
 if first.cohort.masks is not None and first.cohort.mask(row).any():
     lesion = first.cohort.mask(row)
 else:
@@ -191,16 +193,16 @@ assert abs(draws[0].var() - 1) < 0.01 and abs(np.var(y / 2) - 0.5) < 0.01
 
 # %%
 N_SAMPLES = 4
-samplers = [arm for arm in first.arms() if not arm.endswith("_dc") and first.network(arm).stochastic]
+samplers = [arm for arm in first.setup.arms() if not arm.endswith("_dc") and first.weights.network(arm).stochastic]
 gains = pd.DataFrame(columns=["n", "gain", "patient"])
 if samplers:
     few = slice(0, 4 if settings.profile == "smoke" else 12)
     restore, ids, truths = (
-        first.reconstructor(samplers[0]),
-        first.names_of(rows[few]),
+        first.weights.load(samplers[0]),
+        first.setup.names_of(rows[few]),
         first.cohort.images_at(rows[few]),
     )
-    start = as_float(first.images("degraded", level)[0][few])
+    start = as_float(first.images.get("degraded", level)[0][few])
     samples = [np.asarray(restore(start, level, image_ids=ids, seed=settings.seed, sample=k)) for k in range(N_SAMPLES)]
     gains = pd.DataFrame(
         {"n": n, "gain": psnr_db(np.mean(s[:n], axis=0), t) - np.mean([psnr_db(one, t) for one in s]), "patient": p}
@@ -211,7 +213,7 @@ if samplers:
         f"{samplers[0]}, {len(ids)} images, {N_SAMPLES} samples each; mean spread between samples {np.std(samples, axis=0).mean():.4f}"
     )
 else:
-    print(f"no arm of {first.arms()} samples: the points of the next figure stay away")
+    print(f"no arm of {first.setup.arms()} samples: the points of the next figure stay away")
 
 # %%
 from fairrecon_core.audit.inference import patient_bootstrap
@@ -225,7 +227,7 @@ if len(gains):
 ax.set(xlabel="Samples averaged", ylabel="Gain over one sample (dB)", xticks=n)
 ax.legend(frameon=False, fontsize=9)
 figure.supxlabel(
-    f"{plots.origin(first.cohort)}, {first.name}, {plots.AXIS[first.modality]} {level:,.0f}",
+    f"{plots.origin(first.cohort)}, {first.name}, {plots.AXIS[first.cohort.modality]} {level:,.0f}",
     fontsize=8,
     color="#595959",
 )
@@ -240,10 +242,10 @@ run.figure(figure, "07_samples")
 # an arm of yours that wrote its rows (notebook 12 shows how) is in every figure from here on, without a change to this notebook.
 
 # %%
-for chain in chain_of.values():
-    chain.quality(*chain.arms())
-quality = {name: run.read("quality", cohort=name) for name in chain_of}
-arms_of = {name: list(dict.fromkeys([*chain_of[name].arms(), *table["arm"]])) for name, table in quality.items()}
+for steps in steps_of.values():
+    steps.quality.measure(*steps.setup.arms())
+quality = {name: run.read("quality", cohort=name) for name in steps_of}
+arms_of = {name: list(dict.fromkeys([*steps_of[name].setup.arms(), *table["arm"]])) for name, table in quality.items()}
 pd.concat(quality.values()).groupby(["cohort", "arm", "level"], sort=False)["psnr_db"].agg(["size", "mean"]).round(
     2
 ).unstack()
@@ -258,7 +260,7 @@ N_BOOT = min(settings.n_boot, 2000)
 
 def means(name, metric):
     """Mean and interval of one measure for every arm and level of a cohort."""
-    patients = chain_of[name].cohort.table.set_index("image_id")["patient_id"]
+    patients = steps_of[name].cohort.table.set_index("image_id")["patient_id"]
     rows = []
     for arm in arms_of[name]:
         for level, part in quality[name][quality[name]["arm"] == arm].groupby("level"):
@@ -282,24 +284,24 @@ MEASURES = {
     "ssim": "SSIM, higher is better",
     "lpips": "LPIPS, lower is better",
 }
-summary = {(name, metric): means(name, metric) for name in chain_of for metric in MEASURES}
+summary = {(name, metric): means(name, metric) for name in steps_of for metric in MEASURES}
 
 
 # %%
 def quality_curves(name):
     """One panel per measure: arms against the noise level, with 95 % intervals."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     figure, axes = plots.canvas(11, 3.2, 1, len(MEASURES))
     for ax, (metric, label) in zip(axes, MEASURES.items()):
-        plots.noise_curves(ax, summary[name, metric], chain.modality, label)
+        plots.noise_curves(ax, summary[name, metric], steps.cohort.modality, label)
     axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     n = summary[name, "psnr_db"].groupby("level")["n"].first()
     sizes = ", ".join(f"{count} at {level:,.0f}" for level, count in n.items())
-    figure.supxlabel(f"{plots.origin(chain.cohort)}, {name}; patients: {sizes}", fontsize=8, color="#595959")
+    figure.supxlabel(f"{plots.origin(steps.cohort)}, {name}; patients: {sizes}", fontsize=8, color="#595959")
     return figure
 
 
-for name in chain_of:
+for name in steps_of:
     display(run.figure(quality_curves(name), f"07_curves_{name}"))
 
 # %% [markdown]
@@ -309,10 +311,10 @@ for name in chain_of:
 # %%
 reference = "unet" if "unet" in settings.arms else settings.arms[0]
 paired = []
-for name, chain in chain_of.items():
-    here = quality[name][quality[name]["level"] == chain.audit_level]
+for name, steps in steps_of.items():
+    here = quality[name][quality[name]["level"] == steps.audit_level]
     wide = here.pivot_table(index="image_id", columns="arm", values="psnr_db")
-    who = chain.cohort.table.set_index("image_id")["patient_id"].reindex(wide.index)
+    who = steps.cohort.table.set_index("image_id")["patient_id"].reindex(wide.index)
     for arm in [arm for arm in arms_of[name] if arm in wide and arm != reference and reference in wide]:
         found = patient_bootstrap(
             wide[reference], who, n_boot=N_BOOT, seed=settings.seed, baseline=wide[arm], per="patient"
@@ -321,7 +323,7 @@ for name, chain in chain_of.items():
         paired.append(
             {
                 "cohort": name,
-                "level": chain.audit_level,
+                "level": steps.audit_level,
                 f"PSNR (dB), {reference} less": arm,
                 "paired difference": text,
                 "n": found.n_patients,
@@ -344,7 +346,7 @@ in_paper = {(row.cohort == "CheXpert", row.level, row.metric, row.arm): row.prin
 
 def paper_rows(name):
     """PSNR and LPIPS: one row per level and measure, one column per arm."""
-    xray, cells = chain_of[name].modality == "xray", {}
+    xray, cells = steps_of[name].cohort.modality == "xray", {}
     for metric, digits in (("psnr_db", 2), ("lpips", 3)):
         for row in summary[name, metric].itertuples():
             theirs = in_paper.get((xray, row.level, metric, row.arm), "")
@@ -355,10 +357,10 @@ def paper_rows(name):
     return pd.DataFrame(cells).T.rename_axis(["level", "measure"])
 
 
-for name in chain_of:
+for name in steps_of:
     display(
         paper_rows(name).style.set_caption(
-            f"{name}, {plots.origin(chain_of[name].cohort)}; 95 % interval; in brackets the paper"
+            f"{name}, {plots.origin(steps_of[name].cohort)}; 95 % interval; in brackets the paper"
         )
     )
 
@@ -370,22 +372,25 @@ for name in chain_of:
 # %%
 def perception_distortion(name):
     """LPIPS against PSNR, arms and levels of one cohort."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     figure, ax = plots.canvas(6.4, 3.8)
     for arm in arms_of[name]:
         tables = [summary[name, metric] for metric in ("psnr_db", "lpips")]
-        x, y = [table[table["arm"] == arm].sort_values("level", ascending=chain.modality == "mri") for table in tables]
+        x, y = [
+            table[table["arm"] == arm].sort_values("level", ascending=steps.cohort.modality == "mri")
+            for table in tables
+        ]
         bars = [[part["value"] - part["low"], part["high"] - part["value"]] for part in (x, y)]
         style = plots.arm_style(arm) | {"linewidth": 1, "elinewidth": 0.7, "markersize": 6, "label": arm}
         ax.errorbar(x["value"], y["value"], xerr=bars[0], yerr=bars[1], **style)
     ax.set_xlabel("PSNR (dB): less error to the right")
     ax.set_ylabel("LPIPS: less visible error below")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.supxlabel(f"{plots.origin(chain.cohort)}, {name}", fontsize=8, color="#595959")
+    figure.supxlabel(f"{plots.origin(steps.cohort)}, {name}", fontsize=8, color="#595959")
     return figure
 
 
-for name in chain_of:
+for name in steps_of:
     display(run.figure(perception_distortion(name), f"07_perception_{name}"))
 
 # %% [markdown]
@@ -398,27 +403,27 @@ for name in chain_of:
 # %%
 def chosen_row(name, level, arm="degraded", which="median"):
     """Row of the cohort at the worst, median or best PSNR of an arm, and its place among the images."""
-    chain = chain_of[name]
-    images, rows = chain.images(arm, level)
-    psnr = [psnr_db(as_float(image), chain.cohort.image(row)) for image, row in zip(images, rows)]
+    steps = steps_of[name]
+    images, rows = steps.images.get(arm, level)
+    psnr = [psnr_db(as_float(image), steps.cohort.image(row)) for image, row in zip(images, rows)]
     place = np.argsort(psnr, kind="stable")[{"worst": 0, "median": (len(psnr) - 1) // 2, "best": -1}[which]]
     return rows[place], place
 
 
 def arms_in_a_row(name, level):
     """Clean image, every arm, and its error, of the median image of one level."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     row, place = chosen_row(name, level)
-    clean, arms = chain.cohort.image(row), chain.arms()
-    images = [as_float(chain.images(arm, level)[0][place]) for arm in arms]
+    clean, arms = steps.cohort.image(row), steps.setup.arms()
+    images = [as_float(steps.images.get(arm, level)[0][place]) for arm in arms]
     titles = [f"{arm}, {psnr_db(image, clean):.1f} dB" for arm, image in zip(arms, images)]
-    note = f"{plots.origin(chain.cohort)}, {plots.AXIS[chain.modality]} {level:,.0f}, image with the median PSNR of `degraded`"
+    note = f"{plots.origin(steps.cohort)}, {plots.AXIS[steps.cohort.modality]} {level:,.0f}, image with the median PSNR of `degraded`"
     return plots.error_row(clean, images, titles, note=note, height=1.9)
 
 
-for name, chain in chain_of.items():
-    for level in chain.levels:
-        show_images(arms_in_a_row(name, level), f"07_row_{name}_{level:g}", chain)
+for name, steps in steps_of.items():
+    for level in steps.levels:
+        show_images(arms_in_a_row(name, level), f"07_row_{name}_{level:g}", steps)
 
 # %% [markdown]
 # **What to look for:** errors of a smooth method follow every edge; errors of a sampler look like texture. Now look at those that the rule
@@ -428,34 +433,34 @@ for name, chain in chain_of.items():
 # %%
 def look_at(cohort, arm, level="audited", which="worst"):
     """Clean, degraded, one arm, and its error, for an image chosen by the arm's own PSNR."""
-    chain = chain_of[cohort]
+    steps = steps_of[cohort]
     level = (
-        chain.audit_level
+        steps.audit_level
         if level == "audited"
-        else {"least noise": chain.levels[0], "most noise": chain.levels[-1]}[level]
+        else {"least noise": steps.levels[0], "most noise": steps.levels[-1]}[level]
     )
     row, place = chosen_row(cohort, level, arm, which)
-    clean = chain.cohort.image(row)
-    images = [as_float(chain.images(name, level)[0][place]) for name in dict.fromkeys(["degraded", arm])]
+    clean = steps.cohort.image(row)
+    images = [as_float(steps.images.get(name, level)[0][place]) for name in dict.fromkeys(["degraded", arm])]
     marks = measure(np.stack(images), np.stack([clean] * len(images)))
     titles = [
         f"{a}\n{m.psnr_db:.1f} dB, LPIPS {m.lpips:.3f}"
         for a, m in zip(dict.fromkeys(["degraded", arm]), marks.itertuples())
     ]
     return plots.error_row(
-        clean, images, titles, note=f"{plots.origin(chain.cohort)}, {which} of {arm} at {level:,.0f}"
+        clean, images, titles, note=f"{plots.origin(steps.cohort)}, {which} of {arm} at {level:,.0f}"
     )
 
 
-look_at(first.name, first.arms()[-1])
+look_at(first.name, first.setup.arms()[-1])
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
 
 slider_image(
     look_at,
-    cohort=tuple(chain_of),
-    arm=tuple(first.arms()),
+    cohort=tuple(steps_of),
+    arm=tuple(first.setup.arms()),
     level=("audited", "least noise", "most noise"),
     which=("worst", "median", "best"),
 )
@@ -472,10 +477,10 @@ from fairrecon_lab.paper.evaluation import published_psnr_gap
 
 def units(name, arm):
     """PSNR of one arm at the audited level in the paper's units, beside who they are."""
-    chain = chain_of[name]
-    here = quality[name].query("arm == @arm and level == @chain.audit_level and train_seed == 0 and sample == 0")
-    people = here.merge(chain.cohort.table.drop(columns=["fold"]), on="image_id")
-    if chain.modality == "mri":
+    steps = steps_of[name]
+    here = quality[name].query("arm == @arm and level == @steps.audit_level and train_seed == 0 and sample == 0")
+    people = here.merge(steps.cohort.table.drop(columns=["fold"]), on="image_id")
+    if steps.cohort.modality == "mri":
         people = people.assign(psnr_db=people.groupby("patient_id")["psnr_db"].transform("median")).drop_duplicates(
             "patient_id"
         )
@@ -483,8 +488,8 @@ def units(name, arm):
 
 
 as_printed = []
-for name, chain in chain_of.items():
-    for attribute in chain.attributes:
+for name, steps in steps_of.items():
+    for attribute in subgroup_attributes(steps.cohort):
         for arm in arms_of[name]:
             people = units(name, arm)
             people = people[people[attribute] != "unknown"]
@@ -534,8 +539,8 @@ def false_alarms(name, attribute, arm, n_worlds=100):
 
 alarms = {
     (name, attribute): false_alarms(name, attribute, arms_of[name][-1], 20 if settings.profile == "smoke" else 100)
-    for name, chain in chain_of.items()
-    for attribute in chain.attributes
+    for name, steps in steps_of.items()
+    for attribute in subgroup_attributes(steps.cohort)
 }
 pd.DataFrame(alarms, index=["published test", "omnibus by patient"]).T.rename_axis(["cohort", "attribute"])
 
@@ -555,13 +560,13 @@ from fairrecon_core.audit import audit_change, signed_cells
 REFERENCE = {"sex": "male", "age_group": "old", "race": "white"}
 KEYS = ["cohort", "image_id", "arm", "level", "fold", "train_seed", "sample"]
 audits = {}
-for name, chain in chain_of.items():
-    here = quality[name][quality[name]["level"] == chain.audit_level]
-    kept = ["psnr_db", "lpips"] + ["psnr_foreground_db"] * (chain.modality == "mri")
-    for attribute in chain.attributes:
-        reference = REFERENCE[attribute] if REFERENCE[attribute] in set(chain.cohort.table[attribute]) else "largest"
+for name, steps in steps_of.items():
+    here = quality[name][quality[name]["level"] == steps.audit_level]
+    kept = ["psnr_db", "lpips"] + ["psnr_foreground_db"] * (steps.cohort.modality == "mri")
+    for attribute in subgroup_attributes(steps.cohort):
+        reference = REFERENCE[attribute] if REFERENCE[attribute] in set(steps.cohort.table[attribute]) else "largest"
         audits[name, attribute] = audit_change(
-            here[[*KEYS, *kept]], chain.cohort.table, attribute, baseline_arm="degraded", reference=reference,
+            here[[*KEYS, *kept]], steps.cohort.table, attribute, baseline_arm="degraded", reference=reference,
             n_boot=settings.n_boot, min_support=settings.min_support, seed=settings.seed,
         )  # fmt: skip
         run.save("audit", audits[name, attribute], cohort=name, attribute=attribute, task="quality")
@@ -576,11 +581,11 @@ from fairrecon_core.audit.gaps import group_range, noise_band, null_means, range
 
 def subgroup_table(name, attribute, metric="psnr_db", n_boot=N_BOOT):
     """Subgroup means of all arms at the audited level: the resampled result, subgroups, arms, and null gaps."""
-    chain = chain_of[name]
-    here = quality[name][quality[name]["level"] == chain.audit_level]
+    steps = steps_of[name]
+    here = quality[name][quality[name]["level"] == steps.audit_level]
     wide = here.pivot_table(index="image_id", columns="arm", values=metric)
     wide = wide.dropna(axis=1)  # an arm that misses an image cannot be paired
-    people = chain.cohort.table.set_index("image_id").loc[wide.index]
+    people = steps.cohort.table.set_index("image_id").loc[wide.index]
     known = (people[attribute] != "unknown").to_numpy()
     arms = [arm for arm in arms_of[name] if arm in wide]
     values, people = wide.loc[known, arms].T.to_numpy(), people[known]
@@ -628,7 +633,7 @@ for name, attribute in audits:
     display(
         done_right(name, attribute)
         .style.format(precision=3, na_rep="")
-        .set_caption(f"{name}, {plots.origin(chain_of[name].cohort)}, {attribute}: {caption}")
+        .set_caption(f"{name}, {plots.origin(steps_of[name].cohort)}, {attribute}: {caption}")
     )
 
 
@@ -663,9 +668,12 @@ def draw_means(ax, cohort, attribute, metric):
 
 
 # %%
-def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_db"):
+SHOWN_FIRST = subgroup_attributes(first.cohort)[0]
+
+
+def by_subgroup(cohort=first.name, attribute=SHOWN_FIRST, metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
-    chain = chain_of[cohort]
+    steps = steps_of[cohort]
     cells = signed_cells(audits[cohort, attribute]).query("metric == @metric")
     cells = cells.sort_values("arm", key=lambda column: column.map(arms_of[cohort].index), kind="stable")
     figure, axes = plots.canvas(11, max(2.8, 1.3 + 0.24 * len(cells)), 1, 2)
@@ -678,13 +686,13 @@ def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_d
     bands, margin = cells[["band_low", "band_high"]].to_numpy(float), cells["margin"].iloc[0]
     plots.forest(axes[1], labels, *effect, verdicts=list(cells["verdict"]), bands=bands, margin=margin)
     axes[1].set_xlabel(f"Added to the gap in {LABELS[metric]}, against degraded", fontsize=9)
-    where = f"{plots.AXIS[chain.modality]} {chain.audit_level:,.0f}"
-    figure.supxlabel(f"{plots.origin(chain.cohort)}, {cohort}, {where}", fontsize=8, color="#595959")
+    where = f"{plots.AXIS[steps.cohort.modality]} {steps.audit_level:,.0f}"
+    figure.supxlabel(f"{plots.origin(steps.cohort)}, {cohort}, {where}", fontsize=8, color="#595959")
     return figure
 
 
-for name, chain in chain_of.items():
-    for attribute in chain.attributes:
+for name, steps in steps_of.items():
+    for attribute in subgroup_attributes(steps.cohort):
         display(run.figure(by_subgroup(name, attribute), f"07_subgroups_{name}_{attribute}"))
 
 # %% [markdown]
@@ -692,13 +700,13 @@ for name, chain in chain_of.items():
 # easy; who has the smaller head has more of it, and gets a higher PSNR for no merit of the reconstruction.
 
 # %%
-last = list(chain_of)[-1]
-by_subgroup(last, chain_of[last].attributes[0], "lpips")
+last = list(steps_of)[-1]
+by_subgroup(last, subgroup_attributes(steps_of[last].cohort)[0], "lpips")
 
 # %% tags=["widget"]
 slider_image(
-    by_subgroup, cohort=last, attribute=tuple(chain_of[last].attributes),
-    metric=("psnr_db", "lpips") + ("psnr_foreground_db",) * (chain_of[last].modality == "mri"),
+    by_subgroup, cohort=last, attribute=tuple(subgroup_attributes(steps_of[last].cohort)),
+    metric=("psnr_db", "lpips") + ("psnr_foreground_db",) * (steps_of[last].cohort.modality == "mri"),
 )  # fmt: skip
 
 # %% [markdown]
@@ -748,14 +756,16 @@ class Blur(Reconstructor):
         return torch.from_numpy(np.stack([gaussian_filter(image.numpy(), 1) for image in degraded]))
 
 
-chain = chain_of[last]
-part = chain.rows(chain.audit_level)[:16]
-before = as_float(chain.images("degraded", chain.audit_level)[0][:16])
-after = reconstructor("blur_of_one_pixel", chain.modality)(before, chain.audit_level, image_ids=chain.names_of(part))
-marks = {arm: measure(images, chain.cohort.images_at(part)) for arm, images in (("degraded", before), ("blur", after))}
+steps = steps_of[last]
+part = steps.setup.rows(steps.audit_level)[:16]
+before = as_float(steps.images.get("degraded", steps.audit_level)[0][:16])
+after = reconstructor("blur_of_one_pixel", steps.cohort.modality)(
+    before, steps.audit_level, image_ids=steps.setup.names_of(part)
+)
+marks = {arm: measure(images, steps.cohort.images_at(part)) for arm, images in (("degraded", before), ("blur", after))}
 print(pd.DataFrame({arm: table[["psnr_db", "lpips"]].mean() for arm, table in marks.items()}).round(3))
 assert all(np.isfinite(table[["psnr_db", "lpips"]]).all(axis=None) for table in marks.values())
-# With `chain.quality("blur_of_one_pixel")` its rows join the table, and it appears in every figure above.
+# With `steps.quality.measure("blur_of_one_pixel")` its rows join the table, and it appears in every figure above.
 
 # %% [markdown]
 # **4.** A method is 2 dB better than another in mean PSNR. Name two reasons why the worse one may be preferable.

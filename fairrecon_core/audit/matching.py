@@ -24,9 +24,10 @@ from fairrecon_core.audit.thresholds import (
     quality_of,
     text_codes,
 )
+from fairrecon_core.measures import image_metrics
 
 DEFAULTS = {"cohort": "cohort", "level": 1.0, "fold": 0, "train_seed": 0, "sample": 0}  # of absent key columns
-QUALITY = ("psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db")
+QUALITY = image_metrics()
 OVERLAP = ("intersection", "predicted", "actual")
 SPLITS = ("train", "validation", "test", "unused")
 SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "testing": "test", "training": "train"}

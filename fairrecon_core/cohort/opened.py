@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.conversion import HEADER_BYTES, STORED, pixel_digests
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.cohort.splits import SPLITS, TRAITS, check_patients, split_of_fold
 from fairrecon_core.columns import VOCABULARY, check_word
 from fairrecon_core.tables import SCHEMAS, read_parquet
@@ -71,7 +72,7 @@ class Cohort:
 
     def images_at(self, rows) -> np.ndarray:
         """Images of several rows (numbers or a slice), float32 in [0, 1], shape (n, H, W)."""
-        return _as_float(self.images[self._places(rows)])
+        return as_float(self.images[self._places(rows)])
 
     def mask(self, row: int) -> np.ndarray:
         """Mask `row`, bool, shape (H, W); ValueError if the cohort has no masks."""
@@ -271,11 +272,6 @@ def _steps(table, kept: dict) -> list[dict]:
     """Patients and images of each of several parts of a table."""
     return [{"step": step, "patients": int(table["patient_id"][rows].nunique()), "images": int(rows.sum())}
             for step, rows in kept.items()]  # fmt: skip
-
-
-def _as_float(stored: np.ndarray) -> np.ndarray:
-    """Stored pixels as float32 in [0, 1]."""
-    return np.asarray(stored, dtype=np.float32) / np.float32(np.iinfo(stored.dtype).max)
 
 
 def content_hash(table: pd.DataFrame, digests: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """One training loop for every network of the series, on lightning-fabric (imported only when something is trained).
 
 The loop is visible on purpose: what a batch is, in which order losses step, when the best weights are kept. What
-differs between networks is a `Recipe`: its modules, optimizers and losses. Everything random follows from
+differs between networks is a `Trainable`: its modules, optimizers and losses. Everything random follows from
 (seed, epoch), so a training that was killed goes on at its last finished epoch and ends, on the CPU, with the same
 weights. Devices, precision, several GPUs and nodes are the library's part.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import Degradation
 from fairrecon_core.learn.weights import read_safetensors, write_safetensors
 
@@ -44,9 +45,7 @@ class Images:
 
     def at(self, rows) -> tuple[Tensor, list[str]]:
         """Images `rows` as float32 (B, H, W) in [0, 1], and their names."""
-        pixels = np.asarray(self.pixels[rows])
-        scale = np.float32(1 / np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else np.float32(1)
-        return torch.from_numpy(pixels.astype(np.float32) * scale), [str(self.names[row]) for row in rows]
+        return torch.from_numpy(as_float(self.pixels[rows])), [str(self.names[row]) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Batch:
         return Batch(self.degraded.to(device), self.clean.to(device), self.level, self.names)
 
 
-class Recipe:
+class Trainable:
     """What one network wants from the loop. Override `modules`, `optimizers`, `losses` and `validation_loss`."""
 
     def modules(self) -> dict[str, nn.Module]:
@@ -178,7 +177,7 @@ def pairs(
 
 
 def fit(
-    recipe: Recipe,
+    recipe: Trainable,
     draw: Callable,
     *,
     epochs: int,
@@ -195,7 +194,7 @@ def fit(
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Trainable
     draw : callable
         `draw(epoch, rank)` yields the batches of an epoch, `draw(None)` those of validation, always the same. A batch
         has `names` and `to(device)`. See `pairs`.
@@ -281,7 +280,7 @@ def precision_of(accelerator: str) -> str:
     return "bf16-mixed" if any(ask() for ask in asked if ask) else "32-true"
 
 
-def _one_epoch(fabric, recipe: Recipe, optimizers: dict, drawn: Iterator[Batch]) -> dict[str, float]:
+def _one_epoch(fabric, recipe: Trainable, optimizers: dict, drawn: Iterator[Batch]) -> dict[str, float]:
     """Step through all batches; the mean of each optimizer's loss."""
     for name in recipe.modules():
         getattr(recipe, name).train()
@@ -299,7 +298,7 @@ def _one_epoch(fabric, recipe: Recipe, optimizers: dict, drawn: Iterator[Batch])
 
 
 @torch.no_grad()
-def _validate(fabric, recipe: Recipe, drawn: Iterator[Batch]) -> float:
+def _validate(fabric, recipe: Trainable, drawn: Iterator[Batch]) -> float:
     """Mean validation loss over images, not over batches, so that it does not depend on the batch size."""
     for name in recipe.modules():
         getattr(recipe, name).eval()
@@ -313,7 +312,7 @@ def _validate(fabric, recipe: Recipe, drawn: Iterator[Batch]) -> float:
 class _State:
     """Everything that a resumed training needs, in one file that is replaced as a whole."""
 
-    def __init__(self, recipe: Recipe, folder: str | Path | None):
+    def __init__(self, recipe: Trainable, folder: str | Path | None):
         self.modules, self.optimizers = recipe.modules(), recipe.optimizers()
         self.path = Path(folder) / "state.safetensors" if folder else None
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in self.optimizers.items()}

@@ -10,7 +10,7 @@ its measures are NaN, for every arm alike.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fairrecon_core.learn.threads import equal_chunks, side_by_side
 from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.measures import image_metrics
 
 TRUNK = Path(__file__).parents[1] / "weights" / "lpips-alexnet-trunk.safetensors"
 CHUNK = 4  # images that LPIPS always takes at a time
@@ -95,23 +96,17 @@ def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = T
         distances = _distances(chosen, clean[rows]) if with_lpips else np.full((len(arms), len(rows)), np.nan)
         return [
             [
-                {
-                    "psnr_db": psnr_db(image, truth),
-                    "ssim": float(structural_similarity(truth, image, **WANG)),
-                    "nmse": float(((image - truth) ** 2).sum(dtype=float) / ((truth**2).sum(dtype=float) or np.nan)),
-                    "lpips": float(distance),
-                    "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
-                }
-                for image, truth, mask, distance in zip(images, clean[rows], masks[rows], far)
+                {name: float(formula(image, truth, mask)) for name, formula in FORMULAS.items()}
+                | {"lpips": float(lpips)}
+                for image, truth, mask, lpips in zip(images, clean[rows], masks[rows], far)
             ]
             for images, far in zip(chosen, distances)
         ]
 
     parts = side_by_side(part, equal_chunks(n, CHUNK))
-    columns = ["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"]
     found = [[row for chunk in parts for row in chunk[k]][:n] for k in range(len(arms))]
     flat = np.ptp(clean.reshape(n, -1), axis=1) == 0 if n else np.zeros(0, bool)
-    frames = [pd.DataFrame(rows, columns=columns) for rows in found]
+    frames = [pd.DataFrame(rows, columns=list(image_metrics())) for rows in found]
     for frame in frames:
         frame.loc[flat] = np.nan
     return frames
@@ -132,6 +127,20 @@ def psnr_db(image, clean) -> float:
         return np.nan
     error = float(np.mean((np.asarray(image, dtype=float) - np.asarray(clean, dtype=float)) ** 2))
     return np.inf if error == 0 else -10 * np.log10(error)
+
+
+def _energy(values: np.ndarray) -> float:
+    return (values**2).sum(dtype=float)
+
+
+FORMULAS: dict[str, Callable] = {  # of an image and its clean original, (H, W), and where the head is, or None
+    "psnr_db": lambda image, truth, mask: psnr_db(image, truth),
+    "ssim": lambda image, truth, mask: structural_similarity(truth, image, **WANG),
+    "nmse": lambda image, truth, mask: (
+        ((image - truth) ** 2).sum(dtype=float) / ((truth**2).sum(dtype=float) or np.nan)
+    ),
+    "psnr_foreground_db": lambda image, truth, mask: np.nan if mask is None else psnr_db(image[mask], truth[mask]),
+}  # LPIPS is taken of several images at a time
 
 
 def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:
