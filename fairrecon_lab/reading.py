@@ -163,6 +163,8 @@ def _read_csv(data: bytes, path: Path, notes: list, wanted: tuple = ("image_id",
     data = data.lstrip(b"\r\n")
     head = data[:65536].decode(errors="ignore")
     delimiter = _delimiter(head, path, wanted)
+    if not re.search(rb"[\r\n]", data.strip()):
+        raise ValueError(f"{path} has a header and no rows")
     names = next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter))
     shown = _check_names(names, path)
     odd = data.count(b'"') % 2

@@ -10,7 +10,6 @@ import datetime
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -23,13 +22,16 @@ from pathlib import Path
 
 import papermill
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
-from tqdm.auto import tqdm
 
 from fairrecon_core.settings import Settings, load_settings, project_folder, suggest
 from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
+from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
 RECORDED = (
@@ -95,11 +97,14 @@ def run_series(
     for path in notebooks:
         check_parameters(path)
     out = run_folder(settings.profile, overrides or {})
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {out} ({error.strerror}): set FAIRRECON_RUNS to a folder of yours") from None
     record = _open_record(out, settings)
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
     try:
-        with _Progress(notebooks, record) as progress:
+        with Progress(notebooks, record) as progress:
             for path in notebooks:
                 reason = why_run(record["notebooks"].pop(path.stem, None), path, settings, out)
                 if not (reason or again):
@@ -136,12 +141,12 @@ def choose(paths: list[Path], only: list[str], start: str) -> list[Path]:
         If a number belongs to no notebook, or nothing is left.
     """
     numbers = {path.name[:2]: path for path in paths}
-    wanted = [number.zfill(2)[:2] for number in only]
-    for number in [*wanted, *([start.zfill(2)[:2]] if start else [])]:
+    wanted, start = [number.zfill(2) for number in only], start.zfill(2) if start else ""
+    for number in [*wanted, *([start] if start else [])]:
         if number not in numbers:
             raise ValueError(f"no notebook {number!r}; there are {', '.join(numbers) or 'none (run tools/pairs.py)'}")
     chosen = [path for number, path in numbers.items() if (not wanted or number in wanted)]
-    chosen = [path for path in chosen if not start or path.name[:2] >= start.zfill(2)[:2]]
+    chosen = [path for path in chosen if not start or path.name[:2] >= start]
     if not chosen:
         raise ValueError("no notebook is left to run: --only and --from exclude each other")
     return chosen
@@ -217,6 +222,15 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
     }  # fmt: skip
 
 
+class OwnKernel(AsyncKernelManager):
+    """The kernel of the running interpreter, whatever kernelspec is called python3 on this machine."""
+
+    @property
+    def kernel_spec(self):
+        """How this interpreter starts a kernel."""
+        return KernelSpec(**get_kernel_dict())
+
+
 class _Engine(NBClientEngine):
     """papermill's own engine, with a call after every cell."""
 
@@ -234,6 +248,7 @@ class _Engine(NBClientEngine):
         log = logging.getLogger("papermill")
         # what a kernel writes is on disk when its cell ends, so it need not be asked, for some seconds, to leave
         how = {"extra_arguments": quiet, "shutdown_kernel": "immediate"}
+        how |= {"kernel_manager_class": OwnKernel}
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, **how)
         return client.execute(env=os.environ.copy())
 
@@ -318,66 +333,6 @@ def _quietly(function, otherwise):
         return function()
     except psutil.Error:
         return otherwise
-
-
-class _Progress:
-    """One bar for the whole series, in expected seconds, so that the time left means something."""
-
-    def __init__(self, notebooks: list[Path], record: dict):
-        self.expected = {path: _expected_seconds(path, record) for path in notebooks}
-        self.done = 0.0
-
-    def __enter__(self):
-        total = math.ceil(sum(self.expected.values()))
-        form = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, about {remaining} left"
-        self.bar = tqdm(total=total, bar_format=form, mininterval=0.5)
-        return self
-
-    def __exit__(self, kind, *rest):
-        if kind is None:
-            self.bar.update(self.bar.total - self.bar.n)
-        self.bar.close()
-
-    def notebook(self, path: Path):
-        """Start of one notebook; use as a context, so that its share is complete at the end."""
-        self.path, self.shown = path, 0.0
-        self.bar.set_description(path.stem)
-        return self._Share(self)
-
-    class _Share:
-        def __init__(self, progress):
-            self.progress = progress
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, kind, *rest):
-            if kind is None:
-                self.progress.tick(0, 1)
-
-    def tick(self, cell: int, n_cells: int) -> None:
-        """A cell is done."""
-        share = self.expected[self.path] * (cell + 1) / n_cells
-        self.bar.update(max(0.0, share - self.shown))
-        self.shown = max(share, self.shown)
-
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        if text:
-            self.bar.write(text)
-
-    def skip(self, path: Path) -> None:
-        """A notebook that is current: its time leaves the total."""
-        self.bar.total = max(self.bar.total - self.expected[path], 1)
-        self.bar.write(f"{path.stem}: nothing changed, kept")
-
-
-def _expected_seconds(path: Path, record: dict) -> float:
-    """From the last run, otherwise from the notebook's own `**Time**` line, otherwise a minute."""
-    if entry := record["notebooks"].get(path.stem):
-        return entry["wall_s"]
-    stated = re.search(r"\*\*Time\*\*\s+([\d.]+)\s+(min|s)", path.read_text(encoding="utf-8"))
-    return float(stated[1]) * (60 if stated[2] == "min" else 1) if stated else 60.0
 
 
 def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict, list[str], list[str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fairrecon_core.steps.recipes import train_reader, train_reconstructor
 
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.audit.engine import weighted_auroc
@@ -30,7 +31,6 @@ from fairrecon_core.predict.readers import Classifier
 from fairrecon_core.reconstruct.unet import UNetReconstructor
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import commit, write_json
-from fairrecon_core.steps.recipes import train_reader, train_reconstructor
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 LEVEL, WIDTH, SIZE, SLICES, N_BOOT = 8.0, 8, 128, 2, 2000

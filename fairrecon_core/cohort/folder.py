@@ -15,7 +15,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fairrecon_core.cohort.conversion import HEADER_BYTES, Conversion, pixel_digests, write_header
-from fairrecon_core.cohort.opened import COHORT_VERSION, Cohort, content_hash, counts_of, load_cohort, people_left
+from fairrecon_core.cohort.opened import (
+    COHORT_VERSION,
+    Cohort,
+    content_hash,
+    counts_of,
+    funnel,
+    load_cohort,
+    people_left,
+)
 from fairrecon_core.cohort.splits import (
     assign_age_groups,
     assign_folds,
@@ -36,6 +44,7 @@ __all__ = [
     "assign_folds",
     "assign_roles",
     "assign_splits",
+    "funnel",
     "load_cohort",
     "people_left",
     "write_cohort",

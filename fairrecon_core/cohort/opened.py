@@ -232,24 +232,46 @@ def counts_of(table: pd.DataFrame) -> dict[str, int]:
 
 
 def people_left(table: pd.DataFrame) -> list[dict]:
-    """Who of a cohort's table can be audited: dicts `step patients images`, as a conversion's earlier steps.
+    """Who of a cohort's `table` can be audited: in it, with a label of any task, of these with a known trait."""
+    labels = [column for column in table.columns if column.startswith("y_")]
+    labelled = table[labels].notna().any(axis=1) if labels else pd.Series(True, index=table.index)
+    steps = {"in the cohort": labelled | True} | ({"with a label": labelled} if labels else {})
+    return _steps(table, steps | _known(table, labelled, "of these with a known"))
+
+
+def funnel(cohort: Cohort, image_ids: Iterable[str] | None = None) -> list[dict]:
+    """How many people are left at every step, from what was recorded to what is audited.
 
     Parameters
     ----------
-    table : DataFrame
-        Of a cohort.
+    cohort : Cohort
+    image_ids : iterable of str, optional
+        Images that readers answered for: adds who of them is audited, by trait.
 
     Returns
     -------
     list of dict
-        In the cohort; with a label of any task (if there are tasks); of these, with a known sex, age group, race.
+        Entries `step patients images`. A conversion's own steps come first (its table, with image, with label); of a
+        simulated cohort the first is the cohort itself.
     """
-    labels = [column for column in table.columns if column.startswith("y_")]
-    labelled = table[labels].notna().any(axis=1) if labels else pd.Series(True, index=table.index)
-    steps = {"in the cohort": labelled | True} | ({"with a label": labelled} if labels else {})
-    steps |= {f"of these with a known {trait}": labelled & (table[trait] != "unknown") for trait in TRAITS}
-    return [{"step": step, "patients": int(table["patient_id"][kept].nunique()), "images": int(kept.sum())}
-            for step, kept in steps.items()]  # fmt: skip
+    steps = cohort.info.get("funnel") or people_left(cohort.table)
+    if image_ids is None:
+        return steps
+    table = cohort.table
+    labels = table[[f"y_{task}" for task in cohort.tasks]].notna().any(axis=1) | (not cohort.tasks)
+    tested = table["image_id"].isin(list(image_ids)) & labels
+    tested &= (table["split"] == "test") | (cohort.info["n_folds"] > 1)
+    return [*steps, *_steps(table, _known(table, tested, "audited by"))]
+
+
+def _known(table, among, words) -> dict:
+    return {f"{words} {trait}": among & (table[trait] != "unknown") for trait in TRAITS}
+
+
+def _steps(table, kept: dict) -> list[dict]:
+    """Patients and images of each of several parts of a table."""
+    return [{"step": step, "patients": int(table["patient_id"][rows].nunique()), "images": int(rows.sum())}
+            for step, rows in kept.items()]  # fmt: skip
 
 
 def content_hash(table: pd.DataFrame, digests: Iterable[str]) -> str:
