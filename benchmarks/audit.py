@@ -20,9 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Report, parser
 
 from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, means, patient_weights, resample
-from fairrecon_core.audit.gaps import change_interval, group_range, noise_band, null_means, range_interval
 from fairrecon_core.audit.groups import resample_means
-from fairrecon_core.audit.inference import contrast, verdicts
+from fairrecon_core.audit.inference import (
+    change_interval,
+    contrast,
+    group_range,
+    noise_band,
+    null_means,
+    range_interval,
+    verdicts,
+)
 from fairrecon_core.audit.multiplicity import step_down_max_t, swap_test
 
 N_BOOT = 10_000

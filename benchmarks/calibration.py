@@ -18,17 +18,21 @@ from scipy.stats import kstest, norm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report import Report, parser
+from wald import cluster_robust_did
 
 from fairrecon_core.audit import metrics
+from fairrecon_core.audit.bootstrap import percentile_interval
 from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, patient_weights, resample, weighted_auroc
-from fairrecon_core.audit.gaps import change_interval, dispersion, group_range, null_means, range_interval
 from fairrecon_core.audit.groups import resample_means
 from fairrecon_core.audit.inference import (
     Contrast,
-    cluster_robust_did,
+    change_interval,
     contrast,
+    dispersion,
+    group_range,
     minimal_detectable_effect,
-    percentile_interval,
+    null_means,
+    range_interval,
     verdicts,
 )
 from fairrecon_core.audit.multiplicity import benjamini_hochberg, holm, omnibus_test, step_down_max_t, swap_test

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from report import Report, parser
 
-from fairrecon_core.audit.inference import patient_bootstrap
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.predict import quality
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run, run_folder

@@ -128,7 +128,7 @@ slider_image(show_repair, strength=[0.01, 0.02, 0.04, 0.08, 0.16], start={"stren
 # The bars are 95 % intervals from a bootstrap over patients: draw patients again with replacement, many times.
 
 # %%
-from fairrecon_core.audit.inference import patient_bootstrap
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 
 records = []
 for image_, row_, tumour_ in patients:

@@ -110,7 +110,8 @@ mde.sort_values("positives", ascending=False)
 run.figure(pictures.detectable_changes(), "13_detectable")
 
 # %%
-from fairrecon_core.audit.inference import minimal_detectable_effect, se_from_flips
+from fairrecon_core.audit.bootstrap import se_from_flips
+from fairrecon_core.audit.inference import minimal_detectable_effect
 
 by_sex = seed_claims.detectable_by_sex()
 sizes = chance.BRAIN_SIZES.values()

@@ -1,6 +1,7 @@
 """What all tests share. One thread a process: two test processes with one thread each beat one with two."""
 
 import os
+import sys
 from pathlib import Path
 
 for library in ("OMP", "MKL", "OPENBLAS"):
@@ -11,6 +12,7 @@ os.environ.pop("FAIRRECON_TRACE", None)
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))  # independent implementations that tests and benchmarks share
 
 
 @pytest.fixture(scope="session")

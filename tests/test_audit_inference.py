@@ -9,27 +9,22 @@ import pytest
 import statsmodels.api as sm
 from scipy.stats import kstest, norm
 from statsmodels.stats.multitest import multipletests
+from wald import cluster_robust_did
 
+from fairrecon_core.audit.bootstrap import patient_bootstrap, percentile_interval, se_from_flips
 from fairrecon_core.audit.engine import Stratum, weighted_auroc
-from fairrecon_core.audit.gaps import (
-    change_interval,
-    dispersion,
-    group_range,
-    noise_band,
-    null_means,
-    range_interval,
-)
 from fairrecon_core.audit.groups import resample_aurocs, resample_means
 from fairrecon_core.audit.inference import (
     Contrast,
-    bootstrap_t_interval,
-    cluster_robust_did,
+    change_interval,
     contrast,
+    dispersion,
     expanded,
+    group_range,
     minimal_detectable_effect,
-    patient_bootstrap,
-    percentile_interval,
-    se_from_flips,
+    noise_band,
+    null_means,
+    range_interval,
     verdicts,
 )
 from fairrecon_core.audit.multiplicity import (
@@ -310,27 +305,6 @@ def test_mean_by_product_equals_mean_by_repeating_rows():
     assert by_product == pytest.approx(by_rows)
 
 
-def test_bootstrap_t_agrees_with_the_default_interval_in_large_groups():
-    patient, group, _, stratum = readings(np.random.default_rng(34), 1500, planted=0.05)
-    did, low, high = bootstrap_t_interval(patient, group, stratum, 2, n_boot=2000)
-    (result,) = resample_means(patient, group, [stratum], [2], n_boot=2000, reference=0)
-    question = contrast(result)
-    assert did[0, 1] == pytest.approx(question.estimate[0, 0, 1]) and np.isnan(did[0, 0])
-    default = question.interval()
-    width = default[1][0, 0, 1] - default[0][0, 0, 1]
-    assert low[0, 1] == pytest.approx(default[0][0, 0, 1], abs=0.08 * width)
-    assert high[0, 1] == pytest.approx(default[1][0, 0, 1], abs=0.08 * width)
-
-
-def test_bootstrap_t_follows_skewed_values():
-    rng = np.random.default_rng(35)
-    values = np.stack([np.zeros(80), rng.exponential(size=80)])
-    group = np.repeat([0, 1], 40)
-    stratum = Stratum("psnr", np.where(group == 1, values, 0), np.ones(80), rate=False)
-    did, low, high = bootstrap_t_interval(np.arange(80), group, stratum, 2, n_boot=2000)
-    assert high[0, 1] - did[0, 1] > 1.1 * (did[0, 1] - low[0, 1])  # the long tail is above
-
-
 # max-min gaps
 
 
@@ -396,7 +370,7 @@ def test_noise_band_is_the_gap_of_groups_that_do_not_differ():
 def test_large_groups_drawn_from_their_normal_limit_agree_with_exact_draws(monkeypatch):
     patient, group, _, stratum = readings(np.random.default_rng(22), 500)
     normal = null_means(patient, group, [stratum], 2, n_draws=4000)
-    monkeypatch.setattr("fairrecon_core.audit.gaps.MANY_PATIENTS", 10**6)
+    monkeypatch.setattr("fairrecon_core.audit.inference.MANY_PATIENTS", 10**6)
     exact = null_means(patient, group, [stratum], 2, n_draws=4000, seed=1)
     assert normal.mean(axis=0) == pytest.approx(exact.mean(axis=0), abs=2e-3)
     assert normal.std(axis=0) == pytest.approx(exact.std(axis=0), rel=0.06)

@@ -84,6 +84,35 @@ def test_no_imports_run_in_a_circle():
         visit(module, [])
 
 
+def test_the_audit_is_understood_from_ten_files():
+    seen, ahead = set(), ["fairrecon_core.audit.change"]
+    while ahead:
+        module = ahead.pop()
+        seen.add(module)
+        ahead += imports(MODULES[module]) - seen
+    assert len(seen) <= 10, sorted(seen)
+
+
+def test_the_core_stays_thin():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in CORE.rglob("*.py")}
+    assert sum(lines.values()) <= 12_000
+    assert not [f"{path.name} {n}" for path, n in lines.items() if n > 400]
+    for path in lines:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
+                assert len([name for name in names if not name.startswith("_")]) <= 12, f"{path.name}: {node.name}"
+
+
+def test_the_core_knows_nothing_of_the_lab_and_no_step_compares_an_arm():
+    for path in CORE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(from|import) fairrecon_lab", text), path.name
+        if path.parent.name == "steps":
+            arms = "degraded|tv|nlm|unet|pix2pix|sde|placebo|planted"
+            assert not re.search(rf"""[=!]= ?["']({arms})["']|["']({arms})["'] [=!]=""", text), path.name
+
+
 def test_the_audit_imports_nothing_but_tables():
     for module in MODULES:
         if room(module) == "fairrecon_core.audit":

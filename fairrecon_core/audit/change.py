@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import gaps, inference, multiplicity
+from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.engine import Stratum, patient_codes
 from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means
 from fairrecon_core.audit.matching import Matched, match
@@ -196,7 +196,9 @@ def _measure(
         strata = [stratum for *_, stratum in named]
         (whole,) = resample_means(patient, codes, strata, [n_groups], **shared)
         change_p = _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices)
-        null = gaps.null_means(patient, codes, strata, n_groups, seed=choices.seed, min_support=choices.min_support)
+        null = inference.null_means(
+            patient, codes, strata, n_groups, seed=choices.seed, min_support=choices.min_support
+        )
         for s, (task, metric, label, _) in enumerate(named):
             part = _stratum_of(whole, s)
             part = part if strata[s].rate else _borrowed_spread(part)

@@ -10,32 +10,38 @@ The estimand is signed: the difference in differences (DiD) of group g,
     low, high = did.interval(alpha=0.05)           # the same shape, as did.p_value()
     verdict = verdicts(did, margin=0.05)           # "changed", "equivalent", "undetermined", ...
 
-Gaps between the best and the worst group: `gaps`. Several questions at once, more than two groups: `multiplicity`.
+Several questions at once, more than two groups: `multiplicity`.
 How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
 cluster-robust standard error times t / z (Hesterberg 2015, "expanded percentile"). Intervals are symmetric and dual to
 the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1).
+
+Gaps between the best and the worst group: honest intervals, the gap that noise alone gives, corrected dispersion.
+
+A max-min gap is never below zero, grows with the number of groups and with their smallness, and its bootstrap is biased
+upwards; percentile and BCa intervals of it do not cover (0 % at no gap). Here instead:
+
+- `range_interval`: simultaneous intervals of all pairs of groups give [max lower bound, max upper bound] of the gap.
+- `change_interval`: the same for arm minus baseline, over the pairs that can be the extreme ones.
+- `null_means`, `noise_band`: what the gap would be were all groups alike, at these group sizes and clusters.
+- `dispersion`: spread between groups with the sampling variance taken out (Lum et al. 2022, "double-corrected").
+
+Axes as in `groups`: S strata, A arms, G groups, B resamples. For EODD join the strata of TPR and FPR in `together`,
+then average (or take the larger of) their values, lower and upper bounds: bounds of one set hold simultaneously.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm, t
 
-from fairrecon_core.audit.engine import (
-    Stratum,
-    cell_sums,
-    group_totals,
-    observed,
-    patient_codes,
-    patient_weights,
-    resample,
-)
-from fairrecon_core.audit.groups import KINDS, GroupMeans, influence
+from fairrecon_core.audit.engine import Stratum, cell_sums
+from fairrecon_core.audit.groups import KINDS, GroupMeans
 
 TIE = 1e-5  # figures this close (relative) are equal: float32 sums of a discrete law
 VERDICTS = ("changed", "changed_within_margin", "equivalent", "undetermined")
+MANY_PATIENTS = 300  # sums over more patients than this are drawn from their normal limit
 
 
 @dataclass(frozen=True)
@@ -132,64 +138,6 @@ def _nan_quantile(values: np.ndarray, level: float) -> np.ndarray:
     return out.reshape(values.shape[1:])
 
 
-def percentile_interval(resamples: np.ndarray, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Plain percentile interval over the first axis; wrong for a max-min gap (see `gaps.range_interval`)."""
-    low, high = np.nanquantile(resamples, [alpha / 2, 1 - alpha / 2], axis=0)
-    return low, high
-
-
-def bootstrap_t_interval(
-    patient, group, stratum: Stratum, n_groups: int, *, reference: int = 0, n_boot: int = 10_000, seed: int = 0,
-    alpha: float = 0.05, n_patients: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Equal-tailed bootstrap-t interval of the DiD of one stratum: every resample brings its own standard error.
-
-    More accurate for skewed values and moderate groups; undefined (infinite) where resamples without any change are
-    frequent, so the default remains `Contrast.interval`.
-
-    Parameters
-    ----------
-    patient, group : int array, shape (rows,)
-        As in `groups.resample_means`, for one attribute with `n_groups` groups.
-    stratum : Stratum
-    reference : int
-        The group that the others are compared with.
-    n_boot, seed, n_patients
-        As in `groups.resample_means`.
-    alpha : float
-        One less the coverage.
-
-    Returns
-    -------
-    did, low, high : float64, shape (A - 1, G); the reference is NaN
-    """
-    cells = cell_sums(patient, group, [stratum], n_patients)
-    weight = cells.sums[..., :1].astype(float)  # (units, 1, 1)
-    moved = cells.sums[..., 2:] - cells.sums[..., 1:2].astype(float)  # (units, 1, A - 1)
-    n_moved = moved.shape[2]
-    columns = np.concatenate([weight > 0, weight, weight**2, moved, moved**2, moved * weight], axis=2)
-    cells = replace(cells, sums=columns)
-
-    def studentized(totals):
-        total = group_totals(totals, cells.codes[:, 0], n_groups)[:, :, 0]  # (b, G, columns)
-        n, rows, squares = (total[..., i : i + 1] for i in range(3))
-        first, second, mixed = (total[..., 3 + i * n_moved : 3 + (i + 1) * n_moved] for i in range(3))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = first / rows
-            variance = np.maximum(second - 2 * mean * mixed + mean**2 * squares, 0) / rows**2 * n / (n - 1)
-        did, both = mean - mean[:, [reference]], variance + variance[:, [reference]]
-        return np.moveaxis(did, 1, -1), np.moveaxis(np.sqrt(both), 1, -1)  # (b, A - 1, G)
-
-    (did,), (se,) = studentized(observed(cells))
-    draws = [studentized(totals) for totals in resample(cells, n_boot, seed)]
-    draw, draw_se = (np.concatenate(parts) for parts in zip(*draws))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t_values = np.where(draw == did, 0, (draw - did) / draw_se)
-    lower, upper = np.quantile(t_values, [alpha / 2, 1 - alpha / 2], axis=0, method="nearest")
-    did[:, reference] = np.nan
-    return did, did - upper * se, did - lower * se
-
-
 def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np.ndarray | None = None) -> np.ndarray:
     """Name what the data can say about each cell; "no significant difference" alone is never a verdict.
 
@@ -242,131 +190,194 @@ def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_gro
     return (share + np.sqrt(share**2 + 4 * (1 + share) * factor * np.asarray(se) ** 2)) / (2 * (1 + share))
 
 
-def se_from_flips(flip_rate: float, n_group: float, n_reference: float, design_effect: float = 1.0) -> float:
-    """Standard error of a DiD of rates to plan for, from the share of decisions that flip.
+# ---------------------------------------------------------------------- gaps between the best and the worst group
+class Gap(NamedTuple):
+    """Value and bounds, each of shape (S, A), or (S, A - 1) for a change; NaN with fewer than two estimable groups."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def group_range(values: np.ndarray) -> np.ndarray:
+    """Largest minus smallest over the last axis; NaN entries are left out, NaN where fewer than two are defined."""
+    defined = ~np.isnan(values)
+    top = np.max(values, axis=-1, where=defined, initial=-np.inf)
+    bottom = np.min(values, axis=-1, where=defined, initial=np.inf)
+    return np.where(defined.sum(axis=-1) > 1, top - bottom, np.nan)
+
+
+def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05) -> Gap:
+    """Max-min gap of each stratum and arm, with an interval that also holds where there is no gap.
 
     Parameters
     ----------
-    flip_rate : float
-        Share of rows whose decision differs between arm and baseline, in [0, 1].
-    n_group, n_reference : float
-        Rows with the label in the group and in the reference.
-    design_effect : float
-        Variance inflation by several rows of one patient; 1 without.
-    """
-    return float(np.sqrt(flip_rate * design_effect * (1 / n_group + 1 / n_reference)))
-
-
-def cluster_robust_did(difference, group, patient, reference: int = 0, correction: str | None = "groups"):
-    """Cluster-robust (Wald) difference in differences: OLS of arm minus baseline on group, clustered by patient.
-
-    Parameters
-    ----------
-    difference : array, shape (rows,)
-        Arm minus baseline, for example of two 0 / 1 decisions.
-    group : int array, shape (rows,), from 0
-    patient : array, shape (rows,)
-    correction : {"groups", "statsmodels", None}
-        Small-sample factor: n / (n - 1) patients of each group; P / (P - 1) x (N - 1) / (N - G) as in statsmodels;
-        or none.
+    result : GroupMeans
+    alpha : float
+        One less the coverage.
+    together : sequence of sequences of int, optional
+        Strata whose bounds are to hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each
+        alone.
 
     Returns
     -------
-    did, se : float64, shape (groups,); the reference is 0 and NaN
+    Gap, arrays (S, A)
+        The bounds are centred on rates with two pseudo-patients per group, the value is the plain gap.
     """
-    difference, group = np.asarray(difference, dtype=float), np.asarray(group)
-    codes, ids = patient_codes(patient)
-    n_groups, key = int(group.max()) + 1, codes.astype(np.int64) * (int(group.max()) + 1) + group
-    weight, total = (np.bincount(key, column, minlength=len(ids) * n_groups).reshape(len(ids), n_groups)
-                     for column in (np.ones(len(key)), difference))  # fmt: skip
-    psi = influence(weight, total[None])[0]
-    n_patients = (weight > 0).sum(axis=0)
-    if correction != "groups":
-        psi = psi * np.sqrt((n_patients - 1) / n_patients)
-    factor = len(ids) / (len(ids) - 1) * (len(key) - 1) / (len(key) - n_groups) if correction == "statsmodels" else 1
-    mean = total.sum(axis=0) / weight.sum(axis=0)
-    se = np.sqrt(((psi - psi[:, [reference]]) ** 2).sum(axis=0) * factor)
-    se[reference] = np.nan
-    return mean - mean[reference], se
+    n_strata, n_arms = result.value.shape[:2]
+    low, high = np.full((2, n_strata, n_arms), np.nan)
+    deviations = contrast(result, "level").deviations
+    for strata in [(s,) for s in range(n_strata)] if together is None else together:
+        for a in range(n_arms):
+            pairs = [_Pairs.of(result.smoothed[s, a], deviations[:, s, a]) for s in strata]
+            width = _simultaneous(pairs, alpha)
+            for s, pair in zip(strata, pairs):
+                if pair.difference.size:
+                    low[s, a] = max(0.0, (np.abs(pair.difference) - width * pair.se).max())
+                    high[s, a] = (np.abs(pair.difference) + width * pair.se).max()
+    return Gap(group_range(result.value), low, high)
 
 
-class Interval(NamedTuple):
-    """An estimate with its patient-bootstrap interval; unpacks as value, low, high, ..."""
+def change_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05) -> Gap:
+    """Change of the max-min gap from the baseline to each arm, with an interval.
 
-    value: float
-    low: float
-    high: float
-    se: float
-    n_patients: int
-    n_boot: int
+    The gap can only have changed by the signed change of a pair that may be extreme: the bounds run over the pairs
+    whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above).
+    With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0.
+
+    Parameters
+    ----------
+    result, together, alpha
+        As in `range_interval`.
+
+    Returns
+    -------
+    Gap, arrays (S, A - 1)
+    """
+    n_strata, n_arms = result.value.shape[:2]
+    gap = group_range(result.value)
+    low, high = np.full((2, n_strata, n_arms - 1), np.nan)
+    level = contrast(result, "level").deviations
+    moved, change = result.value[:, 1:] - result.value[:, :1], contrast(result, "change").deviations
+    for strata in [(s,) for s in range(n_strata)] if together is None else together:
+        before = [_Pairs.of(result.smoothed[s, 0], level[:, s, 0]) for s in strata]
+        for a in range(1, n_arms):
+            after = [_Pairs.of(result.smoothed[s, a], level[:, s, a]) for s in strata]
+            move = [_Pairs.of(moved[s, a - 1], change[:, s, a - 1]) for s in strata]
+            width = _simultaneous(before + after + move, alpha)
+            for i, s in enumerate(strata):
+                if move[i].difference.size:
+                    lower, upper = move[i].bounds(width)
+                    low[s, a - 1] = lower[before[i].may_be_widest(width)].min()
+                    high[s, a - 1] = upper[after[i].may_be_widest(width)].max()
+    return Gap(gap[:, 1:] - gap[:, :1], low, high)
 
 
-def patient_bootstrap(
-    values,
-    patient_ids,
-    statistic: str | Callable = "mean",
-    n_boot: int = 10_000,
+class _Pairs(NamedTuple):
+    """All pairs of estimable groups: difference and standard error (pairs,), standardised deviations (B, pairs)."""
+
+    difference: np.ndarray
+    se: np.ndarray
+    deviations: np.ndarray
+
+    @classmethod
+    def of(cls, value: np.ndarray, deviations: np.ndarray) -> "_Pairs":
+        groups = np.flatnonzero(~np.isnan(value))
+        first, second = (groups[index] for index in np.triu_indices(len(groups), 1))
+        columns = np.ascontiguousarray(deviations.T)
+        moved = np.where(np.isfinite(columns), columns, 0)  # a group that vanished from a resample says nothing
+        apart = moved[first] - moved[second]
+        se = np.sqrt(np.mean(np.square(apart), axis=1)).astype(float)
+        return cls(value[first] - value[second], se, np.abs(apart) / np.maximum(se, 1e-30)[:, None])
+
+    def bounds(self, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """Simultaneous bounds of the ordered pairs, first as they are, then swapped."""
+        signed, half = np.concatenate([self.difference, -self.difference]), width * np.tile(self.se, 2)
+        return signed - half, signed + half
+
+    def may_be_widest(self, width: float) -> np.ndarray:
+        """Which ordered pairs the simultaneous bounds allow to be the widest."""
+        lower, upper = self.bounds(width)
+        return upper >= lower.max()
+
+
+def _simultaneous(pairs: Sequence[_Pairs], alpha: float) -> float:
+    """Quantile of the largest standardised deviation over all pairs of all sets."""
+    largest = [one.deviations.max(axis=0) for one in pairs if one.difference.size]
+    return float(np.quantile(np.max(largest, axis=0), 1 - alpha)) if largest else np.nan
+
+
+def null_means(
+    patient,
+    group,
+    strata: Sequence[Stratum],
+    n_groups: int,
+    *,
+    n_draws: int = 1000,
     seed: int = 0,
-    alpha: float = 0.05,
-    baseline=None,
-    per: str = "row",
-) -> Interval:
-    """Interval for a simple statistic, resampling patients with all their rows.
+    min_support: int = 10,
+) -> np.ndarray:
+    """Group means as they would fall were every group a draw from all patients together.
+
+    Each group keeps its number of patients in the stratum; patients come with all their rows and all arms.
 
     Parameters
     ----------
-    values : array, shape (rows,)
-        One value per image; rows with NaN (in either array) are left out.
-    patient_ids : array, shape (rows,)
-    statistic : "mean", "median", or a function of a 1-D array
-        Anything but the mean is computed once per resample: choose a smaller `n_boot`.
-    baseline : array, shape (rows,), optional
-        The same rows under the baseline: the result is the paired difference, statistic(values) - statistic(baseline).
-    per : {"row", "patient"}
-        Weigh rows equally, or average within patients first.
+    patient, group : int array, shape (rows,)
+        As in `groups.resample_means`, for one attribute.
+    strata : sequence of Stratum
+    n_groups, n_draws, seed : int
+        Groups of the attribute; draws from the null; their seed.
+    min_support : int
+        Patients that a group needs in a stratum.
 
     Returns
     -------
-    Interval
-        NaN bounds with fewer than two patients; `se` is the bootstrap standard deviation.
-
-    Raises
-    ------
-    ValueError
-        Numbers of values and patients differ, or `per` is unknown.
-
-    Examples
-    --------
-    >>> patient_bootstrap([30.0, 31.0, 28.0, 29.0], ["a", "a", "b", "b"], n_boot=200).value
-    29.5
+    draws : float64, shape (n_draws, S, A, G)
+        NaN for groups below the minimum support. Any gap measure of them is that measure's null distribution.
     """
-    if per not in ("row", "patient"):
-        raise ValueError(f"per is 'row' or 'patient', got {per!r}")
-    values = np.stack([np.asarray(values, dtype=float)] + ([] if baseline is None else [np.asarray(baseline, float)]))
-    patient_ids = np.asarray(patient_ids)
-    if values.shape[1:] != patient_ids.shape:
-        raise ValueError(f"{values.shape[1]} values but {patient_ids.size} patient ids")
-    keep = np.isfinite(values).all(axis=0)
-    if not keep.any():
-        return Interval(np.nan, np.nan, np.nan, np.nan, 0, n_boot)
-    patient, ids = patient_codes(patient_ids[keep])
-    n_rows = np.bincount(patient)
-    sums = np.stack([np.bincount(patient, row) for row in values[:, keep]])  # (1 or 2, patients)
-    if per == "patient":
-        values, patient, keep = sums / n_rows, np.arange(len(ids)), np.ones(len(ids), dtype=bool)
-        sums, n_rows = values, np.ones(len(ids))
-    values = values[:, keep]
-    if statistic == "mean":
-        point = (sums.sum(axis=1) / n_rows.sum())[:, None]
-        draws = np.concatenate([weights.astype(float) @ sums.T / (weights @ n_rows)[:, None]
-                                for weights in patient_weights(len(ids), n_boot, seed)]).T  # fmt: skip
-    else:
-        function = np.median if statistic == "median" else statistic
-        point = np.array([[function(row)] for row in values])
-        draws = np.array([[function(np.repeat(row, weight[patient])) for row in values]
-                          for weights in patient_weights(len(ids), n_boot, seed) for weight in weights]).T  # fmt: skip
-    estimate, draws = (x[0] if baseline is None else x[0] - x[1] for x in (point, draws))
-    if len(ids) < 2:
-        return Interval(float(estimate[0]), np.nan, np.nan, np.nan, len(ids), n_boot)
-    low, high = percentile_interval(draws, alpha)
-    return Interval(float(estimate[0]), float(low), float(high), float(draws.std(ddof=1)), len(ids), n_boot)
+    cells = cell_sums(patient, group, strata)
+    code = cells.unit_codes[:, 0]
+    draws = np.full((n_draws, len(strata), cells.sums.shape[2] - 1, n_groups), np.nan)
+    for s in range(len(strata)):
+        rows = (code >= 0) & (cells.sums[:, s, 0] > 0)
+        sums, n_patients = cells.sums[rows, s].astype(float), np.bincount(code[rows], minlength=n_groups)
+        for g in np.flatnonzero(n_patients >= max(min_support, 1)):
+            totals = _draw_totals(sums, n_patients[g], n_draws, np.random.default_rng([seed, s, g]))
+            draws[:, s, :, g] = totals[:, 1:] / totals[:, :1]
+    return draws
+
+
+def _draw_totals(sums: np.ndarray, size: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Sums over `size` patients drawn with replacement from `sums` (patients, columns): shape (n_draws, columns)."""
+    if size <= MANY_PATIENTS:
+        return sums[rng.integers(0, len(sums), (n_draws, size))].sum(axis=1)
+    mean, covariance = size * sums.mean(axis=0), size * np.cov(sums.T, ddof=0)
+    return rng.multivariate_normal(mean, covariance, n_draws, method="eigh")
+
+
+def noise_band(null_gaps: np.ndarray, alpha: float = 0.05) -> Gap:
+    """Expected gap and its central (1 - alpha) range with no true disparity, over the first axis of `null_gaps`.
+
+    For a max-min gap `null_gaps` is `group_range(null_means(...))`; for EODD the mean of two of its strata.
+    """
+    low, high = np.quantile(null_gaps, [alpha / 2, 1 - alpha / 2], axis=0)
+    return Gap(np.mean(null_gaps, axis=0), low, high)
+
+
+def dispersion(result: GroupMeans) -> np.ndarray:
+    """Standard deviation between groups, sampling variance taken out; its square is unbiased.
+
+    Returns
+    -------
+    sd : float64, shape (S, A)
+        Negative where groups differ less than chance makes them (the square root of the absolute value, signed);
+        NaN with fewer than two estimable groups.
+    """
+    known = ~np.isnan(result.value)
+    n = known.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, result.value, 0).sum(axis=-1, keepdims=True) / n[..., None]
+        between = np.where(known, (result.value - mean) ** 2, 0).sum(axis=-1) / (n - 1)
+        corrected = between - np.where(known, result.variance, 0).sum(axis=-1) / n
+    return np.where(n > 1, np.sign(corrected) * np.sqrt(np.abs(corrected)), np.nan)

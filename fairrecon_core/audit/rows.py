@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from scipy.stats import norm
 
-from fairrecon_core.audit import gaps, inference, multiplicity
+from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.groups import GroupMeans
 from fairrecon_core.audit.matching import Matched
 from fairrecon_core.audit.metrics import aggregate
@@ -169,7 +169,7 @@ def gap_rows(parts: list[Part], attribute: str, choices: Choices) -> list[dict]:
     rows = []
     for i, part in enumerate(parts):
         name = gap_of(part.metric)
-        band = _null_gap_of_aurocs(part, choices) if part.null is None else gaps.group_range(part.null)
+        band = _null_gap_of_aurocs(part, choices) if part.null is None else inference.group_range(part.null)
         own = _gap_row(part, name, part.label, *_gap_bounds(part.result, None, choices), part.change_p, band, choices)
         rows += own + _dispersion_rows(part, own)
         if part.metric == "tpr" and parts[i + 1].metric == "fpr":  # they come in pairs
@@ -182,7 +182,7 @@ def gap_rows(parts: list[Part], attribute: str, choices: Choices) -> list[dict]:
 def _null_gap_of_aurocs(part: Part, choices: Choices) -> np.ndarray:
     """Max-min gap of equal AUROCs under normal errors with their cluster-robust variances, (draws, A)."""
     noise = np.random.default_rng(choices.seed).standard_normal((1000, *part.result.variance[0].shape))
-    return gaps.group_range(noise * np.sqrt(part.result.variance[0]))
+    return inference.group_range(noise * np.sqrt(part.result.variance[0]))
 
 
 def omnibus_p_value(p_value: np.ndarray, did: inference.Contrast) -> np.ndarray:
@@ -197,12 +197,12 @@ def omnibus_p_value(p_value: np.ndarray, did: inference.Contrast) -> np.ndarray:
     return np.where((n_tests == 1) | np.isnan(p_value), by_pairs, p_value)
 
 
-def _gap_bounds(result: GroupMeans, together, choices: Choices) -> tuple[gaps.Gap, gaps.Gap, gaps.Gap]:
+def _gap_bounds(result: GroupMeans, together, choices: Choices) -> tuple[inference.Gap, inference.Gap, inference.Gap]:
     """The gap with its interval, its change with its interval, and the wider-level interval for equivalence."""
     return (
-        gaps.range_interval(result, together, choices.alpha),
-        gaps.change_interval(result, together, choices.alpha),
-        gaps.change_interval(result, together, 2 * choices.alpha),
+        inference.range_interval(result, together, choices.alpha),
+        inference.change_interval(result, together, choices.alpha),
+        inference.change_interval(result, together, 2 * choices.alpha),
     )
 
 
@@ -211,7 +211,7 @@ def _gap_row(part, metric, label, state, moved, inner, p_value, band, choices, u
     unit = unit or unit_of(part.metric)
     margin, n = choices.margin_of(unit), part.result.n_patients[0]
     estimable = ~np.isnan(part.result.value[0]).any(axis=0)
-    low, high = (np.nan, np.nan) if band is None else gaps.noise_band(band, choices.alpha)[1:]
+    low, high = (np.nan, np.nan) if band is None else inference.noise_band(band, choices.alpha)[1:]
     rows = []
     for a, (arm, level) in enumerate(part.arms):
         within = inner.low[0, a] > -margin and inner.high[0, a] < margin
@@ -229,7 +229,7 @@ def _gap_row(part, metric, label, state, moved, inner, p_value, band, choices, u
 
 def _dispersion_rows(part: Part, gap_rows: list[dict]) -> list[dict]:
     """Spread between subgroups without its sampling variance; test and verdict are those of the max-min row."""
-    spread = gaps.dispersion(part.result)[0]
+    spread = inference.dispersion(part.result)[0]
     undefined = dict.fromkeys(("ci_low", "ci_high", "delta_ci_low", "delta_ci_high", "band_low", "band_high"), np.nan)
     return [
         row
@@ -252,7 +252,7 @@ def _eodd_rows(tpr: Part, fpr: Part, choices: Choices) -> list[dict]:
     )  # fmt: skip
     joined = []
     for k, gap in enumerate(_gap_bounds(both, [(0, 1)], choices)):
-        joined.append(gaps.Gap(*(aggregate(array[:1], array[1:], choices.agg) for array in gap)))
+        joined.append(inference.Gap(*(aggregate(array[:1], array[1:], choices.agg) for array in gap)))
         if k:  # the change of an aggregate is not the aggregate of changes unless it is a mean
             joined[k] = joined[k]._replace(value=joined[0].value[:, 1:] - joined[0].value[:, :1])
     if choices.agg == "max":  # bounds of a maximum's change: it moves by one of the two changes
@@ -260,7 +260,7 @@ def _eodd_rows(tpr: Part, fpr: Part, choices: Choices) -> list[dict]:
             joined[k] = joined[k]._replace(
                 low=gap.low.min(axis=0, keepdims=True), high=gap.high.max(axis=0, keepdims=True)
             )
-    null = aggregate(gaps.group_range(tpr.null), gaps.group_range(fpr.null), choices.agg)
+    null = aggregate(inference.group_range(tpr.null), inference.group_range(fpr.null), choices.agg)
     p_value = np.minimum(1, 2 * np.minimum(tpr.change_p, fpr.change_p))
     rows = _gap_row(tpr, "eodd", "", *joined, p_value, null, choices)
     n = np.minimum(tpr.result.n_patients, fpr.result.n_patients)[0]
@@ -283,11 +283,11 @@ def _ser_rows(part: Part, choices: Choices) -> list[dict]:
         se={"level": result.se["level"] * scale, "change": result.se["change"] * moved},
     )  # fmt: skip
     state, change, inner = _gap_bounds(logs, None, choices)
-    ratio = gaps.Gap(*(np.exp(array) for array in state))
+    ratio = inference.Gap(*(np.exp(array) for array in state))
     base = ratio.value[:, :1]
-    delta, inside = (gaps.Gap(ratio.value[:, 1:] - base, base * np.expm1(gap.low), base * np.expm1(gap.high))
+    delta, inside = (inference.Gap(ratio.value[:, 1:] - base, base * np.expm1(gap.low), base * np.expm1(gap.high))
                      for gap in (change, inner))  # fmt: skip
-    band = np.exp(gaps.group_range(error(part.null)))
+    band = np.exp(inference.group_range(error(part.null)))
     return _gap_row(part, "ser", "", ratio, delta, inside, part.change_p, band, choices, unit="ratio")
 
 

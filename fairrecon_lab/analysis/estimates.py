@@ -12,7 +12,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairrecon_core.audit.inference import patient_bootstrap
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_lab import plots
 from fairrecon_lab.paper import numbers
 

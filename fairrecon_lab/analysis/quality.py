@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from fairrecon_core.audit.engine import Stratum, patient_codes
-from fairrecon_core.audit.gaps import group_range, noise_band, null_means, range_interval
 from fairrecon_core.audit.groups import resample_means
-from fairrecon_core.audit.inference import contrast
+from fairrecon_core.audit.inference import contrast, group_range, noise_band, null_means, range_interval
 from fairrecon_core.audit.multiplicity import omnibus_test
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_lab.analysis.estimates import interval_text, mean_of

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairrecon_core.audit.inference import contrast, patient_bootstrap
+from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_core.audit.inference import contrast
 from fairrecon_lab import plots
 from fairrecon_lab.analysis.estimates import GREY, caption, legend_beside, whose
 from fairrecon_lab.analysis.quality import Subgroups

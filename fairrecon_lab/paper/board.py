@@ -7,7 +7,7 @@ where networks are trained anew); those that need scores only, or a few images, 
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.inference import patient_bootstrap
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.degrade.mri import undersample
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.settings import project_folder

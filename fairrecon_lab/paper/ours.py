@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.engine import patient_codes, patient_weights, weighted_auroc
-from fairrecon_core.audit.inference import patient_bootstrap
 from fairrecon_core.audit.metrics import dice
 from fairrecon_lab import plots
 from fairrecon_lab.paper.evaluation import published_audit, published_psnr_gap, published_segmentation

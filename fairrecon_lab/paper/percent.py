@@ -3,7 +3,7 @@
 A cell is a task, an attribute and an arm; the gap is EODD of a classifier or SER of the segmenter. The median hides the
 sign of what divides: a gap of .02 that grows by .005 counts as much as one of .40 that grows by .10. Beside it stands
 the law of the same median where nothing changed: `null_percent` gives every subgroup patients of all subgroups
-(`audit.gaps.null_means`), with all their arms, so that clean and arm keep the decisions that they share.
+(`audit.inference.null_means`), with all their arms, so that clean and arm keep the decisions that they share.
 
 The laws at the papers' own sizes are in `unchanged`; they need no data.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.engine import Stratum, patient_codes
-from fairrecon_core.audit.gaps import group_range, null_means
+from fairrecon_core.audit.inference import group_range, null_means
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.metrics import UNKNOWN, intersect
 

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, means, observed, patient_codes, resample
-from fairrecon_core.audit.gaps import group_range
-from fairrecon_core.audit.inference import Contrast
+from fairrecon_core.audit.inference import Contrast, group_range
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.metrics import UNKNOWN, intersect
 from fairrecon_core.audit.multiplicity import step_down_max_t

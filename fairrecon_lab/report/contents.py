@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit import metrics, signed_cells
+from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
-from fairrecon_core.audit.inference import contrast, patient_bootstrap
+from fairrecon_core.audit.inference import contrast
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.measures import image_metrics
 from fairrecon_core.tables import SCHEMAS, read_parquet, read_table
