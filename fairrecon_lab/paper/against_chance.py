@@ -89,28 +89,17 @@ def result(where: tuple, statistic: str, law: str, printed: float, drawn, precis
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
     above = printed >= middle
     share = np.mean(drawn >= printed - precision) if above else np.mean(drawn <= printed + precision)
-    values = [
-        *where,
-        statistic,
-        law,
-        printed,
-        middle,
-        low,
-        high,
-        share,
-        monte_carlo_error(share, len(drawn)),
-        len(drawn),
-    ]
-    return dict(zip(COLUMNS, values))
+    named = dict(zip(COLUMNS, (*where, statistic, law, printed)))
+    band = {"expected": middle, "low": low, "high": high}
+    return named | band | {"share": share, "error": monte_carlo_error(share, len(drawn)), "n_draws": len(drawn)}
 
 
 # ---------------------------------------------------------------------- Table 1: baselines
 def baselines(n_draws: int) -> Iterator[dict]:
     """Table 1: what equal rates would print as the mean EODD over all tasks; by race, with six and with four groups."""
-    printed, rng = paper_table("F1", "value"), np.random.default_rng(1)
+    printed, rng, one = paper_table("F1", "value"), np.random.default_rng(1), Law((0.0,))
     for attribute, name in NAMES.items():
         tasks = [task for _, task in cells([attribute]) if attribute == "sex" or task not in BRAIN_NEGATIVES]
-        one = Law((0.0,))
         drawn = [eodd_pairs(Cell.of(attribute, task), one, n_draws, rng, spread=(0, 0))[:, 0] for task in tasks]
         value = printed.loc["Classification", f"{name} mean"]
         where = ("F1", "Classification", f"{name} mean")
