@@ -135,7 +135,9 @@ def test_the_published_test_flags_more_where_the_gap_is_clear():
 def test_a_share_of_no_world_still_has_an_error():
     assert flagged.monte_carlo_error(0.5, 100) == pytest.approx(0.05)
     assert 0 < flagged.monte_carlo_error(0.0, 400) == pytest.approx(1 / 400, rel=0.01)
-    assert flagged.chance_of(9, [0, 1, 2, 9]) == (0.25, pytest.approx(np.sqrt(0.25 * 0.75 / 4)))
+    row = measured.result(("F3", "x", "y"), "count", "no change", 9, [0, 1, 2, 9])
+    assert (row["share"], row["expected"]) == (0.25, 1.5) and row["error"] == pytest.approx(np.sqrt(0.25 * 0.75 / 4))
+    assert measured.result(("F3", "x", "y"), "count", "no change", 0, [0, 1, 2, 9])["share"] == 0.25
 
 
 # ---------------------------------------------------------------------- AUROC

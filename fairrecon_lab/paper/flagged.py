@@ -6,8 +6,6 @@ than the observed change: p < .05 is one-sided with the side picked after lookin
 sizes.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -57,7 +55,7 @@ def flagged_cells(law: Law, attribute: str, n_draws: int = 100, n_boot: int = 30
     law : Law
         Of `unchanged`; its number of arms times 12 findings are tested.
     attribute : str
-        "sex", "age_group", "race" or "merged_race".
+        "sex", "age_group" or "race".
     n_draws, n_boot, seed : int
         Worlds; resamples in each; the seed.
 
@@ -67,20 +65,13 @@ def flagged_cells(law: Law, attribute: str, n_draws: int = 100, n_boot: int = 30
         Columns `flagged` and `up`, numbers of cells.
     """
     rng, found = np.random.default_rng(seed), np.zeros((n_draws, 2), dtype=int)
-    for _, task in cells([attribute.replace("merged_", "")]):
+    for _, task in cells([attribute]):
         if not task.startswith("tumour"):
             cell = Cell.of(attribute, task, law.design_effect)
             for pairs in draw_pairs(cell, law, n_draws, rng)[1]:
                 change, p_value = published_p_values(pairs, cell.empty, n_boot, rng)
                 found += np.stack([p_value < ALPHA, (p_value < ALPHA) & (change > 0)], axis=1)
     return pd.DataFrame(found, columns=["flagged", "up"])
-
-
-def chance_of(count: int, drawn: Sequence[int]) -> tuple[float, float]:
-    """Share of worlds on the outer side of `count` as seen from their median, and its Monte Carlo standard error."""
-    drawn = np.asarray(drawn)
-    share = np.mean(drawn >= count) if count >= np.median(drawn) else np.mean(drawn <= count)
-    return float(share), monte_carlo_error(share, len(drawn))
 
 
 def monte_carlo_error(share: float, n_draws: int) -> float:

@@ -102,7 +102,6 @@ def true_spread(attribute: str, task: str, n_draws: int = 300, seed: int = 0) ->
     Parameters
     ----------
     attribute, task : str
-        "merged_race" has no printed baseline of its own and takes that of "race" as the true spread.
     n_draws, seed : int
         Worlds behind each of `SPREADS`; their seed.
 
@@ -112,7 +111,7 @@ def true_spread(attribute: str, task: str, n_draws: int = 300, seed: int = 0) ->
         0 where equal rates print as much or more: then the print holds no evidence of a spread.
     """
     cell, rng = Cell.of(attribute, task), np.random.default_rng(seed)
-    printed = numbers("5").query("arm == 'clean' and attribute == @attribute.replace('merged_', '') and task == @task")
+    printed = numbers("5").query("arm == 'clean' and attribute == @attribute and task == @task")
     eodd, eop = printed.set_index("metric")["value"][["eodd", "eop"]]
     means = []
     for spread in SPREADS:
