@@ -297,7 +297,7 @@ def figures(run: Contents) -> str:
         return gallery(run.folder)
     n = len(list((run.folder / "figures").glob("*.png")))
     why = "not every cohort of this run is simulated, and a figure may show a patient"
-    return f"<p>{n} figures are left out of this page: {why}. They stay in the run's folder.</p>" if n else ""
+    return f"<p>Figures left out of this page: {n}; {why}. They stay in the run's folder.</p>" if n else ""
 
 
 def costs(run: Contents) -> str:
