@@ -18,13 +18,16 @@ STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 ON_PRINT = "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(d => d.open = true))"
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, with_images: bool = False) -> Path:
     """Write `report.html` into the folder of a run.
 
     Parameters
     ----------
     folder : path
         `runs/<profile>`, with a `run.json`; tables, cohorts and figures as far as there are any.
+    with_images : bool
+        Whether figures are shown although the run has, or may have, a cohort that is not simulated. A figure may hold
+        an image of a patient, and a page travels further than a folder.
 
     Returns
     -------
@@ -38,7 +41,7 @@ def write_report(folder: str | Path) -> Path:
     """
     path = Path(folder) / "report.html"
     part = path.with_name("report.html.part")
-    part.write_text(page(Contents(folder)), encoding="utf-8")
+    part.write_text(page(Contents(folder, with_images)), encoding="utf-8")
     part.replace(path)
     return path
 

@@ -60,9 +60,16 @@ def banners(run: Contents) -> str:
         shown.append(("note", f"Simulated patients{about}.", text))
     if real := [name for name in run.cohorts if name not in run.simulated]:
         text = "A gap between recorded groups does not say where it comes from."
-        shown.append(("note", f"Real patients ({safe(', '.join(real))}).", text))
+        shown.append(("note", f"Real patients ({safe(', '.join(real))}).", f"{text} {agreements(run, real)}"))
     shown += [("stop", "Could not be used:", safe(problem)) for problem in dict.fromkeys(run.problems)]
     return "".join(f'<p class="{kind}" role="note"><strong>{word}</strong> {text}</p>' for kind, word, text in shown)
+
+
+def agreements(run: Contents, real: list[str]) -> str:
+    """Under which agreement the data of each real cohort may be used, as its record states it."""
+    stated = [f"{name}: {run.cohorts[name].info.get('licence') or 'not stated in its record, ask its source'}"
+              for name in real]  # fmt: skip
+    return f"Data agreement: {safe('; '.join(stated))}."
 
 
 def answer(run: Contents) -> str:
@@ -276,8 +283,12 @@ def people(run: Contents) -> str:
 
 
 def figures(run: Contents) -> str:
-    """Every figure, by notebook."""
-    return gallery(run.folder)
+    """Every figure, by notebook; of real patients only on request."""
+    if run.shows_images:
+        return gallery(run.folder)
+    n = len(list((run.folder / "figures").glob("*.png")))
+    why = "not every cohort of this run is simulated, and a figure may show a patient"
+    return f"<p>Figures left out of this page: {n}; {why}. They stay in the run's folder.</p>" if n else ""
 
 
 def costs(run: Contents) -> str:
