@@ -42,10 +42,12 @@ def main(argv):
             sys.exit("--torch takes cpu or auto, got %r" % torch_build)
     python = interpreter(torch_build)
     path = str(python.parent) + os.pathsep + os.environ.get("PATH", "")
-    environment = dict(
-        MEMORY, **os.environ | {"PATH": path, "FAIRRECON_HOME": str(ROOT)}
-    )  # file names on the command line stay the caller's
-    return subprocess.call([str(python), "-m", "fairrecon_lab.cli", *argv], env=environment)
+    first = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
+    )  # this clone's code, not another's
+    environment = dict(MEMORY, **os.environ | {"PATH": path, "FAIRRECON_HOME": str(ROOT), "PYTHONPATH": first})
+    # file names on the command line stay the caller's, but -P: no module is taken from the caller's folder
+    return subprocess.call([str(python), "-P", "-m", "fairrecon_lab.cli", *argv], env=environment)
 
 
 def interpreter(torch_build=""):
@@ -89,12 +91,17 @@ def digest(torch_build):
 
 def install(python, torch_build):
     """Make `.venv` and install the locked packages: with uv, which is put into it, or with pip if uv cannot be had."""
+    if not os.access(str(ROOT), os.W_OK):
+        sys.exit(
+            "%s cannot be written, so no .venv can be made there: activate an environment that has the packages of "
+            "requirements.lock, or copy the clone; FAIRRECON_RUNS names a folder for results" % ROOT
+        )
     print("preparing .venv (once; about 6 GB with torch's CUDA build, 2 GB with --torch cpu)", flush=True)
     if not python.exists() or not healthy(python):
         shutil.rmtree(str(VENV), ignore_errors=True)
         run([sys.executable, "-m", "venv", str(VENV)])
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    with_uv = subprocess.call(pip + ["uv"], cwd=str(ROOT)) == 0
+    with_uv = subprocess.call(pip + ["uv"], cwd=str(ROOT), env=into_venv()) == 0
     if with_uv:
         pip = [str(BIN / ("uv" + EXE)), "pip", "install", "--quiet", "--python", str(python)]
     elif torch_build:
@@ -110,10 +117,25 @@ def install(python, torch_build):
     run(pip + ["--no-deps", "--no-build-isolation", "-e", str(ROOT)])
 
 
+def into_venv():
+    """The environment without what would make pip or uv install elsewhere than into .venv."""
+    elsewhere = {
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_ROOT",
+        "PIP_USER",
+        "PYTHONHOME",
+        "UV_TARGET",
+        "UV_PREFIX",
+        "UV_SYSTEM_PYTHON",
+    }
+    return dict({name: value for name, value in os.environ.items() if name not in elsewhere}, PIP_USER="0")
+
+
 def healthy(python):
     """Whether an existing .venv still answers, which it does not after its Python was removed or upgraded."""
     try:
-        return subprocess.call([str(python), "-c", "import pip"], stderr=subprocess.DEVNULL) == 0
+        return subprocess.call([str(python), "-c", "import pip"], cwd=str(ROOT), stderr=subprocess.DEVNULL) == 0
     except OSError:
         return False
 
@@ -128,7 +150,7 @@ def without_cuda(lock, target):
 
 def run(command):
     """Run one step and stop with its name if it fails."""
-    if subprocess.call(command, cwd=str(ROOT)) != 0:
+    if subprocess.call(command, cwd=str(ROOT), env=into_venv()) != 0:
         sys.exit("this step failed: " + " ".join(command))
 
 

@@ -19,8 +19,8 @@ from report import Report, parser
 from fairrecon_core.audit.inference import patient_bootstrap
 from fairrecon_core.predict import quality
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps.chain import Chain
 from fairrecon_core.steps.folder import Run, run_folder
+from fairrecon_core.steps.pipeline import open_cohort
 
 LEVEL = 10_000
 SAMPLERS = {"euler, 100 calls": ("euler", 100), "ode2, 10 calls": ("ode2", 10)}
@@ -32,13 +32,13 @@ def main() -> bool:
     options.add_argument("--n", type=int, default=64, help="number of test images")
     given = options.parse_args()
     torch.set_num_threads(1)
-    chain = Chain(Run(run_folder("tutorial", {}), load_settings("tutorial")), "chest")
-    rows = chain.rows(LEVEL)[: given.n]
-    ids, clean = chain.names_of(rows), chain.cohort.images_at(rows)
-    degraded = chain.degradation(clean, LEVEL, ids, seed=chain.settings.seed)
-    images, seconds = walk(chain.reconstructor("sde"), degraded, ids, chain.settings.seed)
+    steps = open_cohort(Run(run_folder("tutorial", {}), load_settings("tutorial")), "chest")
+    rows = steps.setup.rows(LEVEL)[: given.n]
+    ids, clean = steps.setup.names_of(rows), steps.cohort.images_at(rows)
+    degraded = steps.setup.degradation(clean, LEVEL, ids, seed=steps.setup.run.settings.seed)
+    images, seconds = walk(steps.weights.load("sde"), degraded, ids, steps.setup.run.settings.seed)
     measured = {key: quality.measure(found, clean) for key, found in images.items()}
-    patients = chain.cohort.table["patient_id"].to_numpy()[rows]
+    patients = steps.cohort.table["patient_id"].to_numpy()[rows]
 
     report = Report("sde")
     report.row("images", len(rows))

@@ -9,10 +9,11 @@ import sys
 
 from report import Report, parser
 
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.predict import quality
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps.chain import Chain, as_float
 from fairrecon_core.steps.folder import Run, run_folder
+from fairrecon_core.steps.pipeline import open_cohort
 
 
 def main() -> bool:
@@ -25,16 +26,16 @@ def main() -> bool:
     settings = load_settings("tutorial")
     run, report = Run(run_folder("tutorial", {}), settings), Report("sde_calls")
     for name in settings.cohorts:
-        chain = Chain(run, name)
-        rows = chain.rows(chain.audit_level, split="validation")[: given.n]
-        ids, clean = chain.names_of(rows), as_float(chain.cohort.images_at(rows))
-        degraded = chain.degradation(clean, chain.audit_level, ids, seed=settings.seed)
-        network, few = chain.reconstructor("sde"), slice(given.n_spread)
+        steps = open_cohort(run, name)
+        rows = steps.setup.rows(steps.audit_level, split="validation")[: given.n]
+        ids, clean = steps.setup.names_of(rows), as_float(steps.cohort.images_at(rows))
+        degraded = steps.setup.degradation(clean, steps.audit_level, ids, seed=settings.seed)
+        network, few = steps.weights.load("sde"), slice(given.n_spread)
         network.sampler = "ode2"
         for network.n_steps in given.calls:
-            images = network(degraded, chain.audit_level, image_ids=ids, seed=settings.seed)
+            images = network(degraded, steps.audit_level, image_ids=ids, seed=settings.seed)
             measured = quality.measure(images, clean)[["psnr_db", "lpips"]].mean()
-            several = network.samples(degraded[few], chain.audit_level, 8, image_ids=ids[few], seed=settings.seed)
+            several = network.samples(degraded[few], steps.audit_level, 8, image_ids=ids[few], seed=settings.seed)
             error = ((several.mean(0).numpy() - clean[few]) ** 2).mean()
             promised = several.var(0).mean().item() * (1 + 1 / 8)
             about = f"{name}, {network.n_steps} calls"

@@ -18,7 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-LARGEST = 2**30  # bytes of one file; anything above is no film, and may be an archive bomb
+LARGEST = 2**28  # bytes of one file; anything above is no film, and may be an archive bomb
+MOST_PACKED = 1100  # times that deflate makes a file smaller, at most
 DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError,
            RuntimeError, NotImplementedError, Image.DecompressionBombError)  # fmt: skip
 
@@ -156,7 +157,7 @@ class _Zip:
         return {_inside(info.filename, self.path): info for info in self.file.infolist() if not info.is_dir()}
 
     def read(self, info) -> bytes:
-        _check_size(info.file_size)
+        _check_size(info.file_size, info.compress_size)
         with self.lock:  # opening and closing count references without a lock of their own
             member = self.file.open(info)
         try:
@@ -212,8 +213,8 @@ def _is_litter(name: str) -> bool:
     return "__MACOSX/" in name or name.rpartition("/")[2].startswith(("._", ".DS_Store"))
 
 
-def _check_size(n_bytes: int) -> None:
-    if n_bytes > LARGEST:
+def _check_size(n_bytes: int, packed: int | None = None) -> None:
+    if n_bytes > LARGEST or (packed is not None and n_bytes > MOST_PACKED * (packed + 1)):
         raise ValueError(f"{n_bytes:,} bytes are more than a film can have")
 
 

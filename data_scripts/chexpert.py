@@ -31,19 +31,10 @@ from pathlib import Path
 
 import pandas as pd
 from archives import Source
-from common import (
-    convert,
-    decode,
-    first_patients,
-    lookup,
-    number,
-    parser,
-    read_csv,
-    run,
-    to_square,
-    to_unit,
-    with_columns,
-)
+from common import Funnel, convert, first_patients, joined, lookup, number, parser, read_csv, run, with_columns
+from films import decode, to_square, to_unit
+
+from fairrecon_lab.reading import text_table
 
 ABOUT = {
     "source": "CheXpert v1.0, https://aimi.stanford.edu/datasets/chexpert-chest-x-rays",
@@ -100,10 +91,26 @@ def read_sheet(data: bytes, name: str) -> pd.DataFrame:
         if name.lower().endswith(".xlsx"):
             frame = pd.read_excel(io.BytesIO(data), dtype=str, keep_default_na=False, engine="openpyxl")
         else:
-            frame = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            frame, _ = text_table(data, name, ("PATIENT", "PRIMARY_RACE"))
     except Exception as error:  # whatever zip, XML and CSV readers raise
         raise ValueError(f"{name} is not a whole table ({error}): fetch it again") from error
-    return with_columns(frame.fillna(""), name, ["PATIENT", "PRIMARY_RACE"])
+    return with_columns(frame, name, ["PATIENT", "PRIMARY_RACE"])
+
+
+def patient_number(text: str, where: str) -> str:
+    """A patient's number without its zeros: a spreadsheet makes `1` or `patient1` of `patient00001`.
+
+    Raises
+    ------
+    ValueError
+        The `text` holds no number; the message names `where` it stands.
+    """
+    match = re.fullmatch(r"(?:patient)?[ _]*0*(\d+)(?:\.0)?", text.strip().lower())
+    if not match:
+        raise ValueError(
+            f"{where}: {text!r} in column 'PATIENT' should look like patient00001: take the original sheet"
+        )
+    return match[1]
 
 
 def read_races(sheet: pd.DataFrame, name: str) -> tuple[dict[str, str], int]:
@@ -111,7 +118,7 @@ def read_races(sheet: pd.DataFrame, name: str) -> tuple[dict[str, str], int]:
     races: dict[str, set] = {}
     for patient, race in zip(sheet["PATIENT"], sheet["PRIMARY_RACE"]):
         group = lookup(RACE, race.lower(), "PRIMARY_RACE", f"{patient} in {name}", "RACE") or "unknown"
-        races.setdefault(patient.lower(), set()).add(group)
+        races.setdefault(patient_number(patient, name), set()).add(group)
     known = {patient: groups - {"unknown"} for patient, groups in races.items()}
     torn = sum(len(groups) > 1 for groups in known.values())
     return {patient: next(iter(groups)) if len(groups) == 1 else "unknown" for patient, groups in known.items()}, torn
@@ -145,13 +152,15 @@ def find_races(source: Source, demographics: str | None) -> tuple[dict[str, str]
                    f"{torn} patients with rows of different race: unknown"]  # fmt: skip
 
 
-def read_entries(source: Source, views: str) -> tuple[pd.DataFrame, list[str]]:
+def read_entries(source: Source, views: str, funnel: Funnel | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Rows of train.csv and valid.csv whose images are there, in the order to read them in, and what was noted.
 
     Parameters
     ----------
     source : Source
     views : {"frontal", "all"}
+    funnel : Funnel, optional
+        Counts who is left.
 
     Returns
     -------
@@ -173,6 +182,8 @@ def read_entries(source: Source, views: str) -> tuple[pd.DataFrame, list[str]]:
             f"Path {table['Path'][keys.index(None)]!r} names no patient and study: take the original table"
         )
     table["patient_id"], table["study"] = [key[1] for key in keys], [int(key[2][5:]) for key in keys]
+    funnel = Funnel() if funnel is None else funnel
+    funnel.count("recorded in train.csv and valid.csv", table)
     table["image_id"] = ["_".join(key.groups()).rpartition(".")[0] for key in keys]
     if table["image_id"].duplicated().any():
         raise ValueError(
@@ -181,6 +192,7 @@ def read_entries(source: Source, views: str) -> tuple[pd.DataFrame, list[str]]:
     files = {_image_id(match): name for name in source.names if (match := PLACE.search(name))}
     table["file"] = table["image_id"].map(files)
     kept = table if views == "all" else table[table["Frontal/Lateral"] == "Frontal"]
+    funnel.count("frontal" if views == "frontal" else "of any view", kept)
     notes = [] if "valid.csv" in str(names[1]) else ["no valid.csv: train.csv alone"]
     notes += [f"{len(table) - len(kept)} lateral images left out"] if views == "frontal" else []
     notes += [f"{int(kept['file'].isna().sum())} images of the tables are not in the source"]
@@ -188,6 +200,7 @@ def read_entries(source: Source, views: str) -> tuple[pd.DataFrame, list[str]]:
     notes += [f"{int((ages == '0').sum())} images with age 0, taken as unknown"]
     notes += [f"{int((ages == '90').sum())} images with age 90, which stands for 90 and above"]
     kept = kept.dropna(subset="file").set_index("file")
+    funnel.count("with image", kept)
     return kept.loc[source.ordered(kept["image_id"].to_dict())].reset_index(), notes
 
 
@@ -224,7 +237,7 @@ def read_row(entry: dict, races: dict[str, str], arguments) -> dict:
         "modality": "xray",
         "sex": lookup(SEX, entry["Sex"], "Sex", where, "SEX"),
         "age_years": number(entry["Age"], "Age", where) or None,
-        "race": races.get(entry["patient_id"].lower(), "unknown"),
+        "race": races.get(patient_number(entry["patient_id"], where), "unknown"),
         **labels,
         "x_view": lookup(VIEW, entry["AP/PA"], "AP/PA", where, "VIEW") or entry["Frontal/Lateral"].lower(),
         "x_study": entry["study"],
@@ -241,26 +254,31 @@ def items(source: Source, entries: pd.DataFrame, races: dict[str, str], argument
 
 def _film(source, name, arguments):
     pixels = decode(source.read(name), name)
-    return to_square(to_unit(pixels, arguments.scale), arguments.size, arguments.fit)
+    return to_square(to_unit(pixels, arguments.scale, name), arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort."""
-    options = parser(__doc__)
+    options = parser(__doc__, conflicts="unknown")
     options.add_argument("--demographics", metavar="FILE", help=f"{SHEETS[0]} or .csv, if it is not in SOURCE; or none")
     options.add_argument("--views", choices=tuple(EXPECTED), default="frontal", help="which films (frontal)")
     options.add_argument("--uncertain", choices=tuple(UNCERTAIN), default="ignore", help="what -1 becomes (ignore)")
     options.add_argument("--blank", choices=tuple(BLANK), default="ignore", help="what a blank becomes (ignore)")
     arguments = options.parse_args(argv)
     source = Source(arguments.source)
+    funnel = Funnel()
     races, notes = find_races(source, arguments.demographics)
-    entries, more = read_entries(source, arguments.views)
+    entries, more = read_entries(source, arguments.views, funnel)
+    if arguments.demographics != "none":
+        numbers = [patient_number(patient, "train.csv") for patient in entries["patient_id"].unique()]
+        notes.append(joined(numbers, races, "the demographic sheet", arguments.min_joined))
     entries = first_patients(entries, arguments.patients)
     choices = {name: getattr(arguments, name) for name in ("views", "uncertain", "blank")}
     return convert(
         arguments, source, items(source, entries, races, arguments), len(entries), name="chexpert",
-        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more, tasks=list(FINDINGS.values()),
-        roles=(0.7, 0.3), age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True, conflicts="unknown",
+        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more, funnel=funnel,
+        tasks=list(FINDINGS.values()),
+        roles=(0.7, 0.3), age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True,
     )  # fmt: skip
 
 

@@ -1,12 +1,12 @@
-"""What the conversion scripts share: tables and films, fitting to a square, options, and a report of what came out.
+"""What the conversion scripts share: tables, options, and a report of what came out. Pixels: `films.py`.
 
-Conventions: a source is a download as `archives.Source` reads it. Codes of a table are looked up in a dict of the
-script: an unknown one is refused by name. A film becomes float32 in [0, 1] first and a square second, as in the
-published code.
+Conventions: a source is a download as `archives.Source` reads it; tables are read as text. Codes of a table are looked
+up in a dict of the script: an unknown one is refused by name, but where a column only chooses rows. Every join says
+how many found a partner and fails below a share; every filter counts people (`Funnel`).
 """
 
 import argparse
-import io
+import math
 import os
 import sys
 from collections import deque
@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from archives import DAMAGED, Source
-from PIL import Image, ImageOps
+from archives import Source
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
 
-from fairrecon_core.cohort.folder import Cohort, write_cohort
+from fairrecon_core.cohort.folder import Cohort, amend_info, people_left, write_cohort
+from fairrecon_lab.reading import text_table
+
+MIN_SHARE = 0.5  # of a table that has to find a partner in a join
 
 
 def read_csv(source: Source | None, name: str, columns: Iterable[str]) -> pd.DataFrame:
@@ -38,10 +40,10 @@ def read_csv(source: Source | None, name: str, columns: Iterable[str]) -> pd.Dat
     """
     if source is None and not Path(name).exists():
         raise FileNotFoundError(f"no table {name}: give the path of the file")
-    data = io.BytesIO(Path(name).read_bytes() if source is None else source.read(name))
+    data = Path(name).read_bytes() if source is None else source.read(name)
     try:
-        frame = pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="replace")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        frame, _ = text_table(data, name, tuple(columns))
+    except ValueError as error:
         raise ValueError(f"{name} is not a whole CSV table ({error}): fetch it again") from error
     return with_columns(frame, name, columns)
 
@@ -52,7 +54,53 @@ def with_columns(frame: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.D
     if missing:
         there = ", ".join(map(str, frame.columns))
         raise ValueError(f"{name} has no column {', '.join(map(repr, missing))}; it has {there}: take the original")
-    return frame.apply(lambda values: values.str.strip())
+    return frame.astype(object).fillna("").apply(lambda values: values.str.strip())
+
+
+def agreeing(table: pd.DataFrame, key: str, name: str) -> pd.DataFrame:
+    """The table called `name` with one row for each `key`; ValueError if two rows of one key contradict each other."""
+    table = table.drop_duplicates()
+    twice = table[key].duplicated()
+    if twice.any():
+        same = table[table[key] == table[key][twice].iloc[0]]
+        column = next(column for column in table if same[column].nunique() > 1)
+        values = " and ".join(map(repr, same[column].unique()[:2]))
+        raise ValueError(f"{name} has rows of {same[key].iloc[0]!r} that contradict each other: {column} {values}")
+    return table
+
+
+def joined(wanted: Iterable, there: Iterable, what: str, share: float = MIN_SHARE) -> str:
+    """How many of the patients `wanted` have a row `there`, as a note.
+
+    Parameters
+    ----------
+    wanted, there : iterable of str
+    what : str
+        Name of the table that is joined.
+    share : float
+        Of `wanted` that has to be found.
+
+    Raises
+    ------
+    ValueError
+        Fewer are found: the ids are written in another way, or the table is of other people.
+    """
+    wanted, there = set(wanted), set(there)
+    n = len(wanted & there)
+    if n < share * len(wanted):
+        raise ValueError(
+            f"{what}: only {n} of {len(wanted)} patients have a row there (it has {sorted(there - wanted)[:1]}, lacks "
+            f"{sorted(wanted - there)[:1]}): write the ids alike, or lower --min-joined to {n / len(wanted):.2g}"
+        )
+    return f"{what}: {n} of {len(wanted)} patients have a row there"
+
+
+class Funnel(list):
+    """Who is left at each step of a conversion: dicts `step patients images`, as `cohort.json` keeps them."""
+
+    def count(self, step: str, frame: pd.DataFrame) -> None:
+        """Add a step: the rows of `frame`, which has a `patient_id`, are the images left."""
+        self.append({"step": step, "patients": int(frame["patient_id"].nunique()), "images": len(frame)})
 
 
 def lookup(codes: dict, value: str, column: str, where: str, table: str):
@@ -90,90 +138,16 @@ def number(value: str, column: str, where: str) -> float | None:
         raise ValueError(f"{where}: {value!r} in column {column!r} is no number: mend the table") from None
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Pixels of a PNG, JPEG or TIFF file.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    name : str
-        Its name, for the message.
-
-    Returns
-    -------
-    ndarray, uint8 or uint16, shape (H, W), or (H, W, 3) of a colour TIFF
-        Other colour images are turned into grey; the camera's orientation is applied.
-
-    Raises
-    ------
-    ValueError
-        The file is truncated or no image.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as film:
-            film.load()
-            if film.format == "TIFF" and film.mode == "RGB":
-                return np.asarray(film)
-            film = ImageOps.exif_transpose(film) if film.format == "JPEG" else film
-            deep = film.mode.startswith("I")
-            return np.asarray(film).astype(np.uint16) if deep else np.asarray(film.convert("L"))
-    except DAMAGED as error:
-        raise ValueError(
-            f"{name} is truncated or no image ({error}): fetch that file again, then start again"
-        ) from error
+def _years(text: str) -> float:
+    years = float(text)
+    if not (math.isfinite(years) and 0 < years <= 120):
+        raise argparse.ArgumentTypeError(f"{text!r} is no age in years")
+    return years
 
 
-def to_unit(image: np.ndarray, scale: str) -> np.ndarray:
-    """Grey values as float32 in [0, 1].
-
-    Parameters
-    ----------
-    image : ndarray, shape (H, W)
-        Of any type; a whole-number type tells the full scale.
-    scale : {"image", "fixed"}
-        Minimum to 0 and maximum to 1 of this image, as published (an even image becomes 0); or 0 to the largest
-        number of its type, which keeps the brightness of images comparable.
-    """
-    image = np.asarray(image)
-    low, high = (0, np.iinfo(image.dtype).max) if scale == "fixed" else (float(image.min()), float(image.max()))
-    return (image.astype(np.float32) - np.float32(low)) / np.float32(high - low if high > low else 1)
-
-
-def to_square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fit an image to a square.
-
-    Parameters
-    ----------
-    image : ndarray, float32, shape (H, W), in [0, 1]
-    size : int
-        Side of the square, in pixels.
-    fit : {"squeeze", "pad"}
-        Stretch both sides to `size`, as published; or keep the proportions and put black beside the short side.
-
-    Returns
-    -------
-    ndarray, float32, shape (size, size)
-        Resampled bilinearly with antialiasing; an image of that size is returned as it is.
-    """
-    height, width = image.shape
-    if fit == "pad":
-        height, width = (max(1, round(side * size / max(image.shape))) for side in image.shape)
-    else:
-        height = width = size
-    if image.shape != (height, width):
-        film = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
-        image = np.asarray(film.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    top, left = (size - height) // 2, (size - width) // 2
-    return np.pad(image, ((top, size - height - top), (left, size - width - left)))
-
-
-def mask_to_square(mask: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fit a mask, bool (H, W), to a square as `to_square` does: True where at least half is covered (`size`, `fit`)."""
-    return to_square(mask.astype(np.float32), size, fit) >= 0.5
-
-
-def parser(doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int = 1) -> argparse.ArgumentParser:
+def parser(
+    doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int = 1, conflicts: str = "error"
+) -> argparse.ArgumentParser:
     """The options that all conversions share.
 
     Parameters
@@ -184,6 +158,8 @@ def parser(doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int
         Choices of --scale, the default first.
     folds : int
         Default of --folds.
+    conflicts : {"error", "unknown"}
+        Default of --conflicts.
     """
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("source", metavar="SOURCE", type=Path, help="folder or archive as downloaded")
@@ -193,9 +169,13 @@ def parser(doc: str, *, scales: tuple[str, ...] = ("image", "fixed"), folds: int
     options.add_argument("--scale", choices=scales, default=scales[0], help=f"what becomes 1 ({scales[0]})")
     options.add_argument("--seed", type=int, default=1, help="decides splits, roles and folds (1)")
     options.add_argument("--folds", type=int, default=folds, help=f"cross-validation by patient if above 1 ({folds})")
-    options.add_argument("--age-cut", type=float, metavar="YEARS", help="young is below (default: see above)")
+    options.add_argument("--age-cut", type=_years, metavar="YEARS", help="young is below (default: see above)")
     options.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N",
                          help="threads that read ahead; they change no byte (one per core, at most 4)")  # fmt: skip
+    options.add_argument("--conflicts", choices=("error", "unknown"), default=conflicts,
+                         help=f"what a patient with two sexes or races becomes ({conflicts})")  # fmt: skip
+    options.add_argument("--min-joined", type=float, default=MIN_SHARE, metavar="SHARE",
+                         help=f"share of patients that a joined table has to know ({MIN_SHARE})")  # fmt: skip
     options.add_argument("--patients", type=int, metavar="N", help="only the first N patients, to try things out")
     return options
 
@@ -253,6 +233,7 @@ def convert(
     about: dict,
     expected: dict[str, int],
     notes: list[str],
+    funnel: Funnel,
     **options,
 ) -> Cohort:
     """Write the cohort, then print its summary, what was noted and the check of counts.
@@ -275,6 +256,8 @@ def convert(
         Patients and images of the complete data set under these options.
     notes : list of str
         Blemishes found and what became of them.
+    funnel : Funnel
+        Who was left at each step so far; what the cohort's table knows of them is added.
     **options
         For `write_cohort`.
 
@@ -293,11 +276,46 @@ def convert(
         options |= {"age_cut_years": arguments.age_cut, "age_cut_is_young": False}
     with closing(ahead(items, 1 if source.in_turn else arguments.workers)) as images:
         cohort = write_cohort(arguments.out, images, name=name, seed=arguments.seed, n_folds=arguments.folds,
-                              n_images=n_images, extra=about, **options)  # fmt: skip
+                              n_images=n_images, extra=about, conflicts=arguments.conflicts, **options)  # fmt: skip
+    flat, dim = weak_images(cohort)
+    if flat:
+        notes = [*notes, f"{len(flat)} images have one grey value (no image quality is measured there): {_some(flat)}"]
+    if dim:
+        notes = [*notes, f"{len(dim)} images are almost black, a few hot pixels are their maximum; --scale "
+                 f"volume-percentile or fixed keeps the rest bright: {_some(dim)}"]  # fmt: skip
+    funnel = [*funnel, *people_left(cohort.table)]
+    cohort = amend_info(cohort, notes=notes, funnel=funnel, one_grey_value=flat)
     print(summary(cohort))
     print("\n".join(["", "Noted", *(f"  {note}" for note in notes or ["nothing"])]))
+    print("\n".join(["", "Who is left", *(f"  {row['patients']:>7} patients {row['images']:>8} images  {row['step']}"
+                                           for row in funnel)]))  # fmt: skip
     print("\n".join(["", "Counts", *(f"  {line}" for line in check_counts(cohort.info["counts"], expected))]))
     return cohort
+
+
+def weak_images(cohort: Cohort, chunk: int = 256) -> tuple[list[str], list[str]]:
+    """Ids of the images with one grey value, and of those of which 99 % are darker than a tenth of the brightest pixel.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    chunk : int
+        Images in memory at a time.
+    """
+    flat, dim = [], []
+    for start in range(0, len(cohort), chunk):
+        images = np.asarray(cohort.images[start : start + chunk])
+        images = images.reshape(len(images), -1)
+        top, low = images.max(axis=1), images.min(axis=1)
+        bright = np.partition(images, int(0.99 * images.shape[1]), axis=1)[:, int(0.99 * images.shape[1])]
+        ids = cohort.table["image_id"].to_numpy()[start : start + chunk]
+        flat += ids[top == low].tolist()
+        dim += ids[(top > low) & (bright < top / 10)].tolist()
+    return flat, dim
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def summary(cohort: Cohort) -> str:
@@ -338,7 +356,7 @@ def run(main: Callable[[list[str] | None], object]) -> None:
     """Call a script's `main`; an expected error ends it with one line instead of a traceback."""
     try:
         main(None)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         raise SystemExit(f"{error}\nNothing that was converted so far is lost: the same command goes on.") from None
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; the same command goes on from here") from None

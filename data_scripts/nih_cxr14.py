@@ -22,7 +22,8 @@ import re
 
 import pandas as pd
 from archives import Source
-from common import convert, decode, first_patients, lookup, parser, read_csv, run, to_square, to_unit
+from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, run
+from films import decode, to_square, to_unit
 
 ABOUT = {
     "source": "NIH ChestX-ray14, https://nihcc.app.box.com/v/ChestXray-NIHCC",
@@ -53,8 +54,12 @@ def read_age(text: str, where: str) -> float | None:
     return float(match[1]) * YEARS[match[2]]
 
 
-def read_entries(source: Source) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the table whose images are there, in the order to read them in (column `file`), and what was noted."""
+def read_entries(source: Source, funnel: Funnel | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of the table whose images are there, in the order to read them in (column `file`), and what was noted.
+
+    `funnel` counts who is left.
+    """
+    funnel = Funnel() if funnel is None else funnel
     name = source.find("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     table = read_csv(source, name, COLUMNS)
     sex = next((column for column in ("Patient Gender", "Patient Sex") if column in table), None)
@@ -63,6 +68,8 @@ def read_entries(source: Source) -> tuple[pd.DataFrame, list[str]]:
     table = table.rename(columns={sex: "sex", "Image Index": "image", "Finding Labels": "findings",
                                   "Patient ID": "patient_id", "Patient Age": "age", "View Position": "view",
                                   "Follow-up #": "follow_up"})  # fmt: skip
+    table["patient_id"] = table["patient_id"].str.removesuffix(".0").str.zfill(8)
+    funnel.count(f"recorded in {name}", table)
     if table["image"].duplicated().any():
         raise ValueError(f"{name} lists {table['image'][table['image'].duplicated()].iloc[0]} twice: take the original")
     files = {file.rpartition("/")[2]: file for file in sorted(source.names, reverse=True) if file.endswith(".png")}
@@ -71,6 +78,7 @@ def read_entries(source: Source) -> tuple[pd.DataFrame, list[str]]:
     notes = [f"{int(table['file'].isna().sum())} images of the table are not in the source"]
     notes += [f"{unlisted} images in the source are not in the table and left out"] if unlisted else []
     table = table.dropna(subset="file").set_index("file")
+    funnel.count("with image", table)
     return table.loc[source.ordered(table["image"].to_dict())].reset_index(), notes
 
 
@@ -85,14 +93,14 @@ def read_row(entry, table_name: str) -> dict:
         labels = {f"y_{task}": int(task in names) for task in TASKS}
     return {
         "image_id": entry.image.removesuffix(".png"),
-        "patient_id": entry.patient_id.zfill(8),
+        "patient_id": entry.patient_id,
         "modality": "xray",
         "sex": lookup(SEX, entry.sex, "Patient Gender", where, "SEX"),
         "age_years": None if age is None or age > 120 else age,
         "race": None,
         **labels,
         "x_view": lookup(VIEW, entry.view, "View Position", where, "VIEW"),
-        "x_follow_up": int(getattr(entry, "follow_up", 0) or 0),
+        "x_follow_up": int(number(str(getattr(entry, "follow_up", "")), "Follow-up #", where) or 0),
     }
 
 
@@ -104,19 +112,20 @@ def items(source: Source, entries: pd.DataFrame, arguments):
 
 def _film(source, name, arguments):
     pixels = decode(source.read(name), name)
-    return to_square(to_unit(pixels, arguments.scale), arguments.size, arguments.fit)
+    return to_square(to_unit(pixels, arguments.scale, name), arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort."""
     arguments = parser(__doc__).parse_args(argv)
     source = Source(arguments.source)
-    entries, notes = read_entries(source)
+    funnel = Funnel()
+    entries, notes = read_entries(source, funnel)
     ages = [read_age(text, image) for image, text in zip(entries["image"], entries["age"])]
     notes.append(f"{sum(age is not None and age > 120 for age in ages)} ages above 120 years became unknown")
     entries = first_patients(entries, arguments.patients)
     return convert(arguments, source, items(source, entries, arguments), len(entries), name="nih_cxr14", about=ABOUT,
-                   expected=EXPECTED, notes=notes, tasks=TASKS)  # fmt: skip
+                   expected=EXPECTED, notes=notes, funnel=funnel, tasks=TASKS)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ Saha, Mazurowski 2019, doi:10.1016/j.compbiomed.2019.05.002, and TCGA-LGG, doi:1
 
 Image: channel 1 of 3 (before contrast, FLAIR, after contrast), axial, 256 px, not skull-stripped. Mask: the FLAIR
 abnormality. Scaled to [0, 1] per slice by its minimum and maximum, as the published code does and because MRI has no
-unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave. Tasks: tumour_grade
-(1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask), astrocytoma and
+unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave; `--scale
+volume-percentile` by the 99.9th percentile of the exam, so that one hot pixel leaves no slice black. Tasks:
+tumour_grade (1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask), astrocytoma and
 oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a column IDH1 or
 `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site (tissue
 source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
@@ -24,23 +25,13 @@ zip holds every file twice; one copy is read. Case names carry the date of the e
 
 import re
 from argparse import Namespace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from archives import Source
-from common import (
-    convert,
-    decode,
-    first_patients,
-    lookup,
-    mask_to_square,
-    number,
-    parser,
-    read_csv,
-    run,
-    to_square,
-    to_unit,
-)
+from common import MIN_SHARE, Funnel, agreeing, convert, first_patients, joined, lookup, number, parser, read_csv, run
+from films import check_shape, decode, high_of, mask_of, mask_to_square, to_square, to_unit, to_unit_percentile
 
 ABOUT = {
     "source": "LGG MRI Segmentation (Kaggle: mateuszbuda/lgg-mri-segmentation), from TCGA-LGG (TCIA)",
@@ -59,18 +50,32 @@ HISTOLOGY = {"1": "astrocytoma", "2": "oligoastrocytoma", "3": "oligodendrogliom
 IDH1 = {"0": 0, "1": 1, "wildtype": 0, "WT": 0, "mutant": 1, "mutated": 1, "Mutant": 1}
 COLUMNS = ["Patient", "histological_type", "neoplasm_histologic_grade", "gender", "age_at_initial_pathologic", "race",
            "ethnicity", "COCCluster"]  # fmt: skip
+SAMPLE = re.compile(r"^(TCGA_\w\w_\w{4})_\w{2,3}(?:_.*)?$")  # a sample's barcode is its patient's and more
 SLICE = re.compile(r"(?P<case>(?P<patient>TCGA_(?P<site>\w\w)_\w{4})_\d{8})_(?P<slice>\d+)\.tif$")
 
 
-def read_patients(source: Source, idh1_table: str | None) -> tuple[dict[str, dict], list[str]]:
-    """The part of a row that all slices of a patient share, by patient, and what was noted."""
-    name = source.find("data.csv")
-    table = read_csv(source, name, COLUMNS)
+def read_patients(
+    source: Source, idh1_table: str | None, min_joined: float = MIN_SHARE
+) -> tuple[dict[str, dict], list[str]]:
+    """The part of a row that all slices of a patient share, by patient, and what was noted.
+
+    Parameters
+    ----------
+    source : Source
+    idh1_table : str or None
+        Path of a table with columns Patient (or a sample's barcode) and IDH1.
+    min_joined : float
+        Share of patients that it has to know.
+    """
+    name, notes = source.find("data.csv"), []
+    table = agreeing(read_csv(source, name, COLUMNS), "Patient", name)
     if idh1_table:
-        extra = read_csv(None, idh1_table, ["Patient", "IDH1"])
-        extra["Patient"] = extra["Patient"].str.replace("-", "_")
-        table = table.drop(columns="IDH1", errors="ignore").merge(extra[["Patient", "IDH1"]], how="left").fillna("")
-    patients, notes = {}, []
+        extra = read_csv(None, idh1_table, ["Patient", "IDH1"])[["Patient", "IDH1"]]
+        extra["Patient"] = extra["Patient"].str.upper().str.replace("-", "_").str.replace(SAMPLE, r"\1", regex=True)
+        extra = agreeing(extra[extra["IDH1"] != ""], "Patient", idh1_table)
+        notes.append(joined(table["Patient"], extra["Patient"], idh1_table, min_joined))
+        table = table.drop(columns="IDH1", errors="ignore").merge(extra, how="left").fillna("")
+    patients = {}
     for row in table.to_dict("records"):
         if all(row[column] == "" for column in COLUMNS[1:-1]):
             notes.append(f"{row['Patient']}: blank in data.csv; sex, age, race and labels are unknown")
@@ -133,39 +138,55 @@ def list_slices(source: Source) -> pd.DataFrame:
 
 def items(source: Source, slices: pd.DataFrame, patients: dict, arguments: Namespace):
     """(image, row, mask) of every slice; pixels are read when they are asked for."""
+
+    @lru_cache(maxsize=1)
+    def high(names):
+        return high_of(_channel(source, name) for name in names)
+
     for patient, part in slices.groupby("patient_id", sort=False):
         source.prefetch([*part["image"], *part["mask"]])
+        volume = tuple(part["image"]) if arguments.scale == "volume-percentile" else ()
         for row in part.itertuples():
-            mask = decode(source.read(row.mask), row.mask) > 0
+            mask = mask_of(decode(source.read(row.mask), row.mask), row.mask)
             traits = {"image_id": row.image_id, "patient_id": patient, "modality": "mri"} | patients[patient]
             traits |= {"x_site": row.site, "x_slice": row.slice, "x_tumour": int(mask.any())}
             traits |= {"x_tumour_pixels": int(np.count_nonzero(mask))}
-            yield (lambda name=row.image: _flair(source, name, arguments), traits,
+            place = (row, mask.shape, volume)
+            yield (lambda place=place: _flair(source, *place, arguments, high), traits,
                    mask_to_square(mask, arguments.size, arguments.fit))  # fmt: skip
 
 
-def _flair(source, name, arguments) -> np.ndarray:
+def _channel(source, name) -> np.ndarray:
     pixels = decode(source.read(name), name)
     if pixels.ndim != 3:
         raise ValueError(f"{name} has one channel instead of three: take the .tif files as published")
-    return to_square(to_unit(pixels[..., FLAIR], arguments.scale), arguments.size, arguments.fit)
+    return pixels[..., FLAIR]
+
+
+def _flair(source, row, shape, volume, arguments, high) -> np.ndarray:
+    pixels = _channel(source, row.image)
+    check_shape(pixels, shape, row.image, row.mask)
+    unit = to_unit_percentile(pixels, high(volume)) if volume else to_unit(pixels, arguments.scale, row.image)
+    return to_square(unit, arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort. ValueError if slices belong to a patient who is not in data.csv."""
-    options = parser(__doc__)
+    options = parser(__doc__, scales=("image", "fixed", "volume-percentile"))
     options.add_argument("--idh1", metavar="TABLE.csv", help="IDH1 status by patient, columns Patient and IDH1")
     arguments = options.parse_args(argv)
     source = Source(arguments.source)
-    patients, notes = read_patients(source, arguments.idh1)
-    slices = list_slices(source)
+    patients, notes = read_patients(source, arguments.idh1, arguments.min_joined)
+    slices, funnel = list_slices(source), Funnel()
+    funnel.append({"step": "recorded in data.csv", "patients": len(patients), "images": len(slices)})
     unknown = sorted(set(slices["patient_id"]) - set(patients))
     if unknown:
         raise ValueError(f"data.csv has no row for {', '.join(unknown[:5])}: take the original table")
+    funnel.count("with image", slices)
     slices = first_patients(slices, arguments.patients)
     tasks = [key[2:] for key in next(iter(patients.values()), {}) if key.startswith("y_")]
     return convert(arguments, source, items(source, slices, patients, arguments), len(slices), name="tcga_lgg",
-                   about=ABOUT, expected=EXPECTED, notes=notes, tasks=tasks)  # fmt: skip
+                   about=ABOUT, expected=EXPECTED, notes=notes, funnel=funnel, tasks=tasks)  # fmt: skip
 
 
 if __name__ == "__main__":

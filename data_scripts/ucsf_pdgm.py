@@ -12,7 +12,8 @@ doi:10.1148/ryai.220058, and the doi above. Not for clinical use.
 Image: axial slices 60 to 130 of each exam's FLAIR (`--slices`), skull-stripped, 240 px, seen from below (the
 patient's right on the left, the face on top). Mask: the whole tumour, every label above 0; `--mask published` takes
 labels 1 and 2 only (necrosis and oedema, without the enhancing part 4). Scaled to [0, 1] per slice by its minimum and
-maximum, as the published code does; `--scale volume` uses those of the whole exam and keeps its slices comparable.
+maximum, as the published code does; `--scale volume` uses those of the whole exam and keeps its slices comparable,
+`--scale volume-percentile` its 99.9th percentile, which a hot pixel does not move.
 Tasks: tumour_grade (1 = WHO grade 4, 0 = 2 or 3), tumour_type (1 = glioblastoma, IDH-wildtype, 0 = any other).
 Covariates: x_exam, x_follow_up, x_slice, x_tumour, x_tumour_pixels (of the source's grid), x_grade, x_diagnosis,
 x_idh (wildtype, mutated). Young is up to 58 years, as in the paper, which calls 58 the median; the median of the
@@ -27,24 +28,15 @@ prints 147 young patients where 155 + 92 = 247. Numbers have three digits in the
 
 import gzip
 import io
+import math
 import re
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from archives import LARGEST, Source
-from common import (
-    convert,
-    first_patients,
-    lookup,
-    mask_to_square,
-    number,
-    parser,
-    read_csv,
-    run,
-    to_square,
-    to_unit,
-)
+from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, run
+from films import high_of, mask_to_square, to_square, to_unit, to_unit_percentile
 
 ABOUT = {
     "source": "UCSF-PDGM, TCIA, doi:10.7937/tcia.bdgf-8v37",
@@ -153,14 +145,20 @@ def volumes_of(source: Source) -> dict[str, dict[str, str]]:
 
 
 def read_volume(source: Source, name: str):
-    """An axial stack: array (H, W, slices) with the face on top and the patient's right on the left.
+    """An axial stack: array (H, W, slices) with the face on top and the patient's right on the left, and its grid.
+
+    Returns
+    -------
+    volume : ndarray, shape (H, W, slices)
+    grid : ndarray, shape (4, 4)
+        Where its voxels lie in space, in mm, after turning to the nearest axes.
 
     Raises
     ------
     ImportError
         nibabel is not installed.
     ValueError
-        The file is truncated or no NIfTI-1 volume.
+        The file is truncated, no NIfTI-1 volume, or claims more voxels than it holds.
     """
     try:
         import nibabel
@@ -168,17 +166,36 @@ def read_volume(source: Source, name: str):
         raise ImportError("reading NIfTI needs nibabel: pip install nibabel") from error
     data = source.read(name)
     try:
-        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST)
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
         image = nibabel.Nifti1Image.from_bytes(data)
+        shape, bits = image.shape, int(image.header["bitpix"])
+        if min(shape, default=0) < 1 or math.prod(map(int, shape)) * bits // 8 > min(len(data), LARGEST):
+            raise ValueError(f"it claims {' x '.join(map(str, shape))} voxels of {bits} bits in {len(data):,} bytes")
         image = nibabel.as_closest_canonical(image)  # x to the right, y to the front, z up
         volume = np.asanyarray(image.dataobj)
     except Exception as error:  # whatever gzip and nibabel raise
         raise ValueError(
             f"{name} is truncated or no NIfTI volume ({error}): fetch that file again, then start again"
         ) from error
+    volume = volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
     if volume.ndim != 3:
         raise ValueError(f"{name} has shape {volume.shape}, should be a single volume")
-    return volume[::-1, ::-1].swapaxes(0, 1)
+    return volume[::-1, ::-1].swapaxes(0, 1), image.affine
+
+
+def check_grid(grid, other, name: str, other_name: str) -> None:
+    """Refuse, with a ValueError, the volume `name` whose segmentation `other_name` lies elsewhere (`grid`, `other`).
+
+    Both are turned to the nearest axes first, so another order of storage is no difference. A lost orientation is: the
+    mask would lie mirrored.
+    """
+    if not np.allclose(grid, other, atol=0.01):
+        row = int(np.argmax(np.abs(np.asarray(grid) - other).max(axis=1)))
+        raise ValueError(
+            f"{other_name} lies elsewhere in space than {name}: row {row + 1} of its affine is "
+            f"{np.round(other[row], 2)}, of the image {np.round(grid[row], 2)}; fetch both again, or put the "
+            "segmentation on the image's grid"
+        )
 
 
 def items(source: Source, exams: pd.DataFrame, volumes: dict, arguments):
@@ -186,13 +203,16 @@ def items(source: Source, exams: pd.DataFrame, volumes: dict, arguments):
 
     @lru_cache(maxsize=1)
     def flair(name):
-        volume = read_volume(source, name)
-        return to_unit(volume, "image") if arguments.scale == "volume" else volume
+        volume, grid = read_volume(source, name)
+        if arguments.scale == "volume-percentile":
+            return to_unit_percentile(volume, high_of([volume])), grid
+        return to_unit(volume, "image") if arguments.scale == "volume" else volume, grid
 
-    def image(name, index, shape):
-        volume = flair(name)
+    def image(name, index, shape, grid, mask_name):
+        volume, own = flair(name)
         if volume.shape != shape:
             raise ValueError(f"{name} has shape {volume.shape}, its segmentation {shape}: fetch both again")
+        check_grid(own, grid, name, mask_name)
         return to_square(to_unit(volume[..., index], "image") if arguments.scale == "image" else volume[..., index],
                          arguments.size, arguments.fit)  # fmt: skip
 
@@ -200,13 +220,14 @@ def items(source: Source, exams: pd.DataFrame, volumes: dict, arguments):
     for exam in exams.to_dict("records"):
         names = volumes[exam["x_exam"]]
         source.prefetch(names.values())
-        labels = read_volume(source, names["tumour"])
+        labels, grid = read_volume(source, names["tumour"])
         _check_labels(labels, names["tumour"], last)
         for index in range(first, last + 1):
             mask = np.isin(labels[..., index], MASKS[arguments.mask])
             row = exam | {"image_id": f"{exam['x_exam']}_{index:03}", "modality": "mri", "race": None, "x_slice": index}
             row |= {"x_tumour": int(mask.any()), "x_tumour_pixels": int(np.count_nonzero(mask))}
-            yield (lambda index=index, name=names["flair"], shape=labels.shape: image(name, index, shape), row,
+            place = (names["flair"], index, labels.shape, grid, names["tumour"])
+            yield (lambda place=place: image(*place), row,
                    mask_to_square(mask, arguments.size, arguments.fit))  # fmt: skip
 
 
@@ -253,7 +274,7 @@ def complete_exams(exams: pd.DataFrame, volumes: dict, skip: bool) -> tuple[pd.D
 
 def main(argv: list[str] | None = None):
     """Convert and return the cohort; with --tables-only print Table 1 and return it. ValueError on bad --slices."""
-    options = parser(__doc__, scales=("image", "volume"))
+    options = parser(__doc__, scales=("image", "volume", "volume-percentile"))
     options.add_argument("--metadata", metavar="FILE.csv", help="the table of exams, if it is not in SOURCE")
     options.add_argument("--slices", type=int, nargs=2, default=(60, 130), metavar=("FIRST", "LAST"),
                          help="axial slices, counted from 0, both ends included (60 130)")  # fmt: skip
@@ -272,14 +293,17 @@ def main(argv: list[str] | None = None):
         exams = read_exams(source, source.find(*versions))
     if arguments.tables_only:
         return print_tables(exams)
-    volumes = volumes_of(source)
+    volumes, funnel = volumes_of(source), Funnel()
+    n_slices = arguments.slices[1] - arguments.slices[0] + 1
+    every = exams["patient_id"].repeat(n_slices)
+    funnel.count("recorded in the table of exams", every.to_frame())
     exams, notes = complete_exams(exams, volumes, arguments.skip_incomplete)
     exams = first_patients(exams.sort_values("x_exam", ignore_index=True), arguments.patients)
-    n_slices = arguments.slices[1] - arguments.slices[0] + 1
+    funnel.count("with image", exams["patient_id"].repeat(n_slices).to_frame())
     return convert(
         arguments, source, items(source, exams, volumes, arguments), len(exams) * n_slices, name="ucsf_pdgm",
         about=ABOUT | {"mask": arguments.mask, "slices": list(arguments.slices)},
-        expected={"patients": N_PATIENTS, "images": N_EXAMS * n_slices}, notes=notes,
+        expected={"patients": N_PATIENTS, "images": N_EXAMS * n_slices}, notes=notes, funnel=funnel,
         age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True, tasks=["tumour_grade", "tumour_type"],
     )  # fmt: skip
 

@@ -97,6 +97,18 @@ class Settings:
     alpha: float = 0.05
     eodd_agg: str = "mean"  # mean (published) | max (fairlearn)
 
+    def mode(self, modality: str) -> str:
+        """How images of a modality are degraded: `mri_mode` or `xray_mode`."""
+        return self.mri_mode if modality == "mri" else self.xray_mode
+
+    def levels(self, modality: str) -> tuple[float, ...]:
+        """`mri_levels` or `xray_levels`."""
+        return self.mri_levels if modality == "mri" else self.xray_levels
+
+    def audit_level(self, modality: str) -> float:
+        """`mri_audit_level` or `xray_audit_level`."""
+        return self.mri_audit_level if modality == "mri" else self.xray_audit_level
+
     def fingerprint(self) -> str:
         """Content hash of the settings: equal settings give equal text."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]

@@ -7,10 +7,7 @@ identity level (acceleration 1, or infinitely many photons), because a NaN key w
 make equal bytes. Labels and sensitive attributes live only in the table `cohort`, beside its images (see `cohort.py`).
 """
 
-import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,70 +15,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fairrecon_core.columns import (
+    DEFAULTS,
+    VOCABULARY,
+    Column,
+    Schema,
+    check_frame,
+    check_key,
+    pairs_text,
+    value_text,
+)
+from fairrecon_core.measures import METRICS, image_metrics
 from fairrecon_core.settings import suggest
 
 KEY = ("cohort", "image_id", "arm", "level", "fold", "train_seed", "sample")
 PARTS = ("cohort", "arm", "level")  # what every file name starts with
-DEFAULTS = {"fold": 0, "train_seed": 0, "sample": 0}  # of key columns; `with_defaults` fills them
-
-VOCABULARY = {
-    "modality": ("mri", "xray"),
-    "split": ("train", "validation", "test", "unused"),  # unused: thinned out of the training split by `skew`
-    "role": ("reconstruction", "prediction", "both"),
-    "sex": ("female", "male", "unknown"),
-    "age_group": ("young", "old", "unknown"),
-    "race": ("white", "asian", "black", "native_american", "pacific_islander", "other", "unknown"),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """Type and range of one column.
-
-    Parameters
-    ----------
-    kind : {"text", "int", "float", "any"}
-        Stored as text, int64, float64, or (any) as text or a number.
-    low, high : float
-        Smallest and largest value allowed. Infinity in `high` or `low` allows infinite values.
-    blank : bool
-        Whether a value may be absent: NaN in a number, "" in a text.
-    values : tuple
-        The vocabulary; empty where any value will do.
-    """
-
-    kind: str
-    low: float = -math.inf
-    high: float = math.inf
-    blank: bool = False
-    values: tuple = ()
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Columns of one table, its key, and the notebook that makes it.
-
-    Parameters
-    ----------
-    columns : dict of str to Column
-        Every one is required.
-    key : tuple of str
-        Columns that together name a row: never empty, never repeated.
-    notebook : str
-        Number of the notebook that makes the table.
-    prefixes : dict of str to Column
-        Further columns allowed by the start of their name.
-    """
-
-    columns: dict
-    key: tuple
-    notebook: str
-    prefixes: dict = field(default_factory=dict)
-
 
 _TEXT, _NOTE = Column("text"), Column("text", blank=True)
 _COUNT = Column("int", low=0)
-_FINITE = np.finfo(float).max
 _VALUE = Column("float", blank=True)  # an audit's figure: NaN where undefined, infinite where a ratio or a power is
 _RATE = Column("float", low=0, high=1, blank=True)
 _LABEL = Column("float", values=(0.0, 1.0), blank=True)
@@ -113,11 +64,8 @@ SCHEMAS = {
     "quality": Schema(
         columns=_KEY_COLUMNS
         | {
-            "psnr_db": Column("float", blank=True),  # infinite when nothing changed, as in `clean`
-            "ssim": Column("float", low=-1, high=1, blank=True),
-            "nmse": Column("float", low=0, high=_FINITE, blank=True),
-            "lpips": Column("float", low=0, high=_FINITE, blank=True),
-            "psnr_foreground_db": Column("float", blank=True),
+            name: Column("float", low=METRICS[name].low, high=METRICS[name].high, blank=True)
+            for name in image_metrics()
         },
         key=KEY,
         notebook="07",
@@ -179,13 +127,7 @@ def check(name: str, frame: pd.DataFrame) -> pd.DataFrame:
         A column is missing or not of the schema, a value has the wrong type, range or vocabulary, a key is empty
         or repeated. The message names the table, the column, the value and the way out.
     """
-    schema = schema_of(name)
-    _check_columns(name, schema, frame)
-    order = [*schema.columns, *(column for column in frame.columns if column not in schema.columns)]
-    columns = {column: _as_column(name, column, rule_of(schema, column), frame[column]) for column in order}
-    checked = pd.DataFrame({column: values.array for column, values in columns.items()})
-    _check_key(name, schema, checked)
-    return checked
+    return check_frame(name, schema_of(name), frame)
 
 
 def with_defaults(name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -250,7 +192,7 @@ def write_table(folder: str | Path, name: str, frame: pd.DataFrame, **parts) -> 
         if column not in schema_of(name).key:
             raise ValueError(f"{column!r} is not in the key of {name}; parts are {', '.join(schema_of(name).key)}")
         if not (frame[column] == value).all():
-            found = sorted({_text(other) for other in frame[column].unique()} - {_text(value)})
+            found = sorted({value_text(other) for other in frame[column].unique()} - {value_text(value)})
             raise ValueError(f"{name} for {column} {value!r} also holds rows of {column} {found[0]}: write them apart")
     written = []
     for values, rows in frame.groupby(list(PARTS), sort=True):
@@ -297,7 +239,7 @@ def read_table(folder: str | Path, name: str, **where) -> pd.DataFrame:
     if not frames:
         raise FileNotFoundError(_nothing(name, where, files))
     whole = pd.concat(frames, ignore_index=True)
-    _check_key(name, schema, whole, "two files hold the same row, delete one: " if len(frames) > 1 else "")
+    check_key(name, schema, whole, "two files hold the same row, delete one: " if len(frames) > 1 else "")
     return _filter(whole, name, where, files)
 
 
@@ -376,94 +318,10 @@ def schema_of(name: str) -> Schema:
     return SCHEMAS[name]
 
 
-def rule_of(schema: Schema, column: str) -> Column | None:
-    """Rule of a column, by its name or its prefix; None if the schema has no such column."""
-    if column in schema.columns:
-        return schema.columns[column]
-    return next((rule for prefix, rule in schema.prefixes.items() if str(column).startswith(prefix)), None)
-
-
-def check_word(column: str, value: str, values: tuple | None = None) -> None:
-    """Refuse a value outside the vocabulary of `column` with a ValueError that suggests the nearest word."""
-    values = VOCABULARY[column] if values is None else values
-    if value not in values:
-        known = ", ".join(map(_text, values))
-        raise ValueError(f"{column} {value!r} is not in the vocabulary{suggest(str(value).lower(), map(str, values))}; "
-                         f"known: {known}")  # fmt: skip
-
-
-def _check_columns(name, schema, frame):
-    missing = [column for column in schema.columns if column not in frame]
-    if missing:
-        hint = "; with_defaults fills it" if set(missing) <= set(DEFAULTS) else ""
-        raise ValueError(f"{name} lacks column {', '.join(map(repr, missing))}{hint}")
-    extra = [column for column in frame.columns if rule_of(schema, column) is None]
-    if extra:
-        allowed = f"; further columns start with {', '.join(schema.prefixes)}" if schema.prefixes else ""
-        raise ValueError(f"{name} has no column {extra[0]!r}{suggest(extra[0], schema.columns)}{allowed}")
-    if not frame.columns.is_unique:
-        raise ValueError(f"{name} has column {frame.columns[frame.columns.duplicated()][0]!r} twice")
-
-
-def _as_column(name, column, rule, values):
-    """One column as its stored type, or a ValueError that names the first bad value and its row."""
-    values = pd.Series(values.array)
-    values = values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
-    blank = values.isna() | (values == "") if _is_text(values) else values.isna()
-    if blank.any() and not rule.blank:
-        raise ValueError(f"{name} has an empty {column!r} in row {int(np.argmax(blank))}")
-    if rule.kind == "text":
-        return _as_text(name, column, rule, values)
-    if rule.kind == "any" and not pd.api.types.is_numeric_dtype(values):
-        known = values.dropna()
-        if not known.map(lambda value: isinstance(value, str)).all():
-            raise ValueError(f"{name}.{column} should hold texts or numbers, not both")
-        return values.astype(object).where(values.notna(), "").astype("str")
-    return _as_number(name, column, rule, values)
-
-
-def _as_text(name, column, rule, values):
-    if values.isna().any():
-        row = int(np.argmax(values.isna()))
-        raise ValueError(f'{name}.{column} is empty in row {row}: write "", or use with_defaults')
-    spelt = isinstance(values.dtype, pd.StringDtype) or values.map(lambda value: isinstance(value, str)).all()
-    if not spelt:
-        raise ValueError(f"{name}.{column} should hold texts, found {values.iloc[0]!r}")
-    if rule.values:
-        for value in values.unique():
-            check_word(column, value, rule.values)
-    return values.astype(object).astype("str")
-
-
-def _as_number(name, column, rule, values):
-    if values.isna().all() and _is_text(values):
-        values = values.astype(float)  # a column of None
-    if not pd.api.types.is_numeric_dtype(values) or (pd.api.types.is_bool_dtype(values) and rule.kind == "int"):
-        raise ValueError(f"{name}.{column} should hold numbers, found {values.dropna().iloc[0]!r}")
-    if rule.kind == "any":
-        return values
-    if rule.kind == "int" and not pd.api.types.is_integer_dtype(values):
-        raise ValueError(f"{name}.{column} should hold whole numbers (int), found type {values.dtype}")
-    values = values.astype("int64" if rule.kind == "int" else "float64")
-    known = values[values.notna()]
-    bad = known[~known.isin(rule.values)] if rule.values else known[(known < rule.low) | (known > rule.high)]
-    if len(bad):
-        allowed = f"one of {', '.join(map(_text, rule.values))}" if rule.values else f"in [{rule.low:g}, {rule.high:g}]"
-        raise ValueError(f"{name}.{column} is {_text(bad.iloc[0])} in row {bad.index[0]}, should be {allowed}")
-    return values
-
-
-def _check_key(name, schema, frame, hint=""):
-    repeated = frame.duplicated(list(schema.key))
-    if repeated.any():
-        first = frame.loc[int(np.argmax(repeated)), list(schema.key)]
-        raise ValueError(f"{hint}{name} repeats the key {_pairs(first.items())}")
-
-
 def _read_part(path, name):
     frame = read_parquet(path, name)
     for column, text in _name_parts(path).items():
-        if [_text(value) for value in frame[column].unique()] != [text]:
+        if [value_text(value) for value in frame[column].unique()] != [text]:
             raise ValueError(f"{path} holds rows of another {column} than its name says: delete it and run "
                              f"notebook {schema_of(name).notebook} again")  # fmt: skip
     return frame
@@ -480,7 +338,7 @@ def _name_parts(path):
 
 def _may_hold(path, where):
     stated = _name_parts(path)
-    return all(stated[column] in map(_text, wanted) for column, wanted in where.items() if column in stated)
+    return all(stated[column] in map(value_text, wanted) for column, wanted in where.items() if column in stated)
 
 
 def _filter(frame, name, where, files):
@@ -498,34 +356,18 @@ def _filter(frame, name, where, files):
 
 def _nothing(name, where, files):
     """`no predictions for arm 'tv': run notebook 08`, with what is there."""
-    asked = _pairs((column, wanted[0] if len(wanted) == 1 else wanted) for column, wanted in where.items())
+    asked = pairs_text((column, wanted[0] if len(wanted) == 1 else wanted) for column, wanted in where.items())
     arms = sorted({_name_parts(path)["arm"] for path in files})
     there = f" (there are {', '.join(arms)})" if arms else ""
     return f"no {name}{' for ' + asked if asked else ''}{there}: run notebook {schema_of(name).notebook}"
-
-
-def _pairs(items: Iterable) -> str:
-    return ", ".join(f"{column} {value!r}" if isinstance(value, str | list) else f"{column} {_text(value)}"
-                     for column, value in items)  # fmt: skip
 
 
 def _as_list(value):
     return list(value) if isinstance(value, list | tuple | set | np.ndarray | pd.Series) else [value]
 
 
-def _is_text(values: pd.Series) -> bool:
-    return not pd.api.types.is_numeric_dtype(values)
-
-
-def _text(value) -> str:
-    """A value as it stands in file names and messages: 8 for 8.0, inf for infinity."""
-    if isinstance(value, float | np.floating):
-        return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
-    return str(value)
-
-
 def _file_text(column, value) -> str:
-    text = _text(value)
+    text = value_text(value)
     if not re.fullmatch(r"[a-z0-9.]+(?:[_+-][a-z0-9.]+)*", text) or text.startswith(".") or text.endswith("."):
         raise ValueError(f"{column} {value!r} does not suit a file name: "
                          "use lower case letters and digits, joined by single _ or -")  # fmt: skip

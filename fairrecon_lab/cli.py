@@ -1,6 +1,7 @@
 """The command line: `python3 run.py ...` in a clone, `fairrecon ...` where the package is installed."""
 
 import argparse
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a console without a character shows a mark in its place
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     verb = argv[0] if argv else ""
     if verb == "test":
         return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=project_folder())
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         overrides = dict(_key_value(text) for text in chosen.settings)
         run_series(chosen.profile, overrides, only=chosen.only, start=chosen.start, again=chosen.again)
-    except (SeriesError, ValueError, FileNotFoundError) as error:
+    except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -59,7 +63,17 @@ def _key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"-p takes key=value, got {text!r}")
-    return key.strip(), yaml.safe_load(value)
+    return key.strip(), number_or_yaml(value.strip())
+
+
+def number_or_yaml(text: str):
+    """A value as typed: 010 is 10 and 1e4 is 10000, which YAML reads as 8 and as a word; anything else is YAML."""
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", text, re.IGNORECASE):
+        number = float(text)
+        return int(number) if number.is_integer() else number
+    return yaml.safe_load(text)
 
 
 if __name__ == "__main__":

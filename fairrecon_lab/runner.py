@@ -1,32 +1,37 @@
 """The runner: the numbered notebooks in order, under papermill, resumable, with a record of what each one cost.
 
-A notebook is *current* when its text, the core's code, the settings, and the content of everything it read and wrote
-are as they were when it last finished; a current notebook is not run again. So a killed series continues at the
-notebook that was running. The record is `run.json`; executed notebooks lie in `notebooks/`.
+A notebook is *current* when its text, the settings, the code that it loaded, and the content of everything it read and
+wrote are as they were when it last finished; a current notebook is not run again, and otherwise one line says why. So a
+killed series continues at the notebook that was running. The record is `run.json`; executed notebooks lie in
+`notebooks/`.
 """
 
 import datetime
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import re
 import threading
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import papermill
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
-from tqdm.auto import tqdm
 
-from fairrecon_core.settings import load_settings, project_folder, suggest
-from fairrecon_core.steps.folder import commit, content_hash, core_hash, run_folder, write_json
+from fairrecon_core.settings import Settings, load_settings, project_folder, suggest
+from fairrecon_core.steps.folder import commit, run_folder, write_json
+from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
+from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
 RECORDED = (
@@ -92,17 +97,20 @@ def run_series(
     for path in notebooks:
         check_parameters(path)
     out = run_folder(settings.profile, overrides or {})
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {out} ({error.strerror}): set FAIRRECON_RUNS to a folder of yours") from None
     record = _open_record(out, settings)
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
     try:
-        with _Progress(notebooks, record) as progress:
+        with Progress(notebooks, record) as progress:
             for path in notebooks:
-                entry = record["notebooks"].get(path.stem)
-                if entry and not again and is_current(entry, path, settings, out):
+                reason = why_run(record["notebooks"].pop(path.stem, None), path, settings, out)
+                if not (reason or again):
                     progress.skip(path)
                     continue
-                record["notebooks"].pop(path.stem, None)
+                progress.say(f"{path.stem}: {reason}" if reason not in ("", NOT_MADE) else "")
                 record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
                 record["finished"] = _now()
                 write_json(out / "run.json", record)
@@ -133,12 +141,12 @@ def choose(paths: list[Path], only: list[str], start: str) -> list[Path]:
         If a number belongs to no notebook, or nothing is left.
     """
     numbers = {path.name[:2]: path for path in paths}
-    wanted = [number.zfill(2)[:2] for number in only]
-    for number in [*wanted, *([start.zfill(2)[:2]] if start else [])]:
+    wanted, start = [number.zfill(2) for number in only], start.zfill(2) if start else ""
+    for number in [*wanted, *([start] if start else [])]:
         if number not in numbers:
             raise ValueError(f"no notebook {number!r}; there are {', '.join(numbers) or 'none (run tools/pairs.py)'}")
     chosen = [path for number, path in numbers.items() if (not wanted or number in wanted)]
-    chosen = [path for path in chosen if not start or path.name[:2] >= start.zfill(2)[:2]]
+    chosen = [path for path in chosen if not start or path.name[:2] >= start]
     if not chosen:
         raise ValueError("no notebook is left to run: --only and --from exclude each other")
     return chosen
@@ -158,25 +166,32 @@ def check_parameters(path: Path, given=("profile", "overrides")) -> None:
             raise ValueError(f"{path.name} has no parameter '{name}'{suggest(name, known)}")
 
 
-def is_current(entry: dict, path: Path, settings, out: Path) -> bool:
-    """Whether a finished notebook needs no second run: text, code, settings, inputs and outputs are unchanged."""
-    if entry["made_from"] != made_from(path, settings):
-        return False
-    return all(
-        (out / name).exists() and content_hash([(out / name).resolve()]) == digest
-        for name, digest in {**entry["read"], **entry["wrote"]}.items()
-    )
+def why_run(entry: dict | None, path: Path, settings: Settings, out: Path) -> str:
+    """Why the notebook at `path` must run: what is new since the `entry` of its last run in `out`; "" if nothing."""
+    if entry is None or not isinstance(entry["made_from"], dict):
+        return NOT_MADE
+    modules = [name for name in entry["made_from"] if name.startswith("the code of ")]
+    if reason := why(entry["made_from"], made_from(path, settings, modules)):
+        return reason
+    for name, digest in {**entry["read"], **entry["wrote"]}.items():
+        if not (out / name).exists() or content_hash([(out / name).resolve()]) != digest:
+            return f"{name} {'changed' if (out / name).exists() else 'is gone'}"
+    return ""
 
 
-def made_from(path: Path, settings) -> str:
-    """Hash of what decides a notebook's result besides its input files."""
-    source = path.with_suffix(".py")
-    return content_hash([source if source.exists() else path, settings.fingerprint(), core_hash()])
+def made_from(path: Path, settings: Settings, modules: Iterable[str]) -> Stamp:
+    """What decides the result of the notebook at `path` besides its input files: text, `settings`, and loaded code.
+
+    `modules` are keys of `module_digests`.
+    """
+    source, code = path.with_suffix(".py"), module_digests()
+    loaded = {name: code.get(name, "gone") for name in sorted(modules)}
+    return stamp(settings=asdict(settings), its_text=source if source.exists() else path) | loaded
 
 
 def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, progress) -> dict:
     """Execute one notebook; its entry for the record."""
-    target, trace = out / "notebooks" / path.name, out / f".trace-{path.stem}"
+    target, trace, before = out / "notebooks" / path.name, out / f".trace-{path.stem}", module_digests()
     trace.unlink(missing_ok=True)
     os.environ["FAIRRECON_TRACE"] = str(trace.resolve())
     began, memory = time.time(), _PeakMemory()
@@ -195,12 +210,25 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
         os.environ.pop("FAIRRECON_TRACE", None)
     if failures := widget_failures(notebook):
         raise SeriesError(f"{path.name}: a widget callback raised:\n" + "\n".join(failures)[:3000])
-    read, wrote, notes = _read_trace(trace, out)
+    read, wrote, notes, loaded, remade = _read_trace(trace, out)
     trace.unlink(missing_ok=True)
+    for reason in remade:
+        progress.say(f"{path.stem}, made anew: {reason}")
+    made = made_from(path, settings, loaded)
+    made |= {name: before[name] for name in loaded if name in before}  # code as it was when the kernel started
     return {
-        "made_from": made_from(path, settings), "wall_s": round(time.time() - began, 1),
+        "made_from": made, "wall_s": round(time.time() - began, 1),
         "peak_memory_mb": round(memory.peak / 2**20), "read": read, "wrote": wrote, **notes,
     }  # fmt: skip
+
+
+class OwnKernel(AsyncKernelManager):
+    """The kernel of the running interpreter, whatever kernelspec is called python3 on this machine."""
+
+    @property
+    def kernel_spec(self):
+        """How this interpreter starts a kernel."""
+        return KernelSpec(**get_kernel_dict())
 
 
 class _Engine(NBClientEngine):
@@ -220,6 +248,7 @@ class _Engine(NBClientEngine):
         log = logging.getLogger("papermill")
         # what a kernel writes is on disk when its cell ends, so it need not be asked, for some seconds, to leave
         how = {"extra_arguments": quiet, "shutdown_kernel": "immediate"}
+        how |= {"kernel_manager_class": OwnKernel}
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, **how)
         return client.execute(env=os.environ.copy())
 
@@ -306,74 +335,23 @@ def _quietly(function, otherwise):
         return otherwise
 
 
-class _Progress:
-    """One bar for the whole series, in expected seconds, so that the time left means something."""
-
-    def __init__(self, notebooks: list[Path], record: dict):
-        self.expected = {path: _expected_seconds(path, record) for path in notebooks}
-        self.done = 0.0
-
-    def __enter__(self):
-        total = math.ceil(sum(self.expected.values()))
-        form = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, about {remaining} left"
-        self.bar = tqdm(total=total, bar_format=form, mininterval=0.5)
-        return self
-
-    def __exit__(self, kind, *rest):
-        if kind is None:
-            self.bar.update(self.bar.total - self.bar.n)
-        self.bar.close()
-
-    def notebook(self, path: Path):
-        """Start of one notebook; use as a context, so that its share is complete at the end."""
-        self.path, self.shown = path, 0.0
-        self.bar.set_description(path.stem)
-        return self._Share(self)
-
-    class _Share:
-        def __init__(self, progress):
-            self.progress = progress
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, kind, *rest):
-            if kind is None:
-                self.progress.tick(0, 1)
-
-    def tick(self, cell: int, n_cells: int) -> None:
-        """A cell is done."""
-        share = self.expected[self.path] * (cell + 1) / n_cells
-        self.bar.update(max(0.0, share - self.shown))
-        self.shown = max(share, self.shown)
-
-    def skip(self, path: Path) -> None:
-        """A notebook that is current: its time leaves the total."""
-        self.bar.total = max(self.bar.total - self.expected[path], 1)
-        self.bar.write(f"{path.stem}: nothing changed, kept")
-
-
-def _expected_seconds(path: Path, record: dict) -> float:
-    """From the last run, otherwise from the notebook's own `**Time**` line, otherwise a minute."""
-    if entry := record["notebooks"].get(path.stem):
-        return entry["wall_s"]
-    stated = re.search(r"\*\*Time\*\*\s+([\d.]+)\s+(min|s)", path.read_text(encoding="utf-8"))
-    return float(stated[1]) * (60 if stated[2] == "min" else 1) if stated else 60.0
-
-
-def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict]:
-    """What the kernel said it read and wrote, with content hashes, and its notes."""
-    paths, notes = {"read": set(), "write": set()}, {}
+def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict, list[str], list[str]]:
+    """What the kernel read and wrote, by content, its notes, the code it loaded, and why it made things anew."""
+    paths, notes, loaded, reasons = {"read": set(), "write": set()}, {}, [], []
     for line in trace.read_text(encoding="utf-8").splitlines() if trace.exists() else []:
         entry = json.loads(line)
         if entry["action"] == "note":
             for key in entry.keys() - {"action", "path"}:  # a notebook may note weights several times
                 both = isinstance(entry[key], dict) and isinstance(notes.get(key), dict)
                 notes[key] = notes[key] | entry[key] if both else entry[key]
+        elif entry["action"] == "why":
+            reasons.append(entry["text"])
+        elif entry["action"] == "module":
+            loaded += [code_name(entry["path"])] if is_code(entry["path"]) else []
         else:
             paths[entry["action"]].add(entry["path"])
     digest = lambda names: {name: content_hash([(out / name).resolve()]) for name in sorted(names)}
-    return digest(paths["read"] - paths["write"]), digest(paths["write"]), notes
+    return digest(paths["read"] - paths["write"]), digest(paths["write"]), notes, loaded, reasons
 
 
 def _open_record(out: Path, settings) -> dict:

@@ -232,7 +232,7 @@ diameters = [1, 2, 3, 4, 6, 8, 12, 16, 24]
 figure, ax = plots.canvas(5.5, 3.2)
 for R, style in zip(levels, ("-", "--", ":")):
     kept = [contrast_kept(diameter, R) for diameter in diameters]
-    ax.plot(diameters, kept, style, marker="o", color=plots.COLOURS["degraded"], label=f"R = {R}")
+    ax.plot(diameters, kept, style, marker="o", color=plots.colour_of("degraded"), label=f"R = {R}")
 ax.set(xlabel="Diameter of the disc (pixels)", ylabel="Contrast kept", ylim=(0, 1.05), xscale="log")
 ax.set_xticks(diameters, diameters)
 ax.minorticks_off()

@@ -265,9 +265,9 @@ noise = {mode: [noise_in_the_middle(width, mode) for width in widths_cm] for mod
 figure, ax = plots.canvas(5.5, 3.2)
 for mode, style in (("physical", "-"), ("published", "--")):
     grown = np.array(noise[mode]) / noise[mode][0]
-    ax.plot(widths_cm, grown, style, marker="o", color=plots.COLOURS["degraded"], label=mode)
+    ax.plot(widths_cm, grown, style, marker="o", color=plots.colour_of("degraded"), label=mode)
 theory = np.exp(0.8 * 0.2 * (np.array(widths_cm) - widths_cm[0]) / 2)
-ax.plot(widths_cm, theory, ":", color=plots.COLOURS["clean"], label="root of exp(extra path)")
+ax.plot(widths_cm, theory, ":", color=plots.colour_of("clean"), label="root of exp(extra path)")
 ax.set(xlabel="Width of the cylinder (cm)", ylabel="Noise, narrowest = 1", yscale="log")
 ax.set_yticks([1, 2, 3, 4], ["1", "2", "3", "4"])
 ax.minorticks_off()
@@ -303,9 +303,9 @@ assert spread < 0.05
 
 # %%
 figure, ax = plots.canvas(5.5, 3.2)
-ax.plot(t_cm, 10_000 * through, "-", color=plots.COLOURS["degraded"], label="cylinder alone")
-ax.plot(t_cm, 10_000 * made_for_it, ":", color=plots.COLOURS["clean"], label="bow-tie alone")
-ax.plot(t_cm, 10_000 * made_for_it * through, "-", color=plots.COLOURS["clean"], label="both")
+ax.plot(t_cm, 10_000 * through, "-", color=plots.colour_of("degraded"), label="cylinder alone")
+ax.plot(t_cm, 10_000 * made_for_it, ":", color=plots.colour_of("clean"), label="bow-tie alone")
+ax.plot(t_cm, 10_000 * made_for_it * through, "-", color=plots.colour_of("clean"), label="both")
 ax.set(xlabel="Position on the detector (cm)", ylabel="Photons per detector bin", yscale="log", ylim=(5, 2e4))
 ax.legend(frameon=False, title="simulated", loc="lower center", ncols=3)
 figure

@@ -18,23 +18,33 @@ import torch
 import torch.nn.functional as F
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-every = chains(run)
+every = open_cohorts(run)
 
 # %% [markdown]
-# A *chain* knows, for one cohort, how images are degraded, at which levels, and which test images each level is tested
-# on: the audited level on all of them, the others on a random part, which is enough for a curve. Every notebook from
-# here on works through it.
+# The *steps* of a cohort are what a run does with it, piece by piece: its set-up, the weights of its networks, the
+# images of each arm, their quality, and what the readers say. The set-up knows how images are degraded, at which
+# levels, and which test images each level is tested on: the audited level on all of them, the others on a random part,
+# which is enough for a curve. Every notebook from here on works with these steps.
 
 # %%
 facts = [
-    {"cohort": name, "level": f"{level:,.0f}", "test images": len(chain.rows(level)), "audited": level == chain.audit_level}
-    for name, chain in every.items() for level in chain.levels
+    {"cohort": name, "level": f"{level:,.0f}", "test images": len(steps.setup.rows(level)), "audited": level == steps.audit_level}
+    for name, steps in every.items() for level in steps.levels
 ]  # fmt: skip
 pd.DataFrame(facts).set_index(["cohort", "level"])
+
+# %% [markdown]
+# The step that makes weights is called by name. For the simulated cohorts the U-Net's weights are shipped, and there is
+# nothing to do; with `train: true` it is trained here, unless it has been, and nothing that decides it has changed.
+
+# %%
+for steps in every.values():
+    steps.weights.make_all("unet")
 
 # %% [markdown]
 # Each cohort lends one test image, of a row that all levels have. Where it comes from is written under every picture.
@@ -42,10 +52,10 @@ pd.DataFrame(facts).set_index(["cohort", "level"])
 
 # %%
 first = next(iter(every.values()))
-row = first.shared_rows()[0]
+row = first.setup.shared_rows()[0]
 level = first.audit_level
-image, image_id = first.cohort.image(row), first.names_of([row])[0]
-degraded = first.degradation(image, level, image_id, seed=settings.seed).numpy()
+image, image_id = first.cohort.image(row), first.setup.names_of([row])[0]
+degraded = first.setup.degradation(image, level, image_id, seed=settings.seed).numpy()
 
 # %% [markdown]
 # How much is lost? *Peak signal-to-noise ratio* counts how many decibels the mean squared error lies below the largest
@@ -96,7 +106,8 @@ plots.image_row(
 # **skip**, two more, out.
 
 # %%
-from fairrecon_core.reconstruct.unet import UNet, UNetReconstructor
+from fairrecon_core.learn.body import UNet
+from fairrecon_core.reconstruct.unet import UNetReconstructor
 
 
 def twice(block, features):
@@ -130,7 +141,7 @@ assert 31.0e6 < counts[64] < 31.1e6
 # modality.
 
 # %%
-untrained = UNetReconstructor(first.modality, width=4)
+untrained = UNetReconstructor(first.cohort.modality, width=4)
 assert np.array_equal(untrained(degraded, level, image_ids=image_id), degraded)
 
 # %% [markdown]
@@ -178,11 +189,11 @@ print(f"{ratio:.3f} times the error: {10 * np.log10(ratio):.2f} dB")
 from fairrecon_core.learn.loop import Images
 
 
-def validation_images(chain, n=24):
+def validation_images(steps, n=24):
     """The validation images that tune a filter; an excerpt without any borrows test images."""
-    rows = chain.cohort.select("validation", "reconstruction", with_pixels=True)
-    rows = (rows if len(rows) else chain.rows(chain.audit_level))[:n]
-    return Images(chain.cohort.images_at(rows), chain.names_of(rows))
+    rows = steps.cohort.select("validation", "reconstruction", with_pixels=True)
+    rows = (rows if len(rows) else steps.setup.rows(steps.audit_level))[:n]
+    return Images(steps.cohort.images_at(rows), steps.setup.names_of(rows))
 
 
 # %% [markdown]
@@ -194,24 +205,24 @@ from skimage.restoration import denoise_tv_chambolle
 from fairrecon_core.reconstruct import reconstructor
 
 held_out = validation_images(first)
-spoilt = first.degradation(held_out.pixels, level, held_out.names, seed=settings.seed).numpy()
-tv = reconstructor("tv", first.modality)
+spoilt = first.setup.degradation(held_out.pixels, level, held_out.names, seed=settings.seed).numpy()
+tv = reconstructor("tv", first.cohort.modality)
 mse = {s: np.mean([(denoise_tv_chambolle(x, s) - y) ** 2 for x, y in zip(spoilt, held_out.pixels)]) for s in tv.grid}
 
-tuning = tv.fit(held_out, held_out, first.degradation, [level], seed=settings.seed)
+tuning = tv.fit(held_out, held_out, first.setup.degradation, [level], seed=settings.seed)
 assert np.allclose(tuning["mse"], list(mse.values()), rtol=1e-3)
 assert tv.strengths[level] == min(mse, key=mse.get)
 
 # %%
 figure, axes = plots.canvas(4.4 * len(every), 3.2, 1, len(every), squeeze=False)
-for ax, chain in zip(axes[0], every.values()):
+for ax, steps in zip(axes[0], every.values()):
     for name in ("tv", "nlm"):
-        tried = chain.reconstructor(name).tried.query("level == @chain.audit_level")
+        tried = steps.weights.load(name).tried.query("level == @steps.audit_level")
         ax.plot(tried["strength"], -10 * np.log10(tried["mse"]), label=name, **plots.arm_style(name))
     ax.set(xscale="log", xlabel="Strength of the filter", ylabel="PSNR of the mean error (dB)")
     n_tuning = tried["n_images"].iloc[0]
-    ax.set_title(f"{chain.name}, level {chain.audit_level:,.0f}, n = {n_tuning} validation images", fontsize=9)
-    ax.legend(frameon=False, fontsize=9, title=plots.origin(chain.cohort), title_fontsize=9)
+    ax.set_title(f"{steps.name}, level {steps.audit_level:,.0f}, n = {n_tuning} validation images", fontsize=9)
+    ax.legend(frameon=False, fontsize=9, title=plots.origin(steps.cohort), title_fontsize=9)
 run.figure(figure, "04_tuning")
 
 # %% [markdown]
@@ -229,16 +240,16 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.mri import data_consistency, to_image, to_kspace
 from fairrecon_lab.simulate import simulate
 
-mri = next((chain for chain in every.values() if chain.modality == "mri"), None)
+mri = next((steps for steps in every.values() if steps.cohort.modality == "mri"), None)
 if mri is None:
     slice_ = next(iter(simulate("brain", 1, seed=settings.seed, size=settings.image_size)))[0]
     zero_filled, measurement = degradation("mri").measure(slice_, 8, "slice", settings.seed)
     proposed = reconstructor("tv", "mri", strength=0.01)(zero_filled, 8, image_ids="slice")
 else:
-    slice_row = mri.shared_rows()[0]
-    slice_, slice_id = mri.cohort.image(slice_row), mri.names_of([slice_row])[0]
-    zero_filled, measurement = mri.degradation.measure(slice_, mri.audit_level, slice_id, settings.seed)
-    proposed = mri.reconstructor("unet")(zero_filled, mri.audit_level, image_ids=slice_id)
+    slice_row = mri.setup.shared_rows()[0]
+    slice_, slice_id = mri.cohort.image(slice_row), mri.setup.names_of([slice_row])[0]
+    zero_filled, measurement = mri.setup.degradation.measure(slice_, mri.audit_level, slice_id, settings.seed)
+    proposed = mri.weights.load("unet")(zero_filled, mri.audit_level, image_ids=slice_id)
 
 # %%
 by_hand = to_image(torch.where(measurement.mask, measurement.kspace, to_kspace(proposed)))
@@ -268,11 +279,11 @@ plots.error_row(
 pool = validation_images(first, n=48)
 n_learn = 2 * len(pool) // 3
 learn, check = (Images(pool.pixels[part], pool.names[part]) for part in (slice(n_learn), slice(n_learn, None)))
-tiny = UNetReconstructor(first.modality, width=4, learning_rate=3e-3, decay=True)
+tiny = UNetReconstructor(first.cohort.modality, width=4, learning_rate=3e-3, decay=True)
 losses = tiny.fit(
     learn,
     check,
-    first.degradation,
+    first.setup.degradation,
     [level],
     seed=settings.seed,
     batch_size=4,
@@ -284,7 +295,7 @@ assert losses["validation"].min() <= losses["validation"][0], "the kept weights 
 
 # %%
 unseen = Images(check.pixels, check.names)
-spoilt = first.degradation(unseen.pixels, level, unseen.names, seed=settings.seed)
+spoilt = first.setup.degradation(unseen.pixels, level, unseen.names, seed=settings.seed)
 restored = tiny(spoilt, level, image_ids=unseen.names)
 before, after = (np.mean([psnr_db(x, y) for x, y in zip(batch, unseen.pixels)]) for batch in (spoilt, restored))
 print(
@@ -308,17 +319,17 @@ card_facts(every, "unet")
 card_figures(every, "unet")
 
 # %%
-losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("unet") for name, chain in every.items()}
+losses = {f"{name}, {plots.origin(steps.cohort)}": steps.weights.losses("unet") for name, steps in every.items()}
 run.figure(plots.training_curves(losses, "unet", "Mean squared error", log=True), "04_training")
 
 # %% [markdown]
 # **What to look for:** whether the validation curve has levelled off, and whether it has parted from the training
 # curve (it would, if the network learned its images by heart).
 #
-# **To train it yourself** set `train: true`. Notebook 01 then also draws the training patients, and this notebook
-# trains what it needs before it uses it, for `epochs` passes, on a GPU if there is one. The weights go to the run's
-# folder with a stamp of everything that decides them: nothing is trained twice, and a training that was stopped goes
-# on. A short recipe for one network on two cores, in a run of its own that leaves the shipped weights alone:
+# **To train it yourself** set `train: true`. Notebook 01 then also draws the training patients, and the step above
+# trains the network, for `epochs` passes, on a GPU if there is one. The weights go to the run's folder with a stamp of
+# everything that decides them, the code among it: nothing is trained twice, a training that was stopped goes on, and if
+# you edit the loss, the network is trained again and one line says why. A short recipe for one network on two cores, in a run of its own that leaves the shipped weights alone:
 #
 # `python3 run.py tutorial --only 01 04 -p train=true -p cohorts=chest -p chest_patients=2000 -p epochs=3 -p arms=unet`
 #
@@ -332,7 +343,7 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, "unet", *(["unet_dc"] if "unet_dc" in settings.arms else [])]
 
 
-psnr = {name: chain.compared(ARMS) for name, chain in every.items()}
+psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 # %% [markdown]
@@ -361,18 +372,18 @@ print(f"U-Net less degraded: {core.value:+.2f} dB [{core.low:+.2f}, {core.high:+
 
 
 # %%
-def best_filter(chain):
+def best_filter(steps):
     """The filter with the highest mean PSNR at the audited level."""
-    return psnr[chain.name].query("level == @chain.audit_level")[FILTERS or ["degraded"]].mean().idxmax()
+    return psnr[steps.name].query("level == @steps.audit_level")[FILTERS or ["degraded"]].mean().idxmax()
 
 
-def compared(chain, arm, base):
+def compared(steps, arm, base):
     """Rows of the table below: mean difference in dB, with its interval by patients."""
-    for level, part in psnr[chain.name].groupby("level"):
+    for level, part in psnr[steps.name].groupby("level"):
         found = patient_bootstrap(part[arm], part["patient_id"], baseline=part[base], n_boot=2000, seed=settings.seed)
         interval = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
         yield {
-            "cohort": chain.name,
+            "cohort": steps.name,
             "level": level,
             f"{arm} less": base,
             "dB [95 %]": interval,
@@ -382,25 +393,25 @@ def compared(chain, arm, base):
 
 lines = [
     line
-    for chain in every.values()
-    for base in ("degraded", best_filter(chain))
-    for line in compared(chain, "unet", base)
+    for steps in every.values()
+    for base in ("degraded", best_filter(steps))
+    for line in compared(steps, "unet", base)
 ]
 pd.DataFrame(lines).set_index(["cohort", "unet less", "level"])
 
 # %%
-for chain in every.values():
-    if chain.modality != "mri":
+for steps in every.values():
+    if steps.cohort.modality != "mri":
         continue
-    images, rows = chain.images("unet", chain.audit_level)
-    clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
-    _, taken = chain.degradation.measure(clean, chain.audit_level, ids, settings.seed)
+    images, rows = steps.images.get("unet", steps.audit_level)
+    clean, ids = steps.cohort.images_at(rows), steps.setup.names_of(rows)
+    _, taken = steps.setup.degradation.measure(clean, steps.audit_level, ids, settings.seed)
     put_back = data_consistency(torch.from_numpy(as_float(images)), taken.kspace, taken.mask).clamp(0, 1)
-    plain = psnr[chain.name].query("level == @chain.audit_level").set_index("image_id")["unet"].loc[ids]
+    plain = psnr[steps.name].query("level == @steps.audit_level").set_index("image_id")["unet"].loc[ids]
     with_dc = [psnr_db(x, y) for x, y in zip(put_back, clean)]
-    found = patient_bootstrap(with_dc, chain.cohort.table["patient_id"].to_numpy()[rows], baseline=plain, n_boot=2000)
+    found = patient_bootstrap(with_dc, steps.cohort.table["patient_id"].to_numpy()[rows], baseline=plain, n_boot=2000)
     print(
-        f"{chain.name}: data consistency adds {found.value:+.2f} dB [{found.low:+.2f}, {found.high:+.2f}] to the U-Net"
+        f"{steps.name}: data consistency adds {found.value:+.2f} dB [{found.low:+.2f}, {found.high:+.2f}] to the U-Net"
     )
 
 
@@ -408,17 +419,17 @@ for chain in every.values():
 def psnr_curves():
     """PSNR against level, all arms, 95 % intervals over patients."""
     figure, axes = plots.canvas(4.6 * len(every), 3.4, 1, len(every), squeeze=False)
-    for ax, chain in zip(axes[0], every.values()):
+    for ax, steps in zip(axes[0], every.values()):
         for k, arm in enumerate(ARMS):
-            places = [level * 1.04 ** (k - len(ARMS) / 2) for level in chain.levels]  # side by side
+            places = [level * 1.04 ** (k - len(ARMS) / 2) for level in steps.levels]  # side by side
             found = [
                 patient_bootstrap(part[arm], part["patient_id"], n_boot=1000, seed=settings.seed)
-                for part in (psnr[chain.name].query("level == @level") for level in chain.levels)
+                for part in (psnr[steps.name].query("level == @level") for level in steps.levels)
             ]
             plots.error_bars(ax, places, *zip(*[(f.value, f.low, f.high) for f in found]), arm)
-        plots.level_axis(ax, chain.modality, chain.levels)
-        n = psnr[chain.name].query("level == @chain.audit_level")["patient_id"].nunique()
-        ax.set(ylabel="PSNR (dB)", title=f"{chain.name}, {plots.origin(chain.cohort)}, n = {n} at the audited level")
+        plots.level_axis(ax, steps.cohort.modality, steps.levels)
+        n = psnr[steps.name].query("level == @steps.audit_level")["patient_id"].nunique()
+        ax.set(ylabel="PSNR (dB)", title=f"{steps.name}, {plots.origin(steps.cohort)}, n = {n} at the audited level")
         ax.title.set_fontsize(9)
         ax.legend(frameon=False, fontsize=8)
     return figure
@@ -436,26 +447,26 @@ run.figure(psnr_curves(), "04_psnr")
 
 
 # %%
-def at(chain, arm, level, row):
+def at(steps, arm, level, row):
     """One image of an arm."""
-    images, rows = chain.images(arm, level)
+    images, rows = steps.images.get(arm, level)
     return as_float(images[np.searchsorted(rows, row)])
 
 
 looked_at = {
-    (name, level, row): {arm: at(chain, arm, level, row) for arm in ["clean", *ARMS]}
-    for name, chain in every.items() for level in chain.levels for row in chain.shared_rows()[:4]
+    (name, level, row): {arm: at(steps, arm, level, row) for arm in ["clean", *ARMS]}
+    for name, steps in every.items() for level in steps.levels for row in steps.setup.shared_rows()[:4]
 }  # fmt: skip
 
 
 def show_arms(cohort=first.name, noise="audited", patient=1):
     """One test image in all arms, with error maps; `noise`: lowest, audited or highest level."""
-    chain = every[cohort]
-    level = {"lowest": chain.levels[0], "audited": chain.audit_level, "highest": chain.levels[-1]}[noise]
-    rows = chain.shared_rows()
+    steps = every[cohort]
+    level = {"lowest": steps.levels[0], "audited": steps.audit_level, "highest": steps.levels[-1]}[noise]
+    rows = steps.setup.shared_rows()
     found = looked_at[cohort, level, rows[min(patient, len(rows)) - 1]]
     titles = [f"{arm}, {level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in ARMS]
-    return plots.error_row(found["clean"], [found[arm] for arm in ARMS], titles, note=plots.origin(chain.cohort))
+    return plots.error_row(found["clean"], [found[arm] for arm in ARMS], titles, note=plots.origin(steps.cohort))
 
 
 last = list(every)[-1]

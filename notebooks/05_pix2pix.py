@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-every = chains(run)
+every = open_cohorts(run)
 first, last = next(iter(every.values())), list(every.values())[-1]
 FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, *(["unet"] if "unet" in settings.arms else []), "pix2pix"]
@@ -83,7 +84,7 @@ assert judge(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128 // 8 - 2, 128 // 8
 # the word "patch" says less.
 
 # %%
-row = last.shared_rows()[0]
+row = last.setup.shared_rows()[0]
 image = last.cohort.image(row)
 size, n = len(image), len(image) // 8 - 2
 patches = [looked_at(size, n // 2, n // 2), looked_at(size, n // 2, n // 2 + 1), looked_at(size, 0, 0)]
@@ -171,6 +172,8 @@ assert chosen == {100: "one of the nine", 1000: "their median"}
 # card, and its training:
 
 # %%
+for steps in every.values():
+    steps.weights.make_all("pix2pix")  # shipped, or trained here
 pd.set_option("display.max_colwidth", 90)
 card_facts(every, "pix2pix")
 
@@ -182,7 +185,7 @@ card_facts(every, "pix2pix")
 card_figures(every, "pix2pix")
 
 # %%
-losses = {f"{name}, {plots.origin(chain.cohort)}": chain.losses("pix2pix") for name, chain in every.items()}
+losses = {f"{name}, {plots.origin(steps.cohort)}": steps.weights.losses("pix2pix") for name, steps in every.items()}
 shown = {title: table.drop(columns="train_net") for title, table in losses.items()}  # on another scale: 100 times L1
 run.figure(plots.training_curves(shown, "pix2pix", "Validation L1"), "05_training")
 
@@ -197,8 +200,8 @@ run.figure(plots.training_curves(shown, "pix2pix", "Validation L1"), "05_trainin
 
 # %%
 shares = {}
-for name, chain in every.items():
-    end, weight = chain.losses("pix2pix").iloc[-1], chain.reconstructor("pix2pix").l1_weight
+for name, steps in every.items():
+    end, weight = steps.weights.losses("pix2pix").iloc[-1], steps.weights.load("pix2pix").l1_weight
     adversarial = max(end["train_net"] - weight * end["validation"], 0)
     shares[name] = {
         f"w = {w:g}": adversarial / (adversarial + w * end["validation"]) for w in (weight, 1000)
@@ -216,7 +219,7 @@ pd.DataFrame(shares).T.round(3)
 from fairrecon_core.audit.inference import patient_bootstrap
 
 
-psnr = {name: chain.compared(ARMS) for name, chain in every.items()}
+psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -229,7 +232,7 @@ def difference(values, base, patients):
 
 lines = []
 for name, table in psnr.items():
-    table = table[table["level"] == every[name].audit_level]
+    table = table[table["level"] == every[name].setup.audit_level]
     best = table[FILTERS or ["degraded"]].mean().idxmax()
     for base in dict.fromkeys(["degraded", best, *(["unet"] if "unet" in ARMS else [])]):
         lines.append(
@@ -246,9 +249,9 @@ pd.DataFrame(lines, columns=["cohort", "Pix2Pix less", "dB at the audited level 
 
 # %%
 lines = []
-for name, chain in every.items():
+for name, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = chain.compared(shown, "lpips").query("level == @chain.audit_level")
+    far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"pix2pix less {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": name, "n": len(far)} | means | apart)
@@ -263,25 +266,25 @@ pd.DataFrame(lines).set_index("cohort")
 
 
 # %%
-def at(chain, arm, level, row):
+def at(steps, arm, level, row):
     """One image of an arm."""
-    images, rows = chain.images(arm, level)
+    images, rows = steps.images.get(arm, level)
     return as_float(images[np.searchsorted(rows, row)])
 
 
 SHOWN = ["clean", *(arm for arm in ARMS if arm not in FILTERS)]
 kept = {
-    (name, row): {arm: at(chain, arm, chain.audit_level, row) for arm in SHOWN}
-    for name, chain in every.items() for row in chain.shared_rows()[:4]
+    (name, row): {arm: at(steps, arm, steps.audit_level, row) for arm in SHOWN}
+    for name, steps in every.items() for row in steps.setup.shared_rows()[:4]
 }  # fmt: skip
 
 
 def show_arms(cohort):
     """The first shared test image in all arms, with error maps."""
-    chain = every[cohort]
-    found = kept[cohort, chain.shared_rows()[0]]
-    titles = [f"{arm}, {chain.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in SHOWN[1:]]
-    return plots.error_row(found["clean"], [found[arm] for arm in SHOWN[1:]], titles, note=plots.origin(chain.cohort))
+    steps = every[cohort]
+    found = kept[cohort, steps.setup.shared_rows()[0]]
+    titles = [f"{arm}, {steps.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in SHOWN[1:]]
+    return plots.error_row(found["clean"], [found[arm] for arm in SHOWN[1:]], titles, note=plots.origin(steps.cohort))
 
 
 run.figure(show_arms(first.name), f"05_arms_{first.name}")
@@ -299,7 +302,7 @@ from scipy.ndimage import uniform_filter
 
 def zoom(cohort=last.name, patient=1, side=32):
     """A window where the last two arms differ most, in all arms."""
-    rows = every[cohort].shared_rows()
+    rows = every[cohort].setup.shared_rows()
     found = kept[cohort, rows[min(patient, len(rows)) - 1]]
     apart = uniform_filter(abs(found[SHOWN[-1]] - found[SHOWN[-2]]), side // 2)
     middle = np.unravel_index(apart.argmax(), apart.shape)
@@ -307,7 +310,7 @@ def zoom(cohort=last.name, patient=1, side=32):
     windows = [found[arm][top : top + side, left : left + side] for arm in SHOWN]
     span = (min(map(np.min, windows)), max(map(np.max, windows)))
     return plots.image_row(
-        windows, SHOWN, limits=span, note=f"{plots.origin(every[cohort].cohort)}, {side} x {side} pixels"
+        windows, SHOWN, limits=span, note=f"{plots.origin(every[cohort].setup.cohort)}, {side} x {side} pixels"
     )
 
 
@@ -341,25 +344,25 @@ def detail(images, clean):
     )
 
 
-some = last.cohort.images_at(last.rows(last.audit_level)[:4])
+some = last.cohort.images_at(last.setup.rows(last.audit_level)[:4])
 energy, agreement = detail(some, some)
 assert np.allclose(energy, 1) and np.allclose(agreement, 1)
 assert np.allclose(detail(some / 2, some)[0], 1 / 4) and np.allclose(detail(some / 2, some)[1], 1)
 
 # %%
 figure, axes = plots.canvas(4.6 * len(every), 5.4, 2, len(every), squeeze=False, sharex=True)
-for (above, below), chain in zip(axes.T, every.values()):
-    rows = chain.rows(chain.audit_level)[:64]
-    clean = chain.cohort.images_at(rows)
+for (above, below), steps in zip(axes.T, every.values()):
+    rows = steps.setup.rows(steps.audit_level)[:64]
+    clean = steps.cohort.images_at(rows)
     for arm in SHOWN[1:]:
-        energy, agreement = detail(as_float(chain.images(arm, chain.audit_level)[0][: len(rows)]), clean)
+        energy, agreement = detail(as_float(steps.images.get(arm, steps.audit_level)[0][: len(rows)]), clean)
         fineness = np.arange(len(energy)) / clean.shape[-1]
         style = plots.arm_style(arm) | {"marker": ""}
         above.plot(fineness, energy, label=arm, **style)
         below.plot(fineness, agreement, label=arm, **style)
-    above.axhline(1, color=plots.COLOURS["clean"], linewidth=0.8)
+    above.axhline(1, color=plots.colour_of("clean"), linewidth=0.8)
     above.set(
-        yscale="log", ylabel="Energy, clean = 1", title=f"{chain.name}, {plots.origin(chain.cohort)}, n = {len(rows)}"
+        yscale="log", ylabel="Energy, clean = 1", title=f"{steps.name}, {plots.origin(steps.cohort)}, n = {len(rows)}"
     )
     below.set(xlabel="Spatial frequency (cycles per pixel)", ylabel="Agreement with clean", ylim=(0, 1.02))
     ticks = [tick for tick in (0.001, 0.01, 0.03, 0.1, 0.3, 1) if tick > above.get_ylim()[0]]

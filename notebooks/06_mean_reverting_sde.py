@@ -18,12 +18,13 @@ import pandas as pd
 import torch
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import as_float, card_facts, card_figures, chains
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
 from fairrecon_core.predict.quality import lpips_distance, psnr_db
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-every = chains(run)
+every = open_cohorts(run)
 first, last = next(iter(every.values())), list(every.values())[-1]
 FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, *(arm for arm in ("unet", "pix2pix") if arm in settings.arms), "sde"]
@@ -77,13 +78,13 @@ assert abs(z.mean() - 0.3 * alpha[60]) < 0.01 and abs(z.std() / sigma[60] - 1) <
 # knowing the clean image.
 
 # %%
-row = last.shared_rows()[0]
-clean, name = last.cohort.image(row), last.names_of([row])[0]
-mu = last.degradation(clean, last.audit_level, name, seed=settings.seed).numpy()
+row = last.setup.shared_rows()[0]
+clean, name = last.cohort.image(row), last.setup.names_of([row])[0]
+mu = last.setup.degradation(clean, last.audit_level, name, seed=settings.seed).numpy()
 times = (0, 20, 40, 60, 100)
-steps = [mu + alpha[t] * (clean - mu) + sigma[t] * rng.standard_normal(clean.shape) for t in times]
+noised = [mu + alpha[t] * (clean - mu) + sigma[t] * rng.standard_normal(clean.shape) for t in times]
 titles = [f"t = {t}, {alpha[t]:.0%} left" if t else "t = 0, clean" for t in times]
-plots.image_row([*steps, mu], [*titles, "degraded"], note=plots.origin(last.cohort), height=2.2)
+plots.image_row([*noised, mu], [*titles, "degraded"], note=plots.origin(last.cohort), height=2.2)
 
 # %% [markdown]
 # ## The way back, where the answer is known
@@ -148,7 +149,7 @@ def recorded(sampler, n_steps, n=60):
 
 figure, axes = plots.canvas(10, 3.2, 1, 3, sharey=True)
 for ax, (sampler, calls) in zip(axes, (("euler", 100), ("ode2", 10))):
-    ax.plot(*recorded(sampler, calls), color=plots.COLOURS["sde"], linewidth=0.6, alpha=0.5)
+    ax.plot(*recorded(sampler, calls), color=plots.colour_of("sde"), linewidth=0.6, alpha=0.5)
     ax.invert_xaxis()
     ax.set(xlabel="t", title=f"{sampler}, {calls} calls")
 truth = true_residuals(200_000)
@@ -156,11 +157,10 @@ found = {
     key: walk_back(expected, start, lambda: rng.standard_normal(n), SCHEDULE, *key)
     for key in (("euler", 100), ("ode2", 10))
 }
-bins = {"bins": np.linspace(-0.3, 0.3, 61), "density": True, "orientation": "horizontal", "histtype": "step"}
-axes[2].hist(truth, color=plots.COLOURS["clean"], label="truth", **bins)
-for (sampler, calls), line in zip(found, (":", "-")):
-    axes[2].hist(found[sampler, calls], color=plots.COLOURS["sde"], linestyle=line, label=f"{sampler}, {calls}", **bins)
-axes[2].axhline(truth.mean(), color=plots.COLOURS["unet"], linestyle="--", label="the mean")
+ends = {"truth": truth} | {f"{sampler}, {calls}": values for (sampler, calls), values in found.items()}
+looks = [{"color": plots.colour_of("clean")}, *({"color": plots.colour_of("sde"), "linestyle": line} for line in ":-")]
+plots.distributions(axes[2], ends, dict(zip(ends, looks)), bins=np.linspace(-0.3, 0.3, 61), stat="density", y=True)
+axes[2].axhline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label="the mean")
 axes[2].set(xlabel="Density", title="where they end")
 axes[2].legend(frameon=False, fontsize=8)
 axes[0].set_ylabel("Residual z (simulated pixel)")
@@ -276,6 +276,8 @@ pd.DataFrame(
 # training (the published code keeps such a mean too, and then samples with the other weights).
 
 # %%
+for steps in every.values():
+    steps.weights.make_all("sde")  # shipped, or trained here
 pd.set_option("display.max_colwidth", 90)
 card_facts(every, "sde")
 
@@ -287,7 +289,7 @@ card_facts(every, "sde")
 card_figures(every, "sde")
 
 # %%
-losses = {f"{name_}, {plots.origin(chain.cohort)}": chain.losses("sde") for name_, chain in every.items()}
+losses = {f"{name_}, {plots.origin(steps.cohort)}": steps.weights.losses("sde") for name_, steps in every.items()}
 run.figure(plots.training_curves(losses, "sde", "Loss (about 1 at the start)"), "06_training")
 
 # %% [markdown]
@@ -303,10 +305,10 @@ from fairrecon_core.degrade import noise_generator
 
 
 @torch.inference_mode()
-def watch(chain, row, sampler, n_steps, sample=0):
+def watch(steps, row, sampler, n_steps, sample=0):
     """Way back for one test image: the end, and a list of (t, noisy image, expected image)."""
-    network, level, name = chain.reconstructor("sde"), chain.audit_level, chain.names_of([row])[0]
-    mu = chain.degradation(chain.cohort.image(row), level, name, seed=settings.seed)[None, None]
+    network, level, name = steps.weights.load("sde"), steps.audit_level, steps.setup.names_of([row])[0]
+    mu = steps.setup.degradation(steps.cohort.image(row), level, name, seed=settings.seed)[None, None]
     generator = noise_generator(settings.seed, name, level, sample, stream="sde")
     noise, trail = lambda: torch.randn(mu.shape, generator=generator), []
 
@@ -319,27 +321,27 @@ def watch(chain, row, sampler, n_steps, sample=0):
     return (mu + z)[0, 0].clamp(0, 1).numpy(), trail
 
 
-network = last.reconstructor("sde")
+network = last.weights.load("sde")
 end, _ = watch(last, row, network.sampler, network.n_steps)
 assert np.allclose(end, network(mu, last.audit_level, image_ids=name, seed=settings.seed), atol=1e-5)
 
 # %%
-walks = {key: watch(chain, chain.shared_rows()[0], "ode2", 10) for key, chain in every.items()}
+walks = {key: watch(steps, steps.setup.shared_rows()[0], "ode2", 10) for key, steps in every.items()}
 
 
 def show_step(cohort=last.name, call=1):
     """One call of the way back: noisy image, expected image, and the clean one."""
-    chain = every[cohort]
+    steps = every[cohort]
     end, trail = walks[cohort]
     t, noisy, guess = trail[call - 1]
-    clean = chain.cohort.image(chain.shared_rows()[0])
+    clean = steps.cohort.image(steps.setup.shared_rows()[0])
     titles = [
         f"noisy, t = {t}",
         f"expected, {psnr_db(guess.clip(0, 1), clean):.1f} dB",
         f"the end, {psnr_db(end, clean):.1f} dB",
         "clean",
     ]
-    return plots.image_row([noisy, guess, end, clean], titles, note=plots.origin(chain.cohort), height=2.4)
+    return plots.image_row([noisy, guess, end, clean], titles, note=plots.origin(steps.cohort), height=2.4)
 
 
 run.figure(show_step(last.name, 1), "06_first_call")
@@ -360,12 +362,12 @@ slider_image(show_step, cohort=tuple(every), call=list(range(1, 11)), start={"co
 
 # %%
 lines = []
-for key, chain in every.items():
-    for row_ in chain.shared_rows()[:1]:
-        clean_ = chain.cohort.image(row_)
+for key, steps in every.items():
+    for row_ in steps.setup.shared_rows()[:1]:
+        clean_ = steps.cohort.image(row_)
         for sampler, calls in dict.fromkeys((("euler", 100), ("ode2", 10), ("ode2", settings.sde_steps or 10))):
             began = time.process_time()
-            end, _ = watch(chain, row_, sampler, calls)
+            end, _ = watch(steps, row_, sampler, calls)
             cost = time.process_time() - began
             lines.append([key, f"{sampler}, {calls} calls", psnr_db(end, clean_), lpips_distance(end, clean_), cost])
 table = pd.DataFrame(lines, columns=["cohort", "sampler", "PSNR (dB)", "LPIPS", "CPU seconds"])
@@ -379,17 +381,17 @@ table.groupby(["cohort", "sampler"]).mean().round(3)
 
 
 # %%
-def eight(chain):
+def eight(steps):
     """Eight samples of one test image, in one call: (8, H, W)."""
-    row, level = chain.shared_rows()[0], chain.audit_level
-    image, name = chain.cohort.image(row), chain.names_of([row])[0]
-    degraded = chain.degradation(image[None], level, [name], seed=settings.seed)
-    return image, chain.reconstructor("sde").samples(degraded, level, 8, image_ids=[name], seed=settings.seed)[
+    row, level = steps.setup.shared_rows()[0], steps.audit_level
+    image, name = steps.cohort.image(row), steps.setup.names_of([row])[0]
+    degraded = steps.setup.degradation(image[None], level, [name], seed=settings.seed)
+    return image, steps.weights.load("sde").samples(degraded, level, 8, image_ids=[name], seed=settings.seed)[
         :, 0
     ].numpy()
 
 
-drawn = {key: eight(chain) for key, chain in every.items()}
+drawn = {key: eight(steps) for key, steps in every.items()}
 
 
 def show_samples(cohort):
@@ -407,7 +409,7 @@ def show_samples(cohort):
         plots.draw_image(ax, picture, title)
     plots.draw_image(axes[4], spread, f"spread (0 to {top:.2g})", limits=(0, top), cmap="magma")
     plots.draw_image(axes[5], error, f"error of the mean (0 to {top:.2g})", limits=(0, top), cmap="magma")
-    figure.supxlabel(plots.origin(every[cohort].cohort), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(plots.origin(every[cohort].setup.cohort), x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -458,7 +460,7 @@ pd.DataFrame(lines).T
 from fairrecon_core.audit.inference import patient_bootstrap
 
 
-psnr = {name: chain.compared(ARMS) for name, chain in every.items()}
+psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -471,7 +473,7 @@ def difference(values, base, patients):
 
 lines = []
 for name_, table in psnr.items():
-    table = table[table["level"] == every[name_].audit_level]
+    table = table[table["level"] == every[name_].setup.audit_level]
     best = table[FILTERS or ["degraded"]].mean().idxmax()
     for base in dict.fromkeys(["degraded", best, *(arm for arm in ("unet", "pix2pix") if arm in ARMS)]):
         lines.append(
@@ -485,9 +487,9 @@ pd.DataFrame(lines, columns=["cohort", "SDE less", "dB at the audited level [95 
 
 # %%
 lines = []
-for key, chain in every.items():
+for key, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = chain.compared(shown, "lpips").query("level == @chain.audit_level")
+    far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"sde less {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": key, "n": len(far)} | means | apart)
@@ -497,14 +499,14 @@ pd.DataFrame(lines).set_index("cohort")
 # %%
 def show_arms(cohort):
     """One test image in all arms that are not filters, with error maps."""
-    chain, found = every[cohort], {}
-    row = chain.shared_rows()[0]
+    steps, found = every[cohort], {}
+    row = steps.setup.shared_rows()[0]
     shown = ["clean", *(arm for arm in ARMS if arm not in FILTERS)]
     for arm in shown:
-        images, rows = chain.images(arm, chain.audit_level)
+        images, rows = steps.images.get(arm, steps.audit_level)
         found[arm] = as_float(images[np.searchsorted(rows, row)])
-    titles = [f"{arm}, {chain.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in shown[1:]]
-    return plots.error_row(found["clean"], [found[arm] for arm in shown[1:]], titles, note=plots.origin(chain.cohort))
+    titles = [f"{arm}, {steps.audit_level:,.0f}\n{psnr_db(found[arm], found['clean']):.1f} dB" for arm in shown[1:]]
+    return plots.error_row(found["clean"], [found[arm] for arm in shown[1:]], titles, note=plots.origin(steps.cohort))
 
 
 run.figure(show_arms(first.name), f"06_arms_{first.name}")
@@ -521,13 +523,13 @@ run.figure(show_arms(last.name), f"06_arms_{last.name}")
 # and brightest pixel. The images of the other two networks are left as they are. What does that alone do to the PSNR?
 
 # %%
-for key, chain in every.items():
-    images, rows = chain.images("sde", chain.audit_level)
+for key, steps in every.items():
+    images, rows = steps.images.get("sde", steps.audit_level)
     images = as_float(images)
     low, high = images.min(axis=(1, 2), keepdims=True), images.max(axis=(1, 2), keepdims=True)
     stretched = (images - low) / np.maximum(high - low, 1e-6)
-    plain = psnr[key].query("level == @chain.audit_level").set_index("image_id").loc[chain.names_of(rows)]
-    after = np.array([psnr_db(x, chain.cohort.image(r)) for x, r in zip(stretched, rows)])
+    plain = psnr[key].query("level == @steps.audit_level").set_index("image_id").loc[steps.setup.names_of(rows)]
+    after = np.array([psnr_db(x, steps.cohort.image(r)) for x, r in zip(stretched, rows)])
     print(f"{key}: stretching changes the PSNR by {difference(after, plain['sde'], plain['patient_id'])} dB")
 
 # %% [markdown]

@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from fairrecon_core.steps.chain import as_float, chains
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.folder import begin
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_core.steps.setup import subgroup_attributes
 from fairrecon_lab import plots
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-chain_of = chains(run)
-first = next(iter(chain_of.values()))
+steps_of = open_cohorts(run)
+first = next(iter(steps_of.values()))
 
 # %% [markdown]
 # What is not the lesson, such as the drawing of a table or the loop over arms, lies in `fairrecon_lab.analysis` and is imported where it is
@@ -32,9 +34,9 @@ from fairrecon_lab.analysis import estimates, quality_figures
 from fairrecon_lab.analysis import quality as by_arm
 
 
-def images_of(chain, arm, level):
+def images_of(steps, arm, level):
     """Images (n, H, W) of an arm at a level, and the rows of the cohort they belong to."""
-    stored, rows = chain.images(arm, level)
+    stored, rows = steps.images.get(arm, level)
     return as_float(stored), rows
 
 
@@ -54,7 +56,7 @@ GROUP = {"n_boot": settings.n_boot, "min_support": settings.min_support, "seed":
 
 # %%
 level = first.audit_level
-row = first.rows(level)[0]
+row = first.setup.rows(level)[0]
 clean = first.cohort.image(row).astype(float)
 degraded = images_of(first, "degraded", level)[0][0].astype(float)
 error = degraded - clean
@@ -195,13 +197,13 @@ pd.Series(variances, name="variance").round(2).to_frame()
 
 # %%
 N_SAMPLES = 4
-samplers = [arm for arm in first.arms() if not arm.endswith("_dc") and first.network(arm).stochastic]
-few = first.rows(level)[: 4 if settings.profile == "smoke" else 12]
+samplers = [arm for arm in first.setup.arms() if not arm.endswith("_dc") and first.weights.network(arm).stochastic]
+few = first.setup.rows(level)[: 4 if settings.profile == "smoke" else 12]
 start = images_of(first, "degraded", level)[0][: len(few)]
-one_call = {"image_ids": first.names_of(few), "seed": settings.seed}
+one_call = {"image_ids": first.setup.names_of(few), "seed": settings.seed}
 samples = np.zeros((0, *start.shape))
 if samplers:
-    restore = first.reconstructor(samplers[0])
+    restore = first.weights.load(samplers[0])
     samples = np.stack([np.asarray(restore(start, level, sample=k, **one_call)) for k in range(N_SAMPLES)])
 
 # %% [markdown]
@@ -210,7 +212,7 @@ if samplers:
 # %%
 who = first.cohort.table["patient_id"].iloc[few]
 gains = by_arm.sample_gains(samples, first.cohort.images_at(few), who)
-name = samplers[0] if samplers else f"none of {first.arms()}"
+name = samplers[0] if samplers else f"none of {first.setup.arms()}"
 print(f"sampler: {name}; {len(few)} images; spread {samples.std(axis=0).mean() if samplers else np.nan:.4f}")
 figure = quality_figures.samples_figure(gains, N_SAMPLES, name, first.cohort, level)
 run.figure(figure, "07_samples")
@@ -225,10 +227,10 @@ run.figure(figure, "07_samples")
 
 # %%
 quality, arms_of = {}, {}
-for name, chain in chain_of.items():
-    chain.quality(*chain.arms())
+for name, steps in steps_of.items():
+    steps.quality.measure(*steps.setup.arms())
     quality[name] = run.read("quality", cohort=name)
-    arms_of[name] = list(dict.fromkeys([*chain.arms(), *quality[name]["arm"]]))
+    arms_of[name] = list(dict.fromkeys([*steps.setup.arms(), *quality[name]["arm"]]))
 long = pd.concat(quality.values()).groupby(["cohort", "arm", "level"], sort=False)
 long["psnr_db"].agg(["size", "mean"]).round(2).unstack()
 
@@ -237,15 +239,15 @@ long["psnr_db"].agg(["size", "mean"]).round(2).unstack()
 # again, with all their images. Only the audited level has the whole test split; the others have a random part of it.
 
 # %%
-whose = {name: estimates.patients_of(chain.cohort.table) for name, chain in chain_of.items()}
-means = {name: {} for name in chain_of}
+whose = {name: estimates.patients_of(steps.cohort.table) for name, steps in steps_of.items()}
+means = {name: {} for name in steps_of}
 for name, table in quality.items():
     for metric in quality_figures.MEASURES:
         means[name][metric] = estimates.means_by_level(table, metric, whose[name], arms=arms_of[name], **BOOT)
 
 # %%
-for name, chain in chain_of.items():
-    figure = quality_figures.quality_curves(means[name], chain.cohort)
+for name, steps in steps_of.items():
+    figure = quality_figures.quality_curves(means[name], steps.cohort)
     display(run.figure(figure, f"07_curves_{name}"))
 
 # %% [markdown]
@@ -253,11 +255,11 @@ for name, chain in chain_of.items():
 # complexity. All arms of a level see the same images, so differences between arms are surer than the intervals of single arms suggest:
 
 # %%
-audited = {name: table[table["level"] == chain_of[name].audit_level] for name, table in quality.items()}
+audited = {name: table[table["level"] == steps_of[name].audit_level] for name, table in quality.items()}
 reference = "unet" if "unet" in settings.arms else settings.arms[0]
 paired = {}
 for name, table in audited.items():
-    paired[name, chain_of[name].audit_level] = by_arm.paired_psnr(table, whose[name], arms_of[name], reference, **BOOT)
+    paired[name, steps_of[name].audit_level] = by_arm.paired_psnr(table, whose[name], arms_of[name], reference, **BOOT)
 pd.concat(paired, names=["cohort", "level"]).droplevel(2)
 
 # %% [markdown]
@@ -267,9 +269,9 @@ pd.concat(paired, names=["cohort", "level"]).droplevel(2)
 
 # %%
 printed = estimates.printed_in_paper("psnr_db", "lpips")
-for name, chain in chain_of.items():
-    table = by_arm.table_rows(means[name], printed, chain.modality)
-    display(table.style.set_caption(f"{estimates.whose(chain.cohort)}; 95 % interval; in brackets the paper"))
+for name, steps in steps_of.items():
+    table = by_arm.table_rows(means[name], printed, steps.cohort.modality)
+    display(table.style.set_caption(f"{estimates.whose(steps.cohort)}; 95 % interval; in brackets the paper"))
 
 # %% [markdown]
 # ## Perception against distortion
@@ -277,8 +279,8 @@ for name, chain in chain_of.items():
 # and the other further down, they sit on the trade-off of the toy above.
 
 # %%
-for name, chain in chain_of.items():
-    figure = quality_figures.perception_distortion(means[name], chain.cohort)
+for name, steps in steps_of.items():
+    figure = quality_figures.perception_distortion(means[name], steps.cohort)
     display(run.figure(figure, f"07_perception_{name}"))
 
 # %% [markdown]
@@ -289,30 +291,30 @@ for name, chain in chain_of.items():
 
 
 # %%
-def chosen(chain, arm, level, which="median"):
+def chosen(steps, arm, level, which="median"):
     """Place, among the images of a level, of an arm's worst, median or best PSNR; and the row of the cohort."""
-    images, rows = images_of(chain, arm, level)
-    psnr = [psnr_db(image, chain.cohort.image(row)) for image, row in zip(images, rows)]
+    images, rows = images_of(steps, arm, level)
+    psnr = [psnr_db(image, steps.cohort.image(row)) for image, row in zip(images, rows)]
     place = estimates.place_of(psnr, which)
     return place, rows[place]
 
 
 # %%
-def arms_in_a_row(chain, level):
+def arms_in_a_row(steps, level):
     """Clean image, every arm, and its error, of the median image of one level."""
-    place, row = chosen(chain, "degraded", level)
-    clean, arms = chain.cohort.image(row), chain.arms()
-    images = [images_of(chain, arm, level)[0][place] for arm in arms]
+    place, row = chosen(steps, "degraded", level)
+    clean, arms = steps.cohort.image(row), steps.setup.arms()
+    images = [images_of(steps, arm, level)[0][place] for arm in arms]
     titles = [f"{arm}, {psnr_db(image, clean):.1f} dB" for arm, image in zip(arms, images)]
-    note = f"{estimates.whose(chain.cohort, level)}, image with the median PSNR of `degraded`"
+    note = f"{estimates.whose(steps.cohort, level)}, image with the median PSNR of `degraded`"
     return plots.error_row(clean, images, titles, note=note, height=1.9)
 
 
 # %%
-for name, chain in chain_of.items():
-    for level in chain.levels:
-        figure = arms_in_a_row(chain, level)
-        estimates.show_images(run, figure, f"07_row_{name}_{level:g}", chain.cohort)
+for name, steps in steps_of.items():
+    for level in steps.levels:
+        figure = arms_in_a_row(steps, level)
+        estimates.show_images(run, figure, f"07_row_{name}_{level:g}", steps.cohort)
 
 # %% [markdown]
 # **What to look for:** errors of a smooth method follow every edge; errors of a sampler look like texture. Now look at those that the rule
@@ -322,24 +324,24 @@ for name, chain in chain_of.items():
 # %%
 def look_at(cohort, arm, level="audited", which="worst"):
     """Clean, degraded, one arm, and its error, for an image chosen by the arm's own PSNR."""
-    chain = chain_of[cohort]
-    level = {"audited": chain.audit_level, "least noise": chain.levels[0], "most noise": chain.levels[-1]}[level]
-    place, row = chosen(chain, arm, level, which)
-    clean, arms = chain.cohort.image(row), list(dict.fromkeys(["degraded", arm]))
-    images = np.stack([images_of(chain, name, level)[0][place] for name in arms])
+    steps = steps_of[cohort]
+    level = {"audited": steps.audit_level, "least noise": steps.levels[0], "most noise": steps.levels[-1]}[level]
+    place, row = chosen(steps, arm, level, which)
+    clean, arms = steps.cohort.image(row), list(dict.fromkeys(["degraded", arm]))
+    images = np.stack([images_of(steps, name, level)[0][place] for name in arms])
     marks = measure(images, np.stack([clean] * len(arms)))
     titles = [f"{a}\n{m.psnr_db:.1f} dB, LPIPS {m.lpips:.3f}" for a, m in zip(arms, marks.itertuples())]
-    note = f"{plots.origin(chain.cohort)}, {which} of {arm} at {level:,.0f}"
+    note = f"{plots.origin(steps.cohort)}, {which} of {arm} at {level:,.0f}"
     return plots.error_row(clean, list(images), titles, note=note)
 
 
-look_at(first.name, first.arms()[-1])
+look_at(first.name, first.setup.arms()[-1])
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
 
 LEVELS, CHOICES = ("audited", "least noise", "most noise"), ("worst", "median", "best")
-slider_image(look_at, cohort=tuple(chain_of), arm=tuple(first.arms()), level=LEVELS, which=CHOICES)
+slider_image(look_at, cohort=tuple(steps_of), arm=tuple(first.setup.arms()), level=LEVELS, which=CHOICES)
 
 # %% [markdown]
 # ## Tables 6 and 7: quality by subgroup, as published
@@ -350,10 +352,10 @@ slider_image(look_at, cohort=tuple(chain_of), arm=tuple(first.arms()), level=LEV
 # %%
 units, as_printed = {}, {}
 once = {"n_boot": min(settings.n_boot, 1000), "seed": settings.seed}
-for name, chain in chain_of.items():
-    people = chain.cohort.table
-    units[name] = {arm: by_arm.paper_units(audited[name], people, arm, chain.modality) for arm in arms_of[name]}
-    as_printed[name] = by_arm.published_gaps(units[name], chain.attributes, **once)
+for name, steps in steps_of.items():
+    people = steps.cohort.table
+    units[name] = {arm: by_arm.paper_units(audited[name], people, arm, steps.cohort.modality) for arm in arms_of[name]}
+    as_printed[name] = by_arm.published_gaps(units[name], subgroup_attributes(steps.cohort), **once)
 pd.concat(as_printed, names=["cohort"]).round(3)
 
 # %% [markdown]
@@ -361,7 +363,7 @@ pd.concat(as_printed, names=["cohort"]).round(3)
 # best and the worst of all, whichever those are in these data:
 
 # %%
-attribute, arm = first.attributes[0], arms_of[first.name][0]
+attribute, arm = subgroup_attributes(first.cohort)[0], arms_of[first.name][0]
 people = units[first.name][arm].query(f"{attribute} != 'unknown'")
 mean = people.groupby(attribute)["psnr_db"].mean()
 theirs = as_printed[first.name].loc[(attribute, arm)]
@@ -376,9 +378,9 @@ assert np.isclose(100 * (mean.max() / mean.min() - 1), theirs["percent"]) and th
 # %%
 n_worlds, alarms = 20 if settings.profile == "smoke" else 100, {}
 worlds = {"n_worlds": n_worlds, "min_support": settings.min_support, "seed": settings.seed}
-for name, chain in chain_of.items():
+for name, steps in steps_of.items():
     last_arm = units[name][arms_of[name][-1]]
-    for attribute in chain.attributes:
+    for attribute in subgroup_attributes(steps.cohort):
         alarms[name, attribute] = by_arm.false_alarms(last_arm, attribute, **worlds)
 alarms = pd.DataFrame(alarms, index=["published test", "omnibus by patient"]).T
 alarms.rename_axis(["cohort", "attribute"])
@@ -407,10 +409,10 @@ def reference_of(people, attribute):
 
 
 # %%
-for name, chain in chain_of.items():
-    kept = ["psnr_db", "lpips"] + ["psnr_foreground_db"] * (chain.modality == "mri")
-    rows, people = audited[name][[*KEYS, *kept]], chain.cohort.table
-    for attribute in chain.attributes:
+for name, steps in steps_of.items():
+    kept = ["psnr_db", "lpips"] + ["psnr_foreground_db"] * (steps.cohort.modality == "mri")
+    rows, people = audited[name][[*KEYS, *kept]], steps.cohort.table
+    for attribute in subgroup_attributes(steps.cohort):
         against = {"baseline_arm": "degraded", "reference": reference_of(people, attribute)}
         audits[name, attribute] = audit_change(rows, people, attribute, **against, **GROUP)
         run.save("audit", audits[name, attribute], cohort=name, attribute=attribute, task="quality")
@@ -423,12 +425,12 @@ for name, chain in chain_of.items():
 # %%
 tests = {}
 for name, attribute in audits:
-    people = chain_of[name].cohort.table
+    people = steps_of[name].cohort.table
     tests[name, attribute] = by_arm.subgroup_table(audited[name], people, attribute, arms_of[name], **GROUP)
 
 # %%
 name, attribute = next(iter(tests))
-found, people = tests[name, attribute], chain_of[name].cohort.table[["image_id", "patient_id", attribute]]
+found, people = tests[name, attribute], steps_of[name].cohort.table[["image_id", "patient_id", attribute]]
 largest = int(np.argmax(found.result.n_patients[0]))
 here = audited[name].merge(people, on="image_id")
 here = here[(here["arm"] == found.arms[0]) & (here[attribute] == found.groups[largest])]
@@ -443,22 +445,22 @@ assert np.isclose(by_hand, found.result.value[0, 0, largest])
 for (name, attribute), found in tests.items():
     table = by_arm.gap_table(found, audits[name, attribute], as_printed[name].loc[attribute])
     sizes = ", ".join(f"{group} (n = {n})" for group, n in zip(found.groups, found.result.n_patients[0]))
-    title = f"{name}, {plots.origin(chain_of[name].cohort)}, {attribute}: {sizes}"
+    title = f"{name}, {plots.origin(steps_of[name].cohort)}, {attribute}: {sizes}"
     display(table.style.format(precision=3, na_rep="").set_caption(title))
 
 # %% [markdown]
 # The same as a picture. Left: mean PSNR of every subgroup. Right: what the arm added to the difference to the reference subgroup, with the
-# noise band in grey and the margin of half a decibel dotted. The colour of a line is its verdict: changed, equivalent or undetermined. A
+# noise band in grey and the margin of half a decibel dotted. The shape of a point is its verdict: changed, equivalent or undetermined. A
 # subgroup below the minimum support has no mean and no row. A slider may ask for another attribute or measure, so the figure is a function.
 
 
 # %%
-def by_subgroup(cohort=first.name, attribute=first.attributes[0], metric="psnr_db"):
+def by_subgroup(cohort=first.name, attribute=subgroup_attributes(first.cohort)[0], metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
-    chain, cells = chain_of[cohort], signed_cells(audits[cohort, attribute])
+    steps, cells = steps_of[cohort], signed_cells(audits[cohort, attribute])
     options = GROUP | BOOT | {"metric": metric}
-    found = by_arm.subgroup_table(audited[cohort], chain.cohort.table, attribute, arms_of[cohort], **options)
-    return quality_figures.subgroup_figure(found, cells, metric, chain.cohort, chain.audit_level)
+    found = by_arm.subgroup_table(audited[cohort], steps.cohort.table, attribute, arms_of[cohort], **options)
+    return quality_figures.subgroup_figure(found, cells, metric, steps.cohort, steps.audit_level)
 
 
 for name, attribute in audits:
@@ -469,12 +471,12 @@ for name, attribute in audits:
 # easy; who has the smaller head has more of it, and gets a higher PSNR for no merit of the reconstruction.
 
 # %%
-last = chain_of[list(chain_of)[-1]]
-measures = ("psnr_db", "lpips") + ("psnr_foreground_db",) * (last.modality == "mri")
-by_subgroup(last.name, last.attributes[0], "lpips")
+last = steps_of[list(steps_of)[-1]]
+measures = ("psnr_db", "lpips") + ("psnr_foreground_db",) * (last.cohort.modality == "mri")
+by_subgroup(last.name, subgroup_attributes(last.cohort)[0], "lpips")
 
 # %% tags=["widget"]
-slider_image(by_subgroup, cohort=last.name, attribute=tuple(last.attributes), metric=measures)
+slider_image(by_subgroup, cohort=last.name, attribute=tuple(subgroup_attributes(last.cohort)), metric=measures)
 
 # %% [markdown]
 # **What to look for:** an arm can widen a gap, and it can close one (left of zero, where the group named first was ahead). A gap that is
@@ -512,7 +514,7 @@ assert np.isclose(in_db(values), in_db(moved)) and in_percent(values) > 2 * in_p
 # stack of images and a stack of clean ones. (Notebook 12 shows how such a filter becomes an arm of its own, with a curve in every figure.)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-part = last.rows(last.audit_level)[:16]
+part = last.setup.rows(last.audit_level)[:16]
 before = images_of(last, "degraded", last.audit_level)[0][:16]
 after = np.stack([gaussian_filter(image, 1) for image in before])
 truths = last.cohort.images_at(part)

@@ -17,13 +17,19 @@ import torch
 from IPython.display import display
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import arms_with, as_float, card_of, chains
-from fairrecon_core.predict.readers import Classifier, Segmenter
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_core.steps.thresholds import chosen_thresholds
+from fairrecon_core.steps.weights import card_of
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-chain_of = {name: chain for name, chain in chains(run).items() if chain.tasks() or chain.cohort.masks is not None}
-first, last = (list(chain_of.values())[i] for i in (0, -1))
+steps_of = {
+    name: steps for name, steps in open_cohorts(run).items() if steps.readings.tasks() or steps.cohort.masks is not None
+}
+first, last = (list(steps_of.values())[i] for i in (0, -1))
 N_BOOT = min(settings.n_boot, 2000)
 
 
@@ -34,26 +40,26 @@ N_BOOT = min(settings.n_boot, 2000)
 
 
 # %%
-def origin(chain):
+def origin(steps):
     """Simulated, or the name of the real cohort."""
-    return "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
+    return "simulated" if "simulator_version" in steps.cohort.info else f"real: {steps.name}"
 
 
-def note(chain):
+def note(steps):
     """What stands below a figure: data and readers."""
-    segmenter = "" if chain.cohort.masks is None else f", segmenter U-Net of width {settings.segmenter_width}"
-    return f"{origin(chain)}, {chain.name}; classifiers {settings.backbone}{segmenter}"
+    segmenter = "" if steps.cohort.masks is None else f", segmenter U-Net of width {settings.segmenter_width}"
+    return f"{origin(steps)}, {steps.name}; classifiers {settings.backbone}{segmenter}"
 
 
-def captioned(figure, chain, extra=""):
+def captioned(figure, steps, extra=""):
     """The figure with its note."""
-    figure.supxlabel(note(chain) + (f"; {extra}" if extra else ""), fontsize=8, color="#595959")
+    figure.supxlabel(note(steps) + (f"; {extra}" if extra else ""), fontsize=8, color="#595959")
     return figure
 
 
-def show_images(figure, name, chain):
+def show_images(figure, name, steps):
     """Show a figure of images; save it only if nobody real is in it."""
-    display(run.figure(figure, name) if origin(chain) == "simulated" else figure)
+    display(run.figure(figure, name) if origin(steps) == "simulated" else figure)
 
 
 # %% [markdown]
@@ -63,8 +69,14 @@ def show_images(figure, name, chain):
 # adds nothing to the loss, a rare positive weighs more. Where weights were shipped, the card names the command that made them.
 
 # %%
-readers = {name: chain.readers() for name, chain in chain_of.items()}
-cards = {(name, reader): card_of(chain_of[name].reader_weights(reader)) for name in readers for reader in readers[name]}
+for steps in steps_of.values():
+    steps.readings.weights.make_all()  # shipped, or trained here
+readers = {name: steps.readings.readers() for name, steps in steps_of.items()}
+cards = {
+    (name, reader): card_of(steps_of[name].readings.weights.path(reader))
+    for name in readers
+    for reader in readers[name]
+}
 facts = [
     {"cohort": name, "reader": reader, "network": card.get("backbone", "U-Net"), "weights (M)": sum(p.numel() for p in readers[name][reader].net.parameters()) / 1e6,
      "answers": len(card.get("tasks", ["mask"])), "trained on": card.get("trained_on", "training split of this run"), "command": card.get("command", "train: true")}
@@ -87,7 +99,7 @@ for ax, ((name, reader), card) in zip(axes[0], cards.items()):
 axes[0, 0].set_ylabel("Loss", fontsize=9)
 axes[0, 0].legend(frameon=False, fontsize=8)
 figure.supxlabel(
-    note(first) if len(chain_of) == 1 else f"{origin(first)}; classifiers {settings.backbone}",
+    note(first) if len(steps_of) == 1 else f"{origin(first)}; classifiers {settings.backbone}",
     fontsize=8,
     color="#595959",
 )
@@ -100,7 +112,7 @@ run.figure(figure, "08_losses")
 
 # %%
 reader = next(reader for reader in readers[first.name].values())
-image = first.cohort.image(first.rows(first.audit_level)[0])
+image = first.cohort.image(first.setup.rows(first.audit_level)[0])
 with torch.inference_mode():
     logits = reader.net(torch.from_numpy(np.array(image))[None, None])[0].numpy()
 by_hand = 1 / (1 + np.exp(-logits))
@@ -117,11 +129,11 @@ if isinstance(reader, Classifier):
 
 # %%
 predictions, overlap = {}, {}
-for name, chain in chain_of.items():
-    for arm in arms_with(chain):
-        chain.read(arm)
-    tables = {"predictions": predictions} if chain.tasks() else {}
-    for table, into in (tables | ({"overlap": overlap} if chain.cohort.masks is not None else {})).items():
+for name, steps in steps_of.items():
+    for arm in steps.arms_read():
+        steps.readings.read(arm)
+    tables = {"predictions": predictions} if steps.readings.tasks() else {}
+    for table, into in (tables | ({"overlap": overlap} if steps.cohort.masks is not None else {})).items():
         into[name] = run.read(table, cohort=name)
     if name not in overlap:
         print(f"{name} has no masks: nothing to segment")
@@ -135,14 +147,14 @@ pd.concat(predictions.values()).groupby(["cohort", "arm"], sort=False).agg(
 # A reader's scores on `clean` do not depend on which arms run beside it. Proof on a few images, by reading them once more:
 
 # %%
-name, chain = next(iter(predictions)), chain_of[next(iter(predictions))]
+name, steps = next(iter(predictions)), steps_of[next(iter(predictions))]
 reader = next(reader for reader in readers[name].values() if isinstance(reader, Classifier))
-few = chain.rows(chain.audit_level)[:3]
-again = reader.scores(chain.cohort.images_at(few))[:, 0]
+few = steps.setup.rows(steps.audit_level)[:3]
+again = reader.scores(steps.cohort.images_at(few))[:, 0]
 stored = (
     predictions[name].query("arm == 'clean' and fold == 0 and task == @reader.tasks[0]").set_index("image_id")["score"]
 )
-assert np.allclose(again, stored[chain.names_of(few)], atol=1e-5)
+assert np.allclose(again, stored[steps.setup.names_of(few)], atol=1e-5)
 
 # %% [markdown]
 # ## AUROC by hand
@@ -156,15 +168,19 @@ from fairrecon_core.predict.patients import patient_scores
 
 def on_test_images(name, table):
     """Rows on test images, each as the fold sees it that never trained on its patient."""
-    chain = chain_of[name]
-    ids = [(fold, i) for fold in chain.folds for i in chain.names_of(chain.cohort.select("test", "prediction", fold))]
+    steps = steps_of[name]
+    ids = [
+        (fold, i)
+        for fold in steps.setup.folds
+        for i in steps.setup.names_of(steps.cohort.select("test", "prediction", fold))
+    ]
     return table[pd.MultiIndex.from_frame(table[["fold", "image_id"]]).isin(ids)]
 
 
 def unit_scores(name):
     """Scores on test images: one row per unit (patient or film), arm, level and task."""
-    table, people = on_test_images(name, predictions[name]), chain_of[name].cohort.table.set_index("image_id")
-    if chain_of[name].modality == "mri":
+    table, people = on_test_images(name, predictions[name]), steps_of[name].cohort.table.set_index("image_id")
+    if steps_of[name].cohort.modality == "mri":
         table = patient_scores(table, people["patient_id"], "median").assign(unit=lambda rows: rows["patient_id"])
     else:
         table = table.assign(
@@ -181,8 +197,8 @@ def unit_scores(name):
 # %%
 def labels(name, task, units, kind="y"):
     """Recorded (`y`) or true (`true`) labels of some units; NaN where unknown, or where nobody knows the truth."""
-    table = chain_of[name].cohort.table
-    index = "patient_id" if chain_of[name].modality == "mri" else "image_id"
+    table = steps_of[name].cohort.table
+    index = "patient_id" if steps_of[name].cohort.modality == "mri" else "image_id"
     column = f"{kind}_{task}"
     if column not in table:
         return np.full(len(units), np.nan)
@@ -225,7 +241,7 @@ def aurocs(name, task, level, kind="y"):
     here = table[(table["task"] == task) & ((table["arm"] == "clean") | (table["level"] == level))]
     wide = here.pivot(index="unit", columns="arm", values="score")
     wide = wide.loc[here.loc[here["arm"] != "clean", "unit"].unique()].dropna(axis=1)  # what was read at this level
-    arms = [arm for arm in dict.fromkeys(["clean", *arms_with(chain_of[name]), *wide]) if arm in wide]
+    arms = [arm for arm in dict.fromkeys(["clean", *steps_of[name].arms_read(), *wide]) if arm in wide]
     wide = wide[arms]
     truth = labels(name, task, wide.index, kind)
     who = here.drop_duplicates("unit").set_index("unit")["patient_id"].reindex(wide.index)
@@ -248,10 +264,10 @@ def aurocs(name, task, level, kind="y"):
 
 # %%
 clean_rows = []
-for name, chain in chain_of.items():
-    for task in chain.tasks() if name in units else []:
+for name, steps in steps_of.items():
+    for task in steps.readings.tasks() if name in units else []:
         for kind in ("y", "true"):
-            arms, result, n_positive, n_negative = aurocs(name, task, chain.audit_level, kind)
+            arms, result, n_positive, n_negative = aurocs(name, task, steps.audit_level, kind)
             row = {
                 "cohort": name,
                 "task": task,
@@ -287,7 +303,7 @@ def clean_performance(name):
     ax.axvline(0.5, color="#595959", linewidth=0.8, linestyle=":")
     ax.set_xlabel("AUROC on clean images", fontsize=9)
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return captioned(figure, chain_of[name])
+    return captioned(figure, steps_of[name])
 
 
 for name in units:
@@ -303,8 +319,8 @@ for name in units:
 from fairrecon_core.predict.patients import dice_table
 
 if overlap:
-    name, chain = next(iter(overlap)), chain_of[next(iter(overlap))]
-    patients = chain.cohort.table.set_index("image_id")["patient_id"]
+    name, steps = next(iter(overlap)), steps_of[next(iter(overlap))]
+    patients = steps.cohort.table.set_index("image_id")["patient_id"]
     overlap = {name: on_test_images(name, table) for name, table in overlap.items()}
     clean = overlap[name].query("arm == 'clean'")
     by_hand = 2 * clean["intersection"] / (clean["predicted"] + clean["actual"])
@@ -334,7 +350,7 @@ def cell(value, low, high, extra=""):
 
 table = []
 for name in overlap:
-    patients = chain_of[name].cohort.table.set_index("image_id")["patient_id"]
+    patients = steps_of[name].cohort.table.set_index("image_id")["patient_id"]
     for per in ("image", "patient"):
         for rule, empty in (("left out", np.nan), ("count as right", 1.0)):
             dice = dice_table(overlap[name].query("arm == 'clean'"), patients, per, empty)
@@ -355,8 +371,8 @@ pd.DataFrame(table)
 # %%
 def task_curve(name, task):
     """AUROC of one task for every arm and level, clean beside it, with the paired change from clean."""
-    chain, rows = chain_of[name], []
-    for level in chain.levels:
+    steps, rows = steps_of[name], []
+    for level in steps.levels:
         arms, result, n_positive, n_negative = aurocs(name, task, level)
         if result is None:
             rows += [{"arm": arm, "level": level, "value": np.nan, "hollow": True} for arm in arms]
@@ -382,7 +398,7 @@ def task_curve(name, task):
 def average_curve(name, tasks):
     """Mean AUROC over the estimable tasks, arms and levels, from the joint resamples."""
     rows = []
-    for level in chain_of[name].levels:
+    for level in steps_of[name].levels:
         found = [aurocs(name, task, level)[:2] for task in tasks]
         known = [(arms, contrast(result, "level")) for arms, result in found if result is not None]
         if not known:
@@ -407,10 +423,10 @@ def average_curve(name, tasks):
 # %%
 def dice_curve(name):
     """Mean Dice per slice for every arm and level, clean on the same slices beside it."""
-    patients, rows = chain_of[name].cohort.table.set_index("image_id")["patient_id"], []
+    patients, rows = steps_of[name].cohort.table.set_index("image_id")["patient_id"], []
     table = dice_table(overlap[name], patients).assign(image=overlap[name]["image_id"])
     clean = table[table["arm"] == "clean"]
-    for level in chain_of[name].levels:
+    for level in steps_of[name].levels:
         here = table[(table["level"] == level) & (table["arm"] != "clean")]
         part = pd.concat([clean[clean["image"].isin(here["image"])], here])
         for arm, of_arm in part.groupby("arm", sort=False):
@@ -418,8 +434,8 @@ def dice_curve(name):
     return pd.DataFrame(rows)
 
 
-curves = {(name, task): task_curve(name, task) for name in units for task in chain_of[name].tasks()}
-FINDINGS = {name: [task for task in chain_of[name].tasks() if task != "support_devices"] for name in units}
+curves = {(name, task): task_curve(name, task) for name in units for task in steps_of[name].readings.tasks()}
+FINDINGS = {name: [task for task in steps_of[name].readings.tasks() if task != "support_devices"] for name in units}
 averages = {name: average_curve(name, FINDINGS[name]) for name in units if len(FINDINGS[name]) > 2}
 dices = {name: dice_curve(name) for name in overlap}
 
@@ -428,17 +444,17 @@ dices = {name: dice_curve(name) for name in overlap}
 
 # %%
 quality = {}
-for name, chain in chain_of.items():
+for name, steps in steps_of.items():
     if not run.has("quality"):
         print("no table of image quality yet: the PSNR panel stays away until notebook 07 has run")
         break
     table = run.read("quality", cohort=name)
-    who = table["image_id"].map(chain.cohort.table.set_index("image_id")["patient_id"])
+    who = table["image_id"].map(steps.cohort.table.set_index("image_id")["patient_id"])
     rows = []
     for (arm, level), part in table.groupby(["arm", "level"], sort=False):
         rows.append({"arm": arm, "level": level} | mean_of(part["psnr_db"], who[part.index]))
     quality[name] = pd.DataFrame(rows)
-quality = {name: table[table["level"].isin(chain_of[name].levels)] for name, table in quality.items()}
+quality = {name: table[table["level"].isin(steps_of[name].levels)] for name, table in quality.items()}
 
 
 # %%
@@ -447,20 +463,20 @@ def noise_figure(name, panels):
     figure, axes = plots.canvas(3.6 * len(panels) + 1.2, 3.2, 1, len(panels), squeeze=False)
     for ax, (label, frame) in zip(axes[0], panels):
         frame = frame[~frame["arm"].isin(["placebo", "planted"])]
-        order = [arm for arm in ["clean", *chain_of[name].arms()] if arm in set(frame["arm"])]
+        order = [arm for arm in ["clean", *steps_of[name].setup.arms()] if arm in set(frame["arm"])]
         order += [arm for arm in frame["arm"].unique() if arm not in order]
         frame = frame.sort_values("arm", key=lambda column: column.map(order.index), kind="stable")
-        plots.noise_curves(ax, frame, chain_of[name].modality, label)
+        plots.noise_curves(ax, frame, steps_of[name].cohort.modality, label)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
-    return captioned(figure, chain_of[name])
+    return captioned(figure, steps_of[name])
 
 
-for name in chain_of:
+for name in steps_of:
     psnr = [("PSNR (dB)", quality[name])] if name in quality else []
     tasks = [task for task in FINDINGS.get(name, []) if name not in averages]
     panels = [(f"AUROC, {task.replace('_', ' ')}", curves[name, task]) for task in tasks]
     if name in averages:
-        n = averages[name].groupby("level")["tasks"].first().reindex(chain_of[name].levels)
+        n = averages[name].groupby("level")["tasks"].first().reindex(steps_of[name].levels)
         panels += [(f"mean AUROC ({', '.join(f'{k:.0f}' for k in n)} findings)", averages[name])]
     panels += [("Dice per slice", dices[name])] if name in dices else []
     display(run.figure(noise_figure(name, panels + psnr), f"08_noise_{name}"))
@@ -483,14 +499,14 @@ def findings_figure(name, tasks):
     for ax, task in zip(axes.ravel(), tasks):
         frame = curves[name, task]
         frame = frame[~frame["arm"].isin(["placebo", "planted"])]
-        plots.noise_curves(ax, frame, chain_of[name].modality, "AUROC")
+        plots.noise_curves(ax, frame, steps_of[name].cohort.modality, "AUROC")
         ax.tick_params(labelsize=7)
         ax.xaxis.label.set_size(8)
         few = frame.groupby("level")["with"].first().dropna()
         text = f"with: {', '.join(f'{n:.0f}' for n in few[::-1])}" if len(few) else "not estimable"
         ax.set_title(f"{task.replace('_', ' ')}\n{text}", fontsize=8)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
-    return captioned(figure, chain_of[name])
+    return captioned(figure, steps_of[name])
 
 
 for name in averages:
@@ -512,30 +528,30 @@ in_paper = {(row.cohort == "CheXpert", row.level, row.task, row.arm): row.printe
 
 def paper_rows(name):
     """AUROC of every task, their mean, and Dice, per arm at the audited level."""
-    chain, cells = chain_of[name], {}
-    frames = {task: curves[name, task] for task in chain.tasks() if (name, task) in curves}
+    steps, cells = steps_of[name], {}
+    frames = {task: curves[name, task] for task in steps.readings.tasks() if (name, task) in curves}
     frames |= {"average": averages[name]} if name in averages else {}
     frames |= {"segmentation": dices[name]} if name in dices else {}
     for task, frame in frames.items():
-        for row in frame[frame["level"] == chain.audit_level].itertuples():
-            level = chain.degradation.identity_level if row.arm == "clean" else row.level
-            theirs = in_paper.get((chain.modality == "xray", level, task, row.arm), "")
+        for row in frame[frame["level"] == steps.audit_level].itertuples():
+            level = steps.setup.degradation.identity_level if row.arm == "clean" else row.level
+            theirs = in_paper.get((steps.cohort.modality == "xray", level, task, row.arm), "")
             text = cell(row.value, row.low, row.high, theirs)
             cells.setdefault(task.replace("segmentation", "Dice"), {})[row.arm] = text
     return pd.DataFrame(cells).T.fillna("-")
 
 
-for name, chain in chain_of.items():
+for name, steps in steps_of.items():
     display(
         paper_rows(name).style.set_caption(
-            f"{note(chain)}; {plots.AXIS[chain.modality]} {chain.audit_level:,.0f}; 95 % interval; in brackets the paper"
+            f"{note(steps)}; {plots.AXIS[steps.cohort.modality]} {steps.audit_level:,.0f}; 95 % interval; in brackets the paper"
         )
     )
 
 # %%
 changes = []
 for (name, task), frame in curves.items():
-    here = frame[(frame["level"] == chain_of[name].audit_level) & (frame["arm"] != "clean")]
+    here = frame[(frame["level"] == steps_of[name].audit_level) & (frame["arm"] != "clean")]
     changes += [
         {"cohort": name, "task": task, "arm": row.arm, "change": cell(row.delta, row.delta_low, row.delta_high)}
         for row in here.itertuples()
@@ -556,7 +572,7 @@ from fairrecon_core.audit.thresholds import POLICIES
 thresholds = {}
 for name, table in predictions.items():
     for policy in POLICIES:
-        frame = chain_of[name].thresholds(table, policy)
+        frame = chosen_thresholds(steps_of[name].cohort, table, policy)
         if len(frame):
             run.save("thresholds", frame, cohort=name, policy=policy)
             thresholds[name, policy] = frame
@@ -573,16 +589,18 @@ pd.concat(thresholds.values()).groupby(["cohort", "policy", "chosen_on"], sort=F
 # %%
 def threshold_figure(name):
     """Published cuts per arm and task as logits, beside the frozen one."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     logit = lambda p: np.log(np.clip(p, 1e-6, 1 - 1e-6) / (1 - np.clip(p, 1e-6, 1 - 1e-6)))
     per_arm, frozen = thresholds[name, "test_per_arm"], thresholds[name, "validation_frozen"]
-    per_arm = per_arm[per_arm["level"].isin([chain.audit_level, chain.degradation.identity_level])]
+    per_arm = per_arm[per_arm["level"].isin([steps.audit_level, steps.setup.degradation.identity_level])]
     tasks = list(dict.fromkeys(per_arm["task"]))
     figure, ax = plots.canvas(7.5, 1.2 + 0.3 * len(tasks))
     cut = frozen.groupby("task")["value"].mean().reindex(tasks)
     y, bar = np.arange(len(tasks))[::-1], {"color": "#000000", "markersize": 15, "markeredgewidth": 2}
     ax.plot(logit(cut), y, "|", **bar, label="frozen, validation, clean")
-    arms = [arm for arm in ["clean", *chain.arms(), *per_arm["arm"].unique()] if arm not in ("placebo", "planted")]
+    arms = [
+        arm for arm in ["clean", *steps.setup.arms(), *per_arm["arm"].unique()] if arm not in ("placebo", "planted")
+    ]
     for a, arm in enumerate(dict.fromkeys(arms)):
         value = per_arm[per_arm["arm"] == arm].groupby("task")["value"].mean().reindex(tasks)
         style = plots.arm_style(arm) | {"linestyle": "", "markersize": 5, "label": f"{arm}, own test labels"}
@@ -590,7 +608,7 @@ def threshold_figure(name):
     ax.set_yticks(y, [task.replace("_", " ") for task in tasks], fontsize=8)
     ax.set_xlabel("Threshold (logit)", fontsize=9)
     ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    return captioned(figure, chain)
+    return captioned(figure, steps)
 
 
 for name in predictions:
@@ -610,13 +628,13 @@ tested = {name: on_test_images(name, table) for name, table in predictions.items
 
 def decisions(name, task, arm):
     """Scores and decisions of clean and one arm at the audited level on the same test images, with patients and labels."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     table = tested[name][tested[name]["task"] == task]
     cuts = thresholds[name, "validation_frozen"].query("task == @task").groupby("fold")["value"].first()
     score = lambda rows: rows.groupby(["fold", "image_id"])["score"].mean()
-    after = score(table[(table["arm"] == arm) & (table["level"] == chain.audit_level)])
+    after = score(table[(table["arm"] == arm) & (table["level"] == steps.audit_level)])
     both = pd.DataFrame({"before": score(table[table["arm"] == "clean"]), "after": after}).dropna().reset_index("fold")
-    people = chain.cohort.table.set_index("image_id").loc[both.index]
+    people = steps.cohort.table.set_index("image_id").loc[both.index]
     both = both.assign(
         cut=both["fold"].map(cuts), patient=people["patient_id"], truth=people[f"y_{task}"], everybody="all"
     )
@@ -627,8 +645,8 @@ def decisions(name, task, arm):
 
 # %%
 name = list(predictions)[-1]
-task = chain_of[name].planted_task()
-one = decisions(name, task, chain_of[name].arms()[-1])
+task = steps_of[name].images.planted_task()
+one = decisions(name, task, steps_of[name].setup.arms()[-1])
 if len(one):
     by_hand = one["flipped"].groupby(one["patient"]).mean().mean()  # a mean over patients
     decided = [one[when] >= one["cut"] for when in ("after", "before")]
@@ -644,8 +662,8 @@ if len(one):
 
 # %%
 shifts = []
-for name, chain in chain_of.items():
-    for task in chain.tasks() if name in predictions else []:
+for name, steps in steps_of.items():
+    for task in steps.readings.tasks() if name in predictions else []:
         for arm in [arm for arm in predictions[name]["arm"].unique() if arm != "clean"]:
             one = decisions(name, task, arm)
             measures = {"flip rate": one["flipped"].astype(float), "logit shift, with": one["moved"].where(one["truth"] == 1),
@@ -661,7 +679,7 @@ def shift_figure(name):
     """Flip rate and logit shifts per task and arm, with intervals."""
     rows = shifts[shifts["cohort"] == name]
     tasks, measures = list(rows["task"].unique()), list(rows["measure"].unique())
-    arms = [arm for arm in dict.fromkeys([*arms_with(chain_of[name]), *rows["arm"]]) if arm in set(rows["arm"])]
+    arms = [arm for arm in dict.fromkeys([*steps_of[name].arms_read(), *rows["arm"]]) if arm in set(rows["arm"])]
     figure, axes = plots.canvas(11.5, 1.4 + 0.5 * len(tasks), 1, len(measures), sharey=True, squeeze=False)
     for ax, measure in zip(axes[0], measures):
         for a, arm in enumerate(arms):
@@ -674,8 +692,8 @@ def shift_figure(name):
         ax.locator_params(axis="x", nbins=5)
     axes[0, 0].set_yticks(np.arange(len(tasks))[::-1], [task.replace("_", " ") for task in tasks], fontsize=8)
     axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    chain = chain_of[name]
-    figure.supxlabel(f"{note(chain)}; against clean at {chain.audit_level:,.0f}", fontsize=8, color="#595959")
+    steps = steps_of[name]
+    figure.supxlabel(f"{note(steps)}; against clean at {steps.audit_level:,.0f}", fontsize=8, color="#595959")
     return figure
 
 
@@ -698,14 +716,18 @@ for name in predictions:
 # %%
 def outlines_figure(name):
     """The median slice: truth, then the segmenter's outline on clean and every arm at the audited level."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     segmenter = next(reader for reader in readers[name].values() if isinstance(reader, Segmenter))
-    rows = chain.rows(chain.audit_level)
-    table = overlap[name].query("arm == 'clean' and fold == 0").set_index("image_id").reindex(chain.names_of(rows))
+    rows = steps.setup.rows(steps.audit_level)
+    table = (
+        overlap[name].query("arm == 'clean' and fold == 0").set_index("image_id").reindex(steps.setup.names_of(rows))
+    )
     dice = (2 * table["intersection"] / (table["predicted"] + table["actual"])).where(table["actual"] > 0).to_numpy()
     place = np.argsort(dice, kind="stable")[(np.isfinite(dice).sum() - 1) // 2]
-    truth, clean = chain.cohort.mask(rows[place]), chain.cohort.image(rows[place])
-    images = {"clean": clean} | {arm: as_float(chain.images(arm, chain.audit_level)[0][place]) for arm in chain.arms()}
+    truth, clean = steps.cohort.mask(rows[place]), steps.cohort.image(rows[place])
+    images = {"clean": clean} | {
+        arm: as_float(steps.images.get(arm, steps.audit_level)[0][place]) for arm in steps.setup.arms()
+    }
     found = segmenter.masks(np.stack(list(images.values())))
     overlaps = [2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask in found]
     titles = ["truth"] + [f"{arm}\nDice {value:.2f}" for arm, value in zip(images, overlaps)]
@@ -713,13 +735,13 @@ def outlines_figure(name):
         [clean, *images.values()],
         titles,
         outlines=[truth, *found],
-        note=f"{note(chain)}; {plots.AXIS[chain.modality]} {chain.audit_level:g}",
+        note=f"{note(steps)}; {plots.AXIS[steps.cohort.modality]} {steps.audit_level:g}",
         height=1.9,
     )
 
 
 for name in overlap:
-    show_images(outlines_figure(name), f"08_fig_4_{name}", chain_of[name])
+    show_images(outlines_figure(name), f"08_fig_4_{name}", steps_of[name])
 
 # %% [markdown]
 # ## Grad-CAM by hand
@@ -730,7 +752,7 @@ for name in overlap:
 # $$L_c = \max\Big(0, \sum_k \frac{w_{ck}}{hw} A_k\Big)$$
 
 # %%
-from fairrecon_core.predict.readers import grad_cam
+from fairrecon_core.predict.reading import grad_cam
 
 
 def block(reader, layer="layer4"):
@@ -745,8 +767,8 @@ def who_answers(name, task):
 
 
 name = list(predictions)[-1]
-reader, output = who_answers(name, chain_of[name].planted_task())
-image = chain_of[name].cohort.image(chain_of[name].rows(chain_of[name].audit_level)[0])
+reader, output = who_answers(name, steps_of[name].images.planted_task())
+image = steps_of[name].cohort.image(steps_of[name].setup.rows(steps_of[name].audit_level)[0])
 if settings.backbone.startswith("resnet"):
     kept = {}
     hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
@@ -772,12 +794,12 @@ if settings.backbone.startswith("resnet"):
 # %%
 def median_patient(name, task):
     """Row of the cohort, and place among the images, of the recorded positive with the median clean score."""
-    chain = chain_of[name]
-    rows = chain.rows(chain.audit_level)
-    ids = chain.names_of(rows)
+    steps = steps_of[name]
+    rows = steps.setup.rows(steps.audit_level)
+    ids = steps.setup.names_of(rows)
     table = predictions[name].query("arm == 'clean' and fold == 0 and task == @task").set_index("image_id")["score"]
     score = table[~table.index.duplicated()].reindex(ids).to_numpy()
-    positive = (chain.cohort.table[f"y_{task}"].iloc[rows] == 1).to_numpy()
+    positive = (steps.cohort.table[f"y_{task}"].iloc[rows] == 1).to_numpy()
     score = np.where(positive, score, np.nan) if positive.any() else score
     place = int(np.argsort(score, kind="stable")[(np.isfinite(score).sum() - 1) // 2])
     return rows[place], place
@@ -785,11 +807,11 @@ def median_patient(name, task):
 
 def shown_images(name, place, level):
     """Clean image and every arm at a level, of one place among the audited images."""
-    chain = chain_of[name]
-    row = chain.rows(chain.audit_level)[place]
-    images = {"clean": chain.cohort.image(row)}
-    for arm in chain.arms():
-        stored, rows = chain.images(arm, level)
+    steps = steps_of[name]
+    row = steps.setup.rows(steps.audit_level)[place]
+    images = {"clean": steps.cohort.image(row)}
+    for arm in steps.setup.arms():
+        stored, rows = steps.images.get(arm, level)
         if row in rows:
             images[arm] = as_float(stored[np.flatnonzero(rows == row)[0]])
     return images
@@ -802,9 +824,9 @@ def shown_images(name, place, level):
 # %%
 def heat_figure(name, tasks, patient_task):
     """One row per task: the reader's heat map on clean and every arm; one scale per row, in parts of the logit."""
-    chain = chain_of[name]
+    steps = steps_of[name]
     _, place = median_patient(name, patient_task)
-    images = shown_images(name, place, chain.audit_level)
+    images = shown_images(name, place, steps.audit_level)
     figure, axes = plots.canvas(1.75 * len(images), 2.15 * len(tasks) + 0.4, len(tasks), len(images), squeeze=False)
     for line, task in zip(axes, tasks):
         reader, output = who_answers(name, task)
@@ -815,7 +837,7 @@ def heat_figure(name, tasks, patient_task):
             plots.draw_heat(ax, image, heat, f"{arm}\n{task.replace('_', ' ')} {score:.2f}", limit)
             ax.title.set_size(8)
     figure.supxlabel(
-        f"{note(chain)}; at {chain.audit_level:,.0f}; full colour: {limit:.2f} of the logit (last row)",
+        f"{note(steps)}; at {steps.audit_level:,.0f}; full colour: {limit:.2f} of the logit (last row)",
         fontsize=8,
         color="#595959",
     )
@@ -823,9 +845,9 @@ def heat_figure(name, tasks, patient_task):
 
 
 for name in predictions:
-    asked = chain_of[name].planted_task()
-    tasks = [asked] + [task for task in ("atelectasis",) if task in chain_of[name].tasks()]
-    show_images(heat_figure(name, tasks, asked), f"08_fig_5_{name}", chain_of[name])
+    asked = steps_of[name].images.planted_task()
+    tasks = [asked] + [task for task in ("atelectasis",) if task in steps_of[name].readings.tasks()]
+    show_images(heat_figure(name, tasks, asked), f"08_fig_5_{name}", steps_of[name])
 
 # %% [markdown]
 # **What to look for:** does the warm spot stay where it is on clean, and does the score? A spot that stays while the score falls is a fading
@@ -835,13 +857,13 @@ for name in predictions:
 # %%
 def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.name):
     """Image, heat map and score of one arm beside clean, for the median patient of a task."""
-    chain = chain_of[cohort]
-    level = {"audited": chain.audit_level, "least noise": chain.levels[0], "most noise": chain.levels[-1]}[level]
+    steps = steps_of[cohort]
+    level = {"audited": steps.audit_level, "least noise": steps.levels[0], "most noise": steps.levels[-1]}[level]
     row, _ = median_patient(cohort, task)
-    names, clean = chain.names_of([row]), chain.cohort.image(row)
-    degraded, measurement = chain.degradation.measure(clean[None], level, names, settings.seed)
+    names, clean = steps.setup.names_of([row]), steps.cohort.image(row)
+    degraded, measurement = steps.setup.degradation.measure(clean[None], level, names, settings.seed)
     options = {"image_ids": names, "seed": settings.seed, "measurement": measurement}
-    image = np.asarray(degraded if arm == "degraded" else chain.reconstructor(arm)(degraded, level, **options))[0]
+    image = np.asarray(degraded if arm == "degraded" else steps.weights.load(arm)(degraded, level, **options))[0]
     reader, output = who_answers(cohort, task)
     images = {"clean": clean, arm: np.clip(image, 0, 1)}
     maps = [grad_cam(reader.net, block(reader, layer), one, output) for one in images.values()]
@@ -853,23 +875,23 @@ def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.n
             axes[2 * k + 1], one, heat, f"{task.replace('_', ' ')} {reader.scores(one[None])[0, output]:.2f}", limit
         )
     figure.supxlabel(
-        f"{note(chain)}; patient with the median clean score among the positives", fontsize=8, color="#595959"
+        f"{note(steps)}; patient with the median clean score among the positives", fontsize=8, color="#595959"
     )
     return figure
 
 
-look_at(last.planted_task(), last.arms()[-1])
+look_at(last.images.planted_task(), last.setup.arms()[-1])
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
 
 slider_image(
     look_at,
-    task=tuple(last.tasks()),
-    arm=tuple(last.arms()),
+    task=tuple(last.readings.tasks()),
+    arm=tuple(last.setup.arms()),
     level=("audited", "least noise", "most noise"),
     layer=("layer4", "layer3"),
-    start={"task": last.planted_task()},
+    start={"task": last.images.planted_task()},
 )
 
 # %% [markdown]

@@ -226,7 +226,10 @@ def show_gaps(n_sick=1600):
     )
     for label, chosen, colour in kinds:
         values = gaps_of_equals(n_sick, chosen)
-        ax.hist(values, bins=np.linspace(0, 1, 60), color=colour, alpha=0.6, label=f"{label}: mean {values.mean():.3f}")
+        samples = {f"{label}: mean {values.mean():.3f}": values}
+        plots.distributions(
+            ax, samples, {title: {"color": colour, "fill": True} for title in samples}, bins=np.linspace(0, 1, 60)
+        )
     ax.set(xlabel="Largest TPR gap although nobody differs (simulated)", ylabel="Times in 1 000")
     ax.set_title(f"{n_sick:,} patients with the finding", fontsize=10)
     ax.legend(fontsize=8, frameon=False)

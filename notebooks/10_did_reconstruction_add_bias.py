@@ -13,11 +13,8 @@ overrides = {}  # for example {"seed": 1}
 import numpy as np
 import pandas as pd
 
-from fairrecon_lab import plots
-from fairrecon_core.audit import audit_change, signed_cells, summary
-from fairrecon_lab.simulate import control_scores as controls
-from fairrecon_lab.paper.evaluation import published_audit
 from fairrecon_core.steps.folder import begin
+from fairrecon_lab.analysis import fairness, fairness_figures
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 
@@ -33,65 +30,37 @@ settings, run = begin(profile, overrides, needs=["cohort"])
 #
 # Where notebook 08 has not run, a **reference reader** stands in. It looks at the simulated severity itself, through noise (notebook 01), so
 # nobody reconstructed anything for it, and its arms are the controls alone, made from its scores, with a third: in `blurred_reader`
-# everybody is read less well, whoever they are.
+# everybody is read less well, whoever they are. The lines below only find out which of the two it is, and at which level each cohort is audited.
 
 # %%
-from fairrecon_lab.simulate import Bias, patient_table, reference_reader
-
-has_readers = run.has("predictions")
 cohorts = {name: run.cohort(name) for name in settings.cohorts}
-LEVELS = {"mri": settings.mri_audit_level, "xray": settings.xray_audit_level}
-AUDITED = {name: LEVELS[cohort.modality] for name, cohort in cohorts.items()}
-ORIGIN = "simulated" if "simulator_version" in next(iter(cohorts.values())).info else "real patients"
+first, *_, last = [*cohorts, *cohorts]
+AUDITED = {name: settings.audit_level(cohort.modality) for name, cohort in cohorts.items()}
+ORIGIN = "simulated" if "simulator_version" in cohorts[first].info else "real patients"
+has_readers = run.has("predictions")
 WHOSE = f"{settings.backbone} readers, {ORIGIN}" if has_readers else "reference reader, control arms, simulated"
-
-
-def reference_scores(name, cohort):
-    """Clean scores of the reference reader for every image; a union such as lung opacity has no severity to read."""
-    n_patients = 1 + int(cohort.table["patient_id"].str[-6:].astype(int).max())
-    people = patient_table(
-        name, n_patients, seed=settings.seed, bias=Bias(**cohort.info["bias"]), race=settings.race_shares
-    ).set_index("patient_id", drop=False)
-    unread = ("lung_opacity", "support_devices")
-    tasks = [c[2:] for c in cohort.table if c.startswith("y_") and c[2:] not in unread]
-    parts = []
-    for task in tasks:
-        latent = reference_reader(people.reset_index(drop=True), task).scores
-        score = pd.Series(1 / (1 + np.exp(-3 * (latent - 0.8))), index=people.index)
-        parts.append(cohort.table[["image_id"]].assign(task=task, score=score[cohort.table["patient_id"]].to_numpy()))
-    return pd.concat(parts, ignore_index=True).assign(arm="clean", level=np.inf if name == "chest" else 1.0)
-
 
 # %% [markdown]
 # Two slices of one brain do not read alike, so for the stand-in each image gets a little noise of its own. The threshold that its
-# `planted` needs is chosen on validation images, like all others below.
+# `planted` needs is chosen on validation images, like all others below. The table counts what there is to audit: rows, and tasks.
 
 # %%
-from fairrecon_core.audit import choose_threshold
+from fairrecon_lab.simulate import control_scores
 
 
-def control_arms(clean, table, level):
-    """Clean scores and the three control arms."""
-    validation = clean.merge(table[table["split"] == "validation"], on="image_id")
-    cuts = {task: choose_threshold(rows["score"], rows[f"y_{task}"]) for task, rows in validation.groupby("task")}
-    cuts = {task: 0.5 if np.isnan(cut) else cut for task, cut in cuts.items()}  # smoke: nobody has it
-    arms = [
-        controls.placebo(clean, table, ["sex", "age_group", "race"], share=0.15, seed=settings.seed),
-        controls.planted(clean, table, "sex", "female", thresholds=cuts, share=0.2, seed=settings.seed),
-        controls.blurred(clean, shift=-0.3, noise=0.7, seed=settings.seed),
-    ]
-    return pd.concat([clean, *(arm.assign(level=level) for arm in arms)], ignore_index=True)
+def stand_in(name, cohort):
+    """Scores of the reference reader for clean images, and its control arms."""
+    clean = fairness.reference_scores(name, cohort.table, cohort.info["bias"], settings.race_shares, settings.seed)
+    if name == "brain":
+        clean = control_scores.blurred(clean, noise=0.3, seed=settings.seed + 1, arm="clean")
+    return fairness.with_controls(clean, cohort.table, AUDITED[name], settings.seed).assign(fold=0)
 
 
+# %%
 predictions = {}
 for name, cohort in cohorts.items():
-    if has_readers:
-        everything = run.read("predictions", cohort=name)
-        predictions[name] = everything[everything["arm"].eq("clean") | everything["level"].eq(AUDITED[name])]
-    else:
-        clean = reference_scores(name, cohort)
-        clean = controls.blurred(clean, noise=0.3, seed=settings.seed + 1, arm="clean") if name == "brain" else clean
-        predictions[name] = control_arms(clean, cohort.table, AUDITED[name]).assign(fold=0)
+    rows = run.read("predictions", cohort=name) if has_readers else stand_in(name, cohort)
+    predictions[name] = rows[rows["arm"].eq("clean") | rows["level"].eq(AUDITED[name])]
 everything = pd.concat([frame.assign(cohort=name) for name, frame in predictions.items()])
 everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", "nunique"])
 
@@ -100,45 +69,43 @@ everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", 
 # `audit_change` pairs every arm with the clean images of the same patients, resamples *patients* 10 000 times, and asks two questions of
 # each cell: did the gap change (two-sided, adjusted over the family of cells), and if not, is the change provably smaller than a
 # margin? So every cell ends as *changed*, *equivalent* or *undetermined*; groups that are too small are *not estimable*.
-
+#
+# A *cell* is one task, one measure, one arm and one subgroup against its reference, such as "edema, TPR, U-Net, women against men". A
+# *family* is the set of cells that share one error rate: with 91 cells tested one by one, four or five would be called changed although
+# nothing happened. And where a cohort has folds, each patient is tested once, by networks that never saw them.
 
 # %%
-def known_attributes(table):
-    """Attributes of which at least two subgroups occur among the audited images."""
-    part = table[(table["split"] == "test") | (settings.n_folds > 1)]
-    return [a for a in ("sex", "age_group", "race") if len(set(part[a]) - {"unknown"}) > 1]
+from fairrecon_core.audit import audit_change, signed_cells, summary
 
-
-ATTRIBUTES = {name: known_attributes(cohort.table) for name, cohort in cohorts.items()}
 REFERENCE = {"sex": "male", "age_group": "old", "race": "white"}
+SHARED = {"n_boot": settings.n_boot, "min_support": settings.min_support, "seed": settings.seed}
+ATTRIBUTES = {name: fairness.known_attributes(cohort.table, settings.n_folds) for name, cohort in cohorts.items()}
+
+# %%
 audits = {}
-for name, cohort in cohorts.items():
-    for attribute in ATTRIBUTES[name]:
-        audits[name, attribute] = audit_change(
-            predictions[name].assign(cohort=name), cohort.table, attribute,
-            reference=REFERENCE[attribute], n_boot=settings.n_boot, margin=settings.margin,
-            min_support=settings.min_support, agg=settings.eodd_agg, seed=settings.seed,
-        )  # fmt: skip
-        run.save("audit", audits[name, attribute], cohort=name, attribute=attribute)
-table = pd.concat(audits.values(), ignore_index=True)
-last = list(cohorts)[-1]
+for name, attribute in [(cohort, attribute) for cohort in cohorts for attribute in ATTRIBUTES[cohort]]:
+    audits[name, attribute] = audit_change(
+        predictions[name].assign(cohort=name), cohorts[name].table, attribute, reference=REFERENCE[attribute],
+        margin=settings.margin, agg=settings.eodd_agg, **SHARED,
+    )  # fmt: skip
+    run.save("audit", audits[name, attribute], cohort=name, attribute=attribute)
 print(summary(audits[last, "sex"], max_rows=5))
 
 # %% [markdown]
 # **What to look for:** the first table counts cells by verdict. *Undetermined* is not "no change": with this many patients the reader
 # could have got worse by the amount in the last line and we might not know.
-
-# %% [markdown]
+#
 # Against **clean** images the audit asks what degradation and reconstruction did together, which is the paper's question. Against
-# **degraded** images it asks what the reconstructor added (for the stand-in, which has none, against the blurred reader):
+# **degraded** images it asks what the reconstructor added (for the stand-in, which has none, against the blurred reader). The two answers
+# may differ: a network can undo a harm that the scanner did, and can add one where the scanner did none.
 
 # %%
-base = "degraded" if "degraded" in set(predictions[last]["arm"]) else "blurred_reader"
-others = [arm for arm in predictions[last]["arm"].unique() if arm not in ("clean", base, "placebo", "planted")]
-others = others or ["placebo", "planted"]  # the stand-in has controls only
+arms = list(predictions[last]["arm"].unique())
+base = "degraded" if "degraded" in arms else "blurred_reader"
+others = [arm for arm in arms if arm not in ("clean", base, "placebo", "planted")]
 added = audit_change(
-    predictions[last].assign(cohort=last), cohorts[last].table, "sex", baseline_arm=base, arms=others, reference="male",
-    metrics=["rates"], n_boot=settings.n_boot, min_support=settings.min_support, seed=settings.seed,
+    predictions[last].assign(cohort=last), cohorts[last].table, "sex", baseline_arm=base, reference="male",
+    arms=others or ["placebo", "planted"], metrics=["rates"], **SHARED,
 )  # fmt: skip
 run.save("audit", added, cohort=last, attribute="sex", baseline_arm=base)
 print(summary(added, max_rows=3))
@@ -146,93 +113,50 @@ print(summary(added, max_rows=3))
 # %% [markdown]
 # ## Does it find what was planted?
 # The planted arm takes a share $q$ of the women's hits and gives them what women without the finding get. So their TPR changes by
-# $-q\,(\mathrm{TPR} - \mathrm{FPR})$, and nobody else's does. Both rates are read from the clean images; the audit must cover the result.
+# $-q\,(\mathrm{TPR} - \mathrm{FPR})$, and nobody else's does. By hand: with a TPR of .8, an FPR of .1 and $q$ = .3 the change is
+# −.3 × .7 = −.21. Both rates are read from the clean images, and the audit's interval must cover the result. An audit that misses a harm
+# that we put there ourselves has no business with harms that we do not know.
 
 # %%
 from fairrecon_core.reconstruct.controls import planted_change, planted_task
 
-
-def planted_check(name):
-    """Known and found change of the women's TPR in the planted arm, for one cohort."""
-    cells = audits[name, "sex"].query("arm == 'planted' and subgroup == 'female'")
-    cells = cells[cells["task"] == planted_task(cohorts[name].table)]
-    found = signed_cells(cells).query("metric == 'tpr'")
-    rates = cells.query("reference == ''").set_index("metric")["baseline"]
-    if not len(found) or found["verdict"].iloc[0] == "not_estimable":
-        return None
-    share = settings.control_share if has_readers else 0.2
-    fpr = rates["fpr"] if has_readers else 0.0  # the stand-in's hits become misses outright
-    return found.iloc[0][["task", "delta", "delta_ci_low", "delta_ci_high", "verdict"]].to_dict() | {
-        "cohort": name, "known": planted_change(rates["tpr"], fpr, share)}  # fmt: skip
-
-
-checks = [check for name in cohorts if "sex" in ATTRIBUTES[name] and (check := planted_check(name))]
+assert np.isclose(planted_change(tpr=0.8, fpr=0.1, share=0.3), -0.21)
+share = settings.control_share if has_readers else 0.2
+checks = []
+for name in (cohort for cohort in cohorts if "sex" in ATTRIBUTES[cohort]):
+    task = planted_task(cohorts[name].table)
+    check = fairness.planted_check(audits[name, "sex"], task, share, hits_become_misses=not has_readers)
+    checks += [check | {"cohort": name}] if check else []
 pd.DataFrame(checks)
 
 # %% [markdown]
 # ## Table 5, as published and with verdicts
 # On the left each arm's EODD as the paper computes it: the mean of bootstrap gaps, coloured where its one-sided test says p < .05 (yellow:
-# worse, blue: better). On the right the plain gap, coloured by our verdict about its change; figures in grey are gaps no larger than
-# groups without any difference would show (the noise band).
+# worse, blue: better). On the right the plain gap, shaded by our verdict about its change (red: changed, green: equivalent); figures in
+# grey are gaps no larger than groups without any difference would show (the noise band).
+#
+# A *max-min* gap is the best group's rate less the worst group's. It says how far apart the groups are, not who is ahead, and it is
+# above zero even when the groups do not differ at all.
 
 # %%
-tested = {
-    name: cohort.table[(cohort.table["split"] == "test") | (settings.n_folds > 1)] for name, cohort in cohorts.items()
-}
-published = {
-    (name, attribute): published_audit(
-        predictions[name], tested[name], attribute,
-        n_boot=min(settings.n_boot, 1000), empty_tpr=0.0 if cohorts[name].modality == "mri" else 1.0, seed=settings.seed,
+from fairrecon_lab.paper.evaluation import published_audit
+
+N_BOOT = min(settings.n_boot, 1000)
+published = {}
+for name, attribute in audits:
+    tested, empty = (
+        fairness.audited(cohorts[name].table, settings.n_folds),
+        0.0 if cohorts[name].modality == "mri" else 1.0,
     )
-    for name, attribute in audits
-}  # fmt: skip
-
-
-def published_colour(row):
-    """Yellow or blue where the published test says so."""
-    if not row["p_value"] < 0.05:
-        return "white"
-    return "#F1D892" if row["delta"] >= 0 else "#93C1C9"
-
-
-def our_colour(row):
-    """A light shade of the verdict's colour."""
-    return {"changed": "#F2B894", "changed_within_margin": "#F6DCA0", "equivalent": "#B3D4E8"}.get(
-        row["verdict"], "white"
-    )
+    options = {"n_boot": N_BOOT, "empty_tpr": empty, "seed": settings.seed}
+    published[name, attribute] = published_audit(predictions[name], tested, attribute, **options)
 
 
 # %%
-def draw_table(ax, rows, metric, colour, title, tasks):
-    """Values of one metric as a grid, findings down, arms across; grey: within the noise band."""
-    rows = rows[(rows["metric"] == metric) & (rows["arm"] != "clean")]
-    arms = list(rows["arm"].unique())
-    text = lambda x, y, value, ink: ax.text(
-        x, y, "-" if np.isnan(value) else f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink
-    )
-    for _, row in rows.iterrows():
-        x, y = 1 + arms.index(row["arm"]), -tasks.index(row["task"])
-        ax.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, color=colour(row), linewidth=0)
-        text(x, y, row["value"], "#8C8C8C" if row.get("band_high", -1) >= row["value"] else "#000000")
-        if x == 1:
-            text(0, y, row["baseline"], "#000000")
-    ax.set_xticks(range(len(arms) + 1), ["clean", *arms], fontsize=8)
-    ax.xaxis.tick_top()
-    ax.set_yticks([-i for i in range(len(tasks))], [task.replace("_", " ") for task in tasks], fontsize=8)
-    ax.set(xlim=(-0.5, len(arms) + 0.5), ylim=(-len(tasks) + 0.5, 0.5))
-    ax.set_title(title, fontsize=10, pad=16)
-    ax.tick_params(length=0)
-
-
 def table_five(name=last, attribute="sex", metric="eodd"):
     """The form of Table 5 for one cohort and attribute: published beside defended."""
     ours = audits[name, attribute].query("estimator == 'plug_in'")
-    figure, axes = plots.canvas(5 + 1.3 * ours["arm"].nunique(), 0.9 + 0.3 * ours["task"].nunique(), 1, 2)
-    tasks = list(ours["task"].unique())
-    draw_table(axes[0], published[name, attribute], metric, published_colour, f"{metric.upper()}, as published", tasks)
-    draw_table(axes[1], ours, metric, our_colour, f"{metric.upper()}, with verdict on its change", tasks)
-    figure.supxlabel(f"{name}, by {attribute}; {WHOSE}", fontsize=8, color="#595959")
-    return figure
+    return fairness_figures.table_five(published[name, attribute], ours, metric, f"{name}, by {attribute}; {WHOSE}")
 
 
 run.figure(table_five(), "10_table_5_sex")
@@ -244,52 +168,24 @@ slider_image(table_five, name=last, attribute=tuple(ATTRIBUTES[last]), metric=("
 
 # %% [markdown]
 # **What to look for:** the left values are mostly larger: the mean of a bootstrapped gap is biased upwards. On the left every cell is tested
-# by itself, on the right all cells of the attribute share one error rate, so fewer are coloured, of those that changed too. What
-# that buys is seen in `placebo`, which should stay white: count both ways, over all attributes.
+# by itself; on the right all cells of the attribute share one error rate. What that buys is seen in `placebo`, which should stay
+# white. Count both ways, over all attributes, and compare the two last columns arm by arm:
 
 # %%
-count = []
-for key, frame in published.items():
-    ours = audits[key].query("estimator == 'plug_in' and metric in ('eodd', 'eop')")
-    for arm in ours["arm"].unique():
-        flagged = frame[frame["arm"] == arm]["p_value"] < 0.05
-        adjusted = ours[ours["arm"] == arm]["verdict"].isin(["changed", "changed_within_margin"])
-        count.append([*key, arm, len(flagged), flagged.sum(), adjusted.sum()])
-count = pd.DataFrame(count, columns=["cohort", "attribute", "arm", "cells", "published p < .05", "changed (ours)"])
-count
+fairness.flagged_both_ways(audits, published)
 
 # %% [markdown]
 # ## Fig. 12 and 13: change by task, with sign
-# The paper plots the change of a max-min gap, which has lost its direction. Here is the signed change of the TPR gap (group less
-# reference): negative means that the group fell further behind. Grey: what noise gives. Dotted: the margin.
+# The paper plots the change of a max-min gap, which has lost its direction. Here is the signed change of the TPR gap (group minus
+# reference): negative means that the group fell further behind. Grey bar: what noise gives. Dotted: the margin. The shape of the point is
+# the verdict; a grey point means that these patients cannot tell.
 
 
 # %%
 def change_by_task(name=last, attribute="sex", metric="tpr"):
-    """Difference in differences per task, one panel per arm, with interval, noise band, margin and verdict colour."""
-    cells = signed_cells(audits[name, attribute]).query("metric == @metric")
-    shown = [arm for arm in ("unet", "pix2pix", "sde", "planted") if arm in set(cells["arm"])]
-    cells = cells[cells["arm"].isin(shown if len(shown) > 1 else set(cells["arm"]))]
-    cells = cells[(metric != "logit_shift") | (cells["label"] == "1")]  # of patients who have the finding
-    arms = list(cells["arm"].unique())
-    n_rows = int(cells.groupby("arm").size().max())
-    figure, axes = plots.canvas(
-        3.4 * len(arms) + 2, 0.9 + 0.26 * n_rows, 1, len(arms), sharey=True, sharex=True, squeeze=False
-    )
-    for ax, arm in zip(axes[0], arms):
-        rows = cells[cells["arm"] == arm]
-        several = rows["subgroup"].nunique() > 1
-        labels = [
-            f"{r.task.replace('_', ' ')}{', ' + r.subgroup if several else ''} (n = {r.smallest_group})"
-            for r in rows.itertuples()
-        ]
-        bands = rows[["band_low", "band_high"]].to_numpy()
-        plots.forest(ax, labels, rows["delta"].to_numpy(), rows["delta_ci_low"].to_numpy(), rows["delta_ci_high"].to_numpy(),
-                     verdicts=list(rows["verdict"]), bands=bands, margin=rows["margin"].iloc[0])  # fmt: skip
-        ax.set_title(arm, fontsize=10)
-    who = "against " + REFERENCE[attribute] if several else f"{rows['subgroup'].iloc[0]} - {rows['reference'].iloc[0]}"
-    figure.supxlabel(f"Change of the {metric.replace('_', ' ')} gap, {who} ({name}; {WHOSE})", fontsize=9)
-    return figure
+    """Change of the gap per task and arm, with interval, noise band, margin and verdict."""
+    note = f"{name}; {WHOSE}"
+    return fairness_figures.change_by_task(audits[name, attribute], metric, REFERENCE[attribute], note)
 
 
 run.figure(change_by_task(), "10_fig_13_sex")
@@ -300,160 +196,63 @@ slider_image(
 )
 
 # %%
-run.figure(change_by_task(next(iter(cohorts)), "sex"), "10_fig_12_sex")
+run.figure(change_by_task(first, "sex"), "10_fig_12_sex")
 
 # %% [markdown]
 # **What to look for:** the brain's intervals are wide: a hundred test patients, a fifth of them without the label. The paper's "slightly
-# reduced bias for sex" in its Fig. 12 rests on as many. The colours: orange changed, blue equivalent, grey undetermined. Choose race above:
-# empty rows are groups below the minimum support, and they are most of the rows.
+# reduced bias for sex" in its Fig. 12 rests on as many. Choose race above: empty rows are groups below the minimum support, and they are
+# most of the rows. An empty row is an honest answer; a number there would be noise with a name.
 
 # %% [markdown]
 # ## Fig. 11: averaged absolute change, and what noise makes of it
 # The paper averages |change| over tasks "because no clear pattern emerged, and the average cancelled". But an average of absolute values
 # is positive whatever happens. How positive would it be if **nothing** had changed? Swap clean and arm at random within each
-# patient: that leaves everything else as it is and makes any true change impossible on average. `match` is the pairing that the audit uses.
+# patient: that leaves everything else as it is and makes any true change impossible on average. By hand, on six images, what is swapped:
+
+# %%
+clean, arm = np.array([1, 1, 0, 0, 1, 0]), np.array([1, 0, 0, 1, 1, 0])  # decisions on six images, of three patients
+patient, heads = np.array([0, 0, 1, 1, 2, 2]), np.array([True, False, False])
+swapped = np.where(heads[patient], clean, arm)
+assert (swapped == [1, 1, 0, 1, 1, 0]).all(), "patient 0 shows its clean decisions as if they were the arm's"
+
+# %% [markdown]
+# The core pairs clean and arm (`match`, as the audit does it); `folded_table` swaps forty times and takes the mean of |change| each time.
 
 # %%
 from fairrecon_core.audit.matching import match
 
 matched = {name: match(predictions[name], cohorts[name].table) for name in cohorts}
-
-
-def max_min(truth, decision, group, n_groups):
-    """EODD (mean) and EOP from counts; groups without cases are left out."""
-    n, hits = (
-        np.bincount(group * 2 + truth, weights, minlength=2 * n_groups).reshape(-1, 2) for weights in (None, decision)
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = hits / n
-    fpr, tpr = np.nanmax(rates, axis=0) - np.nanmin(rates, axis=0)
-    return np.array([(tpr + fpr) / 2, tpr])
-
-
-def folded_changes(name, attribute, task, arm, n_swaps=40):
-    """|change| of EODD and EOP as observed, and on average over random swaps of clean and arm within patients."""
-    pairs = matched[name]
-    condition = [a for a, _ in pairs.conditions].index(arm)
-    truth, clean, other = pairs.truth[task], *pairs.decision[task][[pairs.baseline_of[condition], condition]]
-    keep = ~np.isnan(truth + clean + other) & (pairs.images[attribute] != "unknown").to_numpy()
-    if np.unique(truth[keep]).size < 2:
-        return np.full((2, 2), np.nan)
-    truth, clean, other, people = truth[keep].astype(int), clean[keep], other[keep], pairs.images[keep]
-    (group, names), patient = pd.factorize(people[attribute]), pd.factorize(people["patient_id"])[0]
-    rng, sizes = np.random.default_rng(settings.seed), []
-    for swap in range(n_swaps + 1):
-        flip = (rng.random(patient.max() + 1) < 0.5)[patient] & (swap > 0)
-        a, b = np.where(flip, other, clean), np.where(flip, clean, other)
-        sizes.append(np.abs(max_min(truth, b, group, len(names)) - max_min(truth, a, group, len(names))))
-    return np.stack([sizes[0], np.mean(sizes[1:], axis=0)])
-
-
-# %%
-folded = []
-for (name, attribute), frame in audits.items():
-    for arm in frame["arm"].unique():
-        tasks = frame["task"].unique()
-        seen, noise = np.nanmean([folded_changes(name, attribute, task, arm) for task in tasks], axis=0)
-        folded += [[name, attribute, arm, m, seen[i], noise[i]] for i, m in enumerate(("EODD", "EOP"))]
-folded = pd.DataFrame(folded, columns=["cohort", "attribute", "arm", "metric", "observed", "noise"])
-
-# %%
-arms = list(folded["arm"].unique())
-figure, axes = plots.canvas(10, 3.2, 1, 2, sharey=True)
-for ax, metric in zip(axes, ("EODD", "EOP")):
-    rows = folded.query("metric == @metric").groupby(["attribute", "arm"], sort=False)[["observed", "noise"]].mean()
-    for a, arm in enumerate(arms):
-        at = np.arange(len(rows.index.unique(0))) + 0.25 * (a - (len(arms) - 1) / 2)
-        values = rows.xs(arm, level="arm")
-        ax.bar(at, values["observed"], 0.22, color=plots.arm_style(arm)["color"], label=arm)
-        ax.plot(
-            at,
-            values["noise"],
-            "_",
-            color="#000000",
-            markersize=14,
-            markeredgewidth=2,
-            label=None if a else "noise alone",
-        )
-    ax.set_xticks(range(len(rows.index.unique(0))), rows.index.unique(0))
-    ax.set_title(f"Mean |change of {metric}| over tasks", fontsize=10)
-axes[0].set_ylabel("Absolute change")
-axes[1].legend(fontsize=8, frameon=False)
-figure.supxlabel(WHOSE, fontsize=8, color="#595959")
-run.figure(figure, "10_fig_11")
+folded = fairness.folded_table(audits, matched, settings.seed)
+run.figure(fairness_figures.folded_figure(folded, WHOSE), "10_fig_11")
 
 # %% [markdown]
-# **What to look for:** compare each bar with its black dash, not with zero and not with its neighbour. `placebo` has bars of the same kind
-# as the others. Race has the tallest bars because it has the smallest groups, and its dashes are tall as well.
+# **What to look for:** compare each point with its own black dash, not with zero and not with its neighbour. `placebo` lies as high as the
+# others. Race has the largest values because it has the smallest groups, and its dashes are high as well. A figure of absolute changes
+# without the dash cannot tell a reconstruction that harms from a coin that is tossed.
 
 # %% [markdown]
 # ## Fig. 10, 19, 21: segmentation
 # The paper's second task: Dice of notebook 08's segmenter. Where that has not run, the overlaps are *drawn*, not measured: a Dice for each
-# slice, and controls made of it. Those show the form of the figures and how the audit reads them, and nothing about segmentation.
-
-
-# %%
-def drawn_overlaps(cohort, level):
-    """Overlap counts with a Dice near .72: clean, placebo (noise for all), planted (women lose .05), blurred (all lose .05)."""
-    rng = np.random.default_rng(settings.seed)
-    table = cohort.table
-    actual = (
-        rng.integers(200, 600, len(table))
-        if cohort.masks is None or len(cohort.pixel_rows) < len(table)
-        else cohort.masks_at(table["row"].to_numpy()).sum((1, 2))
-    )
-    who = pd.factorize(table["patient_id"])[0]
-    dice = rng.normal(0.72, 0.12, who.max() + 1)[who] + rng.normal(0, 0.05, len(table))
-    female = (table["sex"] == "female").to_numpy()
-    arms = {
-        "clean": 0.0,
-        "placebo": rng.normal(0, 0.03, len(table)),
-        "planted": -0.05 * female,
-        "blurred_reader": -0.05,
-    }
-    parts = []
-    for arm, change in arms.items():
-        overlap = np.round(np.clip(dice + change, 0, 1) * actual).astype(int)
-        counts = {"intersection": overlap, "predicted": actual, "actual": actual}
-        parts.append(table[["image_id"]].assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
-    return pd.concat(parts, ignore_index=True)
-
+# slice, and controls made of it. Those show the form of the figures and how the audit reads them, and nothing about segmentation; they
+# are not saved as an audit of this cohort.
 
 # %%
-first = next(iter(cohorts))
 has_overlap = run.has("overlap") and cohorts[first].masks is not None
 if has_overlap:
     overlap = run.read("overlap", cohort=first)
     overlap = overlap[overlap["arm"].eq("clean") | overlap["level"].eq(AUDITED[first])]
 else:
-    overlap = drawn_overlaps(cohorts[first], AUDITED[first])
-segmentation = {
-    attribute: audit_change(
-        overlap.assign(cohort=first), cohorts[first].table, attribute, reference=REFERENCE[attribute],
-        n_boot=settings.n_boot, min_support=settings.min_support, seed=settings.seed,
-    )
-    for attribute in ATTRIBUTES[first]
-}  # fmt: skip
-if has_overlap:  # what was drawn is no audit of this cohort
-    for attribute, frame in segmentation.items():
-        run.save("audit", frame, cohort=first, attribute=attribute, task="segmentation")
+    overlap = fairness.drawn_overlaps(cohorts[first], AUDITED[first], settings.seed)
 
 # %%
-n_arms = overlap["arm"].nunique() - 1
-figure, axes = plots.canvas(12, 0.8 + 0.25 * n_arms * len(segmentation), 1, 2)
-for ax, metric, name in zip(axes, ("ser", "delta_dice"), ("SER", "Delta Dice")):
-    labels, rows = [], []
-    for attribute, frame in segmentation.items():
-        for row in frame[(frame["metric"] == metric) & (frame["estimator"] == "plug_in")].itertuples():
-            labels.append(f"{attribute}, {row.arm} (n = {row.n_patients})")
-            rows.append((row.delta, row.delta_ci_low, row.delta_ci_high, row.verdict, row.margin))
-    value, low, high, verdict, margin = zip(*rows)
-    plots.forest(ax, labels, value, low, high, verdicts=verdict, margin=margin[0])
-    ax.set_xlabel(f"Change of {name}", fontsize=9)
-figure.supxlabel(
-    f"read from masks, {ORIGIN}" if has_overlap else "drawn overlaps, simulated", fontsize=8, color="#595959"
-)
-run.figure(figure, "10_fig_21")
+segmentation = {}
+for attribute in ATTRIBUTES[first]:
+    rows, reference = overlap.assign(cohort=first), REFERENCE[attribute]
+    segmentation[attribute] = audit_change(rows, cohorts[first].table, attribute, reference=reference, **SHARED)
+    if has_overlap:
+        run.save("audit", segmentation[attribute], cohort=first, attribute=attribute, task="segmentation")
+note = f"read from masks, {ORIGIN}" if has_overlap else "drawn overlaps, simulated"
+run.figure(fairness_figures.overlap_changes(segmentation, note), "10_fig_21")
 
 # %% [markdown]
 # **What to look for:** `planted`. A patient who shows somebody else's image keeps the own mask, so Dice falls where it was planted. The
@@ -462,54 +261,22 @@ run.figure(figure, "10_fig_21")
 #
 # Fig. 10 of the paper is this figure with the sign cut off. Fig. 19 and 20 compare standard errors of an arm's gap with the baseline's and
 # conclude that nothing was added. Both errors come from the same images, so they are nearly equal whatever happened. What
-# decides is the error of the *change*, and that is smaller than either, because the images are paired:
+# decides is the error of the *change*, and that is smaller than either, because the images are paired: what makes a patient hard to read
+# is in both, and drops out of the difference.
 
 # %%
-errors = pd.concat(published.values()).query("arm != 'clean' and metric == 'eodd'")
-errors = errors.groupby(["attribute", "arm"], sort=False)[
-    ["baseline_standard_error", "standard_error", "delta_standard_error"]
-].mean()
-figure, ax = plots.canvas(8, 3)
-x = np.arange(len(errors))
-for k, (column, label, colour) in enumerate(
-    zip(errors, ("clean", "arm", "their difference, paired"), ("#000000", "#8C8C8C", "#D9D9D9"))
-):
-    ax.bar(x + 0.27 * (k - 1), errors[column], 0.25, color=colour, label=label)
-ax.set_xticks(x, [f"{attribute}\n{arm}" for attribute, arm in errors.index], fontsize=7)
-ax.set_ylabel("Bootstrap SE of EODD")
-ax.legend(fontsize=8, frameon=False)
-figure.supxlabel(WHOSE, fontsize=8, color="#595959")
-run.figure(figure, "10_fig_20")
+run.figure(fairness_figures.standard_errors(published, WHOSE), "10_fig_20")
 
 # %% [markdown]
 # ## Why the maximum over six races is never zero
-# The max-min gap in TPR by race on the *clean* images, beside the band in which 95 % of the gaps fall when all races are alike.
+# The max-min gap in TPR by race on the *clean* images, beside the band in which 95 % of the gaps fall when all races are alike. Nobody
+# has reconstructed anything yet; whatever gap there is belongs to the reader, the labels, and chance.
 
 
 # %%
 def gaps_and_bands(name=last, attribute=ATTRIBUTES[last][-1], metric="eop"):
     """Every task's max-min gap on clean images and of one arm, with the band of pure noise."""
-    rows = audits[name, attribute].query("estimator == 'plug_in' and metric == @metric")
-    rows = rows[rows["arm"] == ("placebo" if "placebo" in set(rows["arm"]) else rows["arm"].iloc[0])]
-    figure, ax = plots.canvas(8, 0.9 + 0.26 * len(rows))
-    y = np.arange(len(rows))[::-1]
-    ax.barh(
-        y,
-        rows["band_high"] - rows["band_low"],
-        left=rows["band_low"],
-        height=0.6,
-        color="#E3E3E3",
-        label="equal groups, 95 %",
-    )
-    ax.plot(rows["baseline"], y, "s", color="#000000", markersize=5, label="clean images")
-    ax.plot(rows["value"], y, "o", color="#009E73", markersize=4, markerfacecolor="none", label=rows["arm"].iloc[0])
-    ax.set_yticks(
-        y, [f"{r.task.replace('_', ' ')} (smallest n = {r.smallest_group})" for r in rows.itertuples()], fontsize=8
-    )
-    ax.set_xlabel(f"{metric.upper()} by {attribute} ({name}; {WHOSE})", fontsize=9)
-    ax.set_xlim(left=0)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    return fairness_figures.gaps_and_bands(audits[name, attribute], metric, f"by {attribute}; {name}; {WHOSE}")
 
 
 run.figure(gaps_and_bands(), "10_race_band")
@@ -518,59 +285,41 @@ run.figure(gaps_and_bands(), "10_race_band")
 slider_image(gaps_and_bands, name=last, attribute=tuple(ATTRIBUTES[last][::-1]), metric=("eop", "eodd", "auroc_gap"))
 
 # %% [markdown]
-# **What to look for:** only squares right of their grey bar say that the races differ. Groups with fewer patients than the minimum support
+# **What to look for:** only squares right of their grey bar say that the groups differ. Groups with fewer patients than the minimum support
 # are not in the maximum at all; with them it would be larger still, and mean less.
 
 # %% [markdown]
 # ## Is it the sex, or what comes with it?
 # Tumours are larger in men, films of the very ill are taken from the front of the bed, and sites differ in everything. So a subgroup may
-# lose more because of its tumours, not its sex. By hand: the mean loss of each group, then the loss at equal tumour size, by regression.
-# The core's `adjusted` does it with any number of confounders and clusters its errors by patient.
+# lose more because of its tumours, not its sex. The question is then: would women still lose more if their tumours were as large? The
+# core's `adjusted` answers by regression, with any number of confounders, and clusters its errors by patient. By hand, on eight patients
+# whose loss depends on tumour size alone:
 
 # %%
 from fairrecon_core.audit.confounders import adjusted
 
-CONFOUNDERS = ("x_tumour_pixels", "mask_pixels", "x_site", "x_coc_cluster", "x_view", "x_exposure")
+size = np.array([1, 2, 3, 4, 3, 4, 5, 6.0])
+sex = np.array(["female"] * 4 + ["male"] * 4)
+row = adjusted(-0.1 * size, sex, np.arange(8), pd.DataFrame({"size": size}), reference="male").iloc[0]
+assert np.isclose(row["unadjusted"], 0.2) and abs(row["value"]) < 1e-9, "at equal size nothing is left"
 
+# %% [markdown]
+# Now the cohorts: Dice lost where there are masks, else the logit of the planted task, for one arm.
 
-def paired_loss(name, arm):
-    """Per test image what an arm lost against clean: Dice where there are masks, else the logit of the planted task."""
-    if name == first and has_overlap:
-        frame = overlap.assign(value=2 * overlap["intersection"] / (overlap["predicted"] + overlap["actual"]))
-    else:
-        task = planted_task(cohorts[name].table)
-        task = task if task in set(predictions[name]["task"]) else predictions[name]["task"].iloc[0]
-        frame = predictions[name][predictions[name]["task"] == task]
-        frame = frame.assign(value=np.log(frame["score"].clip(1e-6, 1 - 1e-6) / (1 - frame["score"]).clip(1e-6, 1)))
-    wide = frame.pivot_table(index=["image_id", "fold"], columns="arm", values="value", sort=False)
-    wide = wide.dropna(subset=[arm, "clean"])  # clean is read in other folds too, as a validation image: not there
-    return (wide[arm] - wide["clean"]).rename("loss").reset_index()
-
-
-def confounded(name, arm):
-    """The signed difference by sex, unadjusted and at equal confounders."""
-    people = cohorts[name].table
-    if cohorts[name].masks is not None and len(cohorts[name].pixel_rows) == len(people):
-        people = people.assign(mask_pixels=cohorts[name].masks_at(people["row"].to_numpy()).sum(axis=(1, 2)))
-    joined = paired_loss(name, arm).merge(people, on="image_id")
-    kept = [
-        c
-        for c in CONFOUNDERS
-        if c in joined and joined[c].nunique() > 1 and not (c == "mask_pixels" and "x_tumour_pixels" in joined)
-    ]
-    row = adjusted(joined["loss"], joined["sex"], joined["patient_id"], joined[kept], reference="male")
-    return row.assign(cohort=name, arm=arm, confounders=", ".join(kept) or "none recorded")
-
-
+# %%
 arm = "unet" if "unet" in set(predictions[first]["arm"]) else "placebo"
-both = [confounded(name, arm) for name in cohorts if "sex" in ATTRIBUTES[name] and name in {first, last}]
-pd.concat(both)[
-    ["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]
-].round(3)
+compared = []
+for name in (cohort for cohort in dict.fromkeys([first, last]) if "sex" in ATTRIBUTES[cohort]):
+    values = fairness.logit_values(predictions[name], planted_task(cohorts[name].table))
+    values = fairness.dice_values(overlap) if name == first and has_overlap else values
+    compared.append(fairness.at_equal_confounders(fairness.losses(values, arm), cohorts[name]).assign(arm=arm))
+shown = ["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]
+pd.concat(compared)[shown].round(3)
 
 # %% [markdown]
 # **What to look for:** does the difference move towards zero once tumours or views are equal? A difference that stays is not yet "because of
-# sex": only recorded confounders can be held equal, and a confounder may itself be how the harm comes about.
+# sex": only recorded confounders can be held equal, and a confounder may itself be how the harm comes about. And where a confounder
+# follows sex exactly, say every woman at one site and every man at another, no data can tell the two apart.
 
 # %% [markdown]
 # ## The same audit where the truth is known
@@ -583,58 +332,28 @@ pd.concat(both)[
 #   added bias is 0.
 
 # %%
-from fairrecon_lab.simulate import reference_rates
+from fairrecon_lab.simulate import Bias
 
 TASK = "pleural_effusion"
 WORLDS = {"null": Bias(), "injected": Bias(conspicuity=0.4), "label bias only": Bias(label=1.0)}
+TRUTH = {name: fairness.true_change(bias, TASK) for name, bias in WORLDS.items()}
 
 
-def world(bias, seed):
-    """Two tables: readings `clean` and `arm` of the same patients, and who they are."""
-    kept = Bias(label=bias.label)
-    before = patient_table("chest", 12_000, seed=seed, bias=kept)
-    after = patient_table("chest", 12_000, seed=seed, bias=bias)
-    fresh = 0 if bias.conspicuity else 1  # the injected reading differs by the findings' conspicuity alone
-    latent = {
-        "clean": reference_reader(before, TASK).scores,
-        "arm": reference_reader(after, TASK, noise_seed=fresh).scores,
-    }
-    people = before[["patient_id", "sex", f"y_{TASK}"]].assign(image_id=before["patient_id"])
-    people["split"] = np.where(np.arange(12_000) % 3 == 0, "validation", "test")
-    scores = [
-        people[["image_id"]].assign(arm=a, task=TASK, score=1 / (1 + np.exp(-3 * (s - 0.8)))) for a, s in latent.items()
-    ]
-    return pd.concat(scores, ignore_index=True), people
-
-
-def true_change(bias, rate="tpr_recorded"):
-    """Added bias (women - men) in the whole simulated population at threshold .8, from the closed form."""
-    rates = [reference_rates("chest", TASK, bias=b)[rate] for b in (Bias(label=bias.label), bias)]
-    gap = [r["female"] - r["male"] for r in rates]
-    return gap[1] - gap[0]
+def audit_of(name, seed, n_boot):
+    """The audited change of the women's TPR in one world."""
+    scores, people = fairness.world(WORLDS[name], seed, TASK)
+    options = {"reference": "male", "thresholds": 0.5, "metrics": ["rates"], "n_boot": n_boot, "seed": seed}
+    return signed_cells(audit_change(scores, people, "sex", **options)).set_index("metric").loc["tpr"]
 
 
 # %%
-known = {}
-for name, bias in WORLDS.items():
-    frame = audit_change(*world(bias, settings.seed + 10), "sex", reference="male", thresholds=0.5,
-                         metrics=["rates"], n_boot=settings.n_boot, seed=settings.seed)  # fmt: skip
-    known[name] = signed_cells(frame).set_index("metric").loc["tpr"]
-    row = known[name]
-    print(f"{name:16} gap on clean {row['baseline']:+.3f}; change {row['delta']:+.3f} "
-          f"[{row['delta_ci_low']:+.3f}, {row['delta_ci_high']:+.3f}], true {true_change(bias):+.3f}: {row['verdict']}")  # fmt: skip
-assert known["injected"]["verdict"] == "changed"
+known = pd.DataFrame({name: audit_of(name, settings.seed + 10, settings.n_boot) for name in WORLDS}).T
+run.figure(fairness_figures.known_truth(known, list(TRUTH.values()), settings.margin), "10_known_truth")
 
 # %%
-figure, ax = plots.canvas(7, 2)
-rows = pd.DataFrame(known).T
-effect = rows[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy(float).T
-bands = rows[["band_low", "band_high"]].to_numpy(float)
-plots.forest(ax, list(rows.index), *effect, verdicts=list(rows["verdict"]), bands=bands, margin=settings.margin)
-ax.plot([true_change(bias) for bias in WORLDS.values()], np.arange(len(rows))[::-1], "|", color="#000000", markersize=16,
-        markeredgewidth=2)  # fmt: skip
-ax.set_xlabel("Added bias in TPR, women - men; black: the truth (simulated)", fontsize=9)
-run.figure(figure, "10_known_truth")
+columns = ["baseline", "delta", "delta_ci_low", "delta_ci_high", "verdict"]
+assert known.loc["injected", "verdict"] == "changed"
+known[columns].assign(true=TRUTH)
 
 # %% [markdown]
 # Label bias alone adds nothing, and the audit says so: pairing cancels what both readings share. It does **not** say that the baseline gap
@@ -644,32 +363,24 @@ run.figure(figure, "10_known_truth")
 # hold the truth. (1 000 repetitions with goals are in `benchmarks/calibration.py`.)
 
 # %%
-flagged, covered = [], []
-for seed in range(20):
-    for name in ("null", "injected"):
-        frame = audit_change(*world(WORLDS[name], 100 + seed), "sex", reference="male", thresholds=0.5, metrics=["rates"],
-                             n_boot=1000, seed=seed)  # fmt: skip
-        row = signed_cells(frame).set_index("metric").loc["tpr"]
-        covered.append(row["delta_ci_low"] <= true_change(WORLDS[name]) <= row["delta_ci_high"])
-        flagged += [row["p_value"] < 0.05] if name == "null" else []
-print(f"null flagged in {sum(flagged)} of 20; truth inside the interval in {sum(covered)} of 40")
-assert sum(flagged) <= 5 and sum(covered) >= 33  # a chance below one in a thousand, if all is well
+again = [(name, audit_of(name, 100 + seed, 1000)) for seed in range(20) for name in ("null", "injected")]
+flagged = sum(row["p_value"] < 0.05 for name, row in again if name == "null")
+covered = sum(row["delta_ci_low"] <= TRUTH[name] <= row["delta_ci_high"] for name, row in again)
+print(f"null flagged in {flagged} of 20; truth inside the interval in {covered} of 40")
+assert flagged <= 5 and covered >= 33  # a chance below one in a thousand, if all is well
 
 # %% [markdown]
 # ## Folding makes noise look like harm
-# The change of a gap is |gap + change| - |gap|. Let the true signed change be nothing but noise around 0. Where the baseline gap is small,
-# noise can only push it up:
+# The change of a gap is |gap + change| − |gap|. Let the true signed change be nothing but noise around 0. Where the baseline gap is small,
+# noise can only push it up; where it is large, noise pushes it up as often as down:
 
 # %%
-rng = np.random.default_rng(settings.seed)
-noise = rng.normal(0, 0.02, 200_000)
+noise = np.random.default_rng(settings.seed).normal(0, 0.02, 200_000)
 base = np.array([0, 0.01, 0.02, 0.05, 0.17])
-drift = [np.mean(np.abs(gap + noise) - gap) for gap in base]
-for gap, mean in zip(base, drift):
-    print(
-        f"baseline gap {gap:.2f}: average change of the gap {mean:+.4f}, positive in {np.mean(np.abs(gap + noise) > gap):.0%}"
-    )
+drift = np.array([np.mean(np.abs(gap + noise) - gap) for gap in base])
+rises = [np.mean(np.abs(gap + noise) > gap) for gap in base]
 assert abs(drift[0] - 0.02 * np.sqrt(2 / np.pi)) < 5e-4 and abs(drift[-1]) < 5e-4
+pd.DataFrame({"baseline gap": base, "average change": drift.round(4), "share that rises": np.round(rises, 2)})
 
 # %% [markdown]
 # In Table 5 sex has baseline gaps around .03 and 83 % of its EODD changes are positive; age has gaps around .17, and 22 % are. "Additional bias
@@ -677,37 +388,40 @@ assert abs(drift[0] - 0.02 * np.sqrt(2 / np.pi)) < 5e-4 and abs(drift[-1]) < 5e-
 
 # %% [markdown]
 # ## Check your understanding
-# **1.** Tighten the margin from .05 to .02. Which verdicts can change, and in which direction? Predict, then count.
+# **1.** Tighten the margin from .05 to .02. Which verdicts can change, and in which direction? Predict, then count: `audit_change` takes
+# `margin=`, and `verdict` is a column of its table.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 strict = audit_change(
-    predictions[last].assign(cohort=last), cohorts[last].table, "sex", reference="male", n_boot=settings.n_boot,
-    margin=0.02, min_support=settings.min_support, metrics=["rates"], seed=settings.seed,
+    predictions[last].assign(cohort=last), cohorts[last].table, "sex", reference="male", metrics=["rates"], margin=0.02,
+    **SHARED,
 )  # fmt: skip
-loose = audits[last, "sex"].query("metric in ('tpr', 'fpr') and reference == 'male'")["verdict"].value_counts()
-tight = strict.query("metric in ('tpr', 'fpr') and reference == 'male'")["verdict"].value_counts()
+chosen = "metric in ('tpr', 'fpr') and reference == 'male'"
+loose, tight = (frame.query(chosen)["verdict"].value_counts() for frame in (audits[last, "sex"], strict))
 print(loose.to_dict(), tight.to_dict())
 assert tight.get("equivalent", 0) <= loose.get("equivalent", 0), "a narrower margin can only be harder to prove"
 assert tight.get("changed", 0) >= loose.get("changed", 0), "and fewer changes lie within it"
 
 # %% [markdown]
-# **2.** How many test patients would the null world need to detect a change of .01 in the TPR gap with power .8? Use `mde`, which falls with the
-# square root of the number of patients.
+# **2.** How many test patients would the null world need to detect a change of .01 in the TPR gap with power .8? The column `mde` of an
+# audit table is the *minimal detectable effect*: the change that would be found with power .8 by these patients, tested alone. Like every
+# standard error it falls with the square root of the number of patients; the null world has 8 000 of them in its test split.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-needed = 8000 * (known["null"]["mde"] / 0.01) ** 2
-print(f"detectable with 8,000: {known['null']['mde']:.3f}; for .01 about {needed:,.0f}")
+needed = 8000 * (known.loc["null", "mde"] / 0.01) ** 2
+print(f"detectable with 8,000: {known.loc['null', 'mde']:.3f}; for .01 about {needed:,.0f}")
 assert needed > 8000
 
 # %% [markdown]
 # **3.** The `blurred_reader` (or, with images, the plain `degraded` arm) looks at nobody's sex. Did its gaps change? And who is served worst?
+# Rows with a subgroup and an empty `reference` are rates within that subgroup.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-arm = "blurred_reader" if "blurred_reader" in set(table["arm"]) else "degraded"
+arm = "blurred_reader" if "blurred_reader" in set(audits[last, "sex"]["arm"]) else "degraded"
 within = audits[last, "sex"].query("arm == @arm and metric == 'tpr' and subgroup != '' and reference == ''")
 print(within.groupby("subgroup")[["baseline", "value", "delta"]].mean().round(3))
+# The TPRs of both groups move together and the gaps much less. An audit of gaps alone would call such a change harmless.
 assert len(within) and not (within["value"] > 1).any()
-# Most TPRs move together and the gaps much less. An audit of gaps alone would call such a change harmless.
 
 # %% [markdown]
 # **4.** A paper reports: "no significant change in EODD (p = .21), so the reconstruction is fair." What is missing?

@@ -21,12 +21,13 @@ import pandas as pd
 import torch
 
 from fairrecon_lab import plots
-from fairrecon_core.steps.chain import Chain, as_float
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_core.steps.folder import Run, begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
-chain = Chain(run, settings.cohorts[-1])
-origin = "simulated" if "simulator_version" in chain.cohort.info else f"real: {chain.name}"
+steps = open_cohort(run, settings.cohorts[-1])
+origin = "simulated" if "simulator_version" in steps.cohort.info else f"real: {steps.name}"
 
 # %% [markdown]
 # ## A reconstructor by hand
@@ -36,9 +37,9 @@ origin = "simulated" if "simulator_version" in chain.cohort.info else f"real: {c
 # %%
 import torch.nn.functional as F
 
-row = int(chain.rows(chain.audit_level)[0])
-clean = torch.from_numpy(chain.cohort.image(row))
-degraded = chain.degradation(clean, chain.audit_level, chain.names_of([row])[0], seed=settings.seed)
+row = int(steps.setup.rows(steps.audit_level)[0])
+clean = torch.from_numpy(steps.cohort.image(row))
+degraded = steps.setup.degradation(clean, steps.audit_level, steps.setup.names_of([row])[0], seed=settings.seed)
 neighbours = F.unfold(degraded[None, None], 5, padding=2)[0]  # (25, pixels)
 weights = torch.linalg.lstsq(neighbours.T, clean.reshape(-1, 1)).solution[:, 0]
 by_hand = (weights @ neighbours).reshape(clean.shape)
@@ -75,22 +76,23 @@ class Linear(Reconstructor):
 
 
 # %% [markdown]
-# That is all. `Chain` (the glue of notebooks 04 to 08) now fits it, keeps its images, measures and reads them, as it does for the others.
+# That is all. The steps of notebooks 04 to 08 now fit it, keep its images, measure and read them, as they do for the others.
+# If you edit the class and run the cells again, everything that came from it is made again, and a line says so.
 # **What to look for:** noise is gone, and so are the finest edges. A linear filter cannot tell them apart.
 
 # %%
-level = chain.audit_level
+level = steps.audit_level
 arms = ["degraded", "tv", "linear", *[arm for arm in settings.arms if arm == "unet"]]
-quality = chain.quality(*(arm for arm in arms if not (chain.is_excerpt and arm == "linear")))
+quality = steps.quality.measure(*(arm for arm in arms if not (steps.setup.is_excerpt and arm == "linear")))
 quality[quality["level"] == level].groupby("arm", sort=False)[["psnr_db", "ssim", "lpips"]].mean().round(3)
 
 
 # %%
 def compare(arm="linear", nth=0):
     """Clean, degraded and one arm's image of the nth test patient, with errors on one scale."""
-    rows = chain.rows(level)
-    truth = chain.cohort.image(int(rows[nth]))
-    images = [as_float(chain.images(name, level)[0][nth]) for name in ("degraded", arm)]
+    rows = steps.setup.rows(level)
+    truth = steps.cohort.image(int(rows[nth]))
+    images = [as_float(steps.images.get(name, level)[0][nth]) for name in ("degraded", arm)]
     return plots.error_row(truth, images, ["degraded", arm], note=origin)
 
 
@@ -99,7 +101,7 @@ compare("linear", 0)
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
 
-slider_image(compare, arm=tuple(arms[1:]), nth=list(range(min(8, len(chain.rows(level))))))
+slider_image(compare, arm=tuple(arms[1:]), nth=list(range(min(8, len(steps.setup.rows(level))))))
 
 # %% [markdown]
 # ## Audited like everybody else
@@ -108,12 +110,12 @@ slider_image(compare, arm=tuple(arms[1:]), nth=list(range(min(8, len(chain.rows(
 # %%
 from fairrecon_core.audit import audit_change, summary
 
-scores = pd.concat([chain.read(arm)["predictions"] for arm in ("clean", "degraded")])
-if not chain.is_excerpt:
-    scores = pd.concat([scores, chain.read("linear")["predictions"]])
+scores = pd.concat([steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded")])
+if not steps.setup.is_excerpt:
+    scores = pd.concat([scores, steps.readings.read("linear")["predictions"]])
 scores = scores[scores["arm"].eq("clean") | scores["level"].eq(level)]
 table = audit_change(
-    scores, chain.cohort.table, "sex", reference="male", metrics=["rates"], n_boot=min(settings.n_boot, 2000),
+    scores, steps.cohort.table, "sex", reference="male", metrics=["rates"], n_boot=min(settings.n_boot, 2000),
     min_support=settings.min_support, margin=settings.margin, seed=settings.seed,
 )  # fmt: skip
 print(summary(table, max_rows=4))
@@ -158,18 +160,19 @@ own = Run(run.folder / "your_turn", mine, within=run.folder)
 write_cohort(
     own.folder / "cohorts" / "phantoms", phantoms(), name="phantoms", seed=1, split=(0.4, 0.15, 0.45), age_cut_years=50
 )
-chain_2 = Chain(own, "phantoms")
-chain_2.cohort.describe()
+own_steps = open_cohort(own, "phantoms")
+own_steps.readings.weights.make_all()
+own_steps.cohort.describe()
 
 # %%
 from fairrecon_lab.plots import image_row
 
 young, old = (
-    chain_2.cohort.table.query("age_group == @group and y_spot == 1").row.iloc[0] for group in ("young", "old")
+    own_steps.cohort.table.query("age_group == @group and y_spot == 1").row.iloc[0] for group in ("young", "old")
 )
-shown = [chain_2.cohort.image(int(row)) for row in (young, old)]
-ids = chain_2.names_of([young, old])
-reduced = chain_2.degradation(np.stack(shown), 4.0, ids)
+shown = [own_steps.cohort.image(int(row)) for row in (young, old)]
+ids = own_steps.setup.names_of([young, old])
+reduced = own_steps.setup.degradation(np.stack(shown), 4.0, ids)
 image_row(
     [shown[0], reduced[0], shown[1], reduced[1]],
     ["young, clean", "R = 4", "old, clean", "R = 4"],
@@ -182,10 +185,10 @@ image_row(
 # of the old falls further, and the audit says by how much.
 
 # %%
-readings = pd.concat([chain_2.read(arm)["predictions"] for arm in ("clean", "degraded", "tv", "linear")])
+readings = pd.concat([own_steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded", "tv", "linear")])
 audit = audit_change(
     readings,
-    chain_2.cohort.table,
+    own_steps.cohort.table,
     "age_group",
     reference="young",
     metrics=["rates"],
@@ -220,7 +223,7 @@ assert "built in" in message, "names of built-in arms cannot be taken"
 # **2.** Write a reconstructor that returns the mean of the degraded image and the linear one. Does its squared error lie between theirs?
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-linear = chain_2.reconstructor("linear")
+linear = own_steps.weights.load("linear")
 
 
 class Halfway(Reconstructor):

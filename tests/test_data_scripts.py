@@ -21,6 +21,7 @@ sys.path.insert(0, str(SCRIPTS))
 import archives  # noqa: E402
 import common  # noqa: E402
 import covid_cxr  # noqa: E402
+import films  # noqa: E402
 import nih_cxr14  # noqa: E402
 import tcga_lgg  # noqa: E402
 
@@ -182,24 +183,24 @@ def test_a_compressed_tar_is_read_in_the_order_it_is_stored(tmp_path):
 
 def test_scaling_by_hand():
     film = np.array([[50, 100], [150, 250]], np.uint8)
-    np.testing.assert_allclose(common.to_unit(film, "image"), [[0, 0.25], [0.5, 1]])
-    np.testing.assert_allclose(common.to_unit(film, "fixed"), film / 255, rtol=1e-6)
-    np.testing.assert_allclose(common.to_unit(film.astype(np.uint16) * 257, "fixed"), film / 255, rtol=1e-6)
-    assert (common.to_unit(np.full((2, 2), 7, np.uint8), "image") == 0).all()
+    np.testing.assert_allclose(films.to_unit(film, "image"), [[0, 0.25], [0.5, 1]])
+    np.testing.assert_allclose(films.to_unit(film, "fixed"), film / 255, rtol=1e-6)
+    np.testing.assert_allclose(films.to_unit(film.astype(np.uint16) * 257, "fixed"), film / 255, rtol=1e-6)
+    assert (films.to_unit(np.full((2, 2), 7, np.uint8), "image") == 0).all()
 
 
 def test_an_image_of_the_right_size_is_not_touched():
     film = np.random.default_rng(0).random((16, 16), dtype=np.float32)
     for fit in ("squeeze", "pad"):
-        assert (common.to_square(film, 16, fit) == film).all()
+        assert (films.to_square(film, 16, fit) == film).all()
 
 
 def test_padding_keeps_proportions_and_squeezing_fills_the_square():
     film = np.ones((8, 16), np.float32)
-    assert (common.to_square(film, 8, "squeeze") == 1).all()
-    padded = common.to_square(film, 8, "pad")
+    assert (films.to_square(film, 8, "squeeze") == 1).all()
+    padded = films.to_square(film, 8, "pad")
     assert (padded[2:6] == 1).all() and (padded[[0, 1, 6, 7]] == 0).all()
-    assert common.to_square(film.T, 33, "pad").shape == (33, 33)
+    assert films.to_square(film.T, 33, "pad").shape == (33, 33)
 
 
 @pytest.mark.parametrize("shape", [(240, 240), (23, 50), (300, 211)])
@@ -209,24 +210,24 @@ def test_resizing_agrees_with_the_published_resize(shape):
     film = np.random.default_rng(0).random(shape, dtype=np.float32)
     other = torch.nn.functional.interpolate(torch.from_numpy(film)[None, None], size=(64, 64), mode="bilinear",
                                             antialias=True, align_corners=False)[0, 0].numpy()  # fmt: skip
-    np.testing.assert_allclose(common.to_square(film, 64, "squeeze"), other, atol=2e-6)
+    np.testing.assert_allclose(films.to_square(film, 64, "squeeze"), other, atol=2e-6)
 
 
 def test_a_mask_keeps_its_place_and_its_area():
     mask = np.zeros((240, 240), bool)
     mask[60:120, 90:150] = True
-    small = common.mask_to_square(mask, 64, "squeeze")
+    small = films.mask_to_square(mask, 64, "squeeze")
     assert small.mean() == pytest.approx(mask.mean(), rel=0.05) and small[16:32, 24:40].all()
-    assert (common.mask_to_square(mask, 240, "pad") == mask).all()
+    assert (films.mask_to_square(mask, 240, "pad") == mask).all()
 
 
 def test_other_kinds_of_files_become_grey():
     film = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
     colour = np.repeat(film[..., None], 4, axis=2)
     colour[..., 3] = 255
-    assert (common.decode(png(colour), "x.png") == film).all()
+    assert (films.decode(png(colour), "x.png") == film).all()
     deep = film.astype(np.uint16) * 300
-    assert (common.decode(png(deep), "x.png") == deep).all()
+    assert (films.decode(png(deep), "x.png") == deep).all()
 
 
 @pytest.mark.parametrize("make", [png, tif])
@@ -234,7 +235,7 @@ def test_a_truncated_image_is_refused_by_name(make):
     data = make(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8))
     for length in (0, 10, len(data) // 2):
         with pytest.raises(ValueError, match=r"films/x is truncated or no image .*fetch that file again"):
-            common.decode(data[:length], "films/x")
+            films.decode(data[:length], "films/x")
 
 
 # the LGG set, in the layout of its publisher
@@ -268,7 +269,7 @@ def test_lgg_by_hand(tmp_path, capsys):
     assert (row.patient_id, row.sex, row.race, row.age_years) == ("TCGA_DU_0002", "female", "black", 60)
     assert (row.x_site, row.x_slice, row.x_tumour, row.x_tumour_pixels) == ("DU", 2, 1, 12)
     assert (row.y_tumour_grade, row.y_astrocytoma, row.y_oligodendroglioma, row.x_ethnicity) == (1, 0, 1, "hispanic")
-    film = common.decode(files["kaggle_3m/TCGA_DU_0002_20000202/TCGA_DU_0002_20000202_2.tif"], "")[..., 1].astype(float)
+    film = films.decode(files["kaggle_3m/TCGA_DU_0002_20000202/TCGA_DU_0002_20000202_2.tif"], "")[..., 1].astype(float)
     expected = (film - film.min()) / (film.max() - film.min())
     np.testing.assert_allclose(cohort.image(row.row), expected, atol=1e-5)
     assert cohort.mask(row.row).sum() == 12 and cohort.mask(row.row)[2:5, 3:7].all()
@@ -388,11 +389,11 @@ def test_a_second_start_finishes_what_the_first_began(tmp_path, monkeypatch, scr
     convert(script, source, tmp_path / "whole", "--size", 12)
     calls = []
 
-    def stopping(image, scale, unit=script.to_unit):
+    def stopping(image, scale, name, unit=script.to_unit):
         calls.append(1)
         if len(calls) == 281:
             raise KeyboardInterrupt
-        return unit(image, scale)
+        return unit(image, scale, name)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(script, "to_unit", stopping)
@@ -400,7 +401,7 @@ def test_a_second_start_finishes_what_the_first_began(tmp_path, monkeypatch, scr
     assert not (tmp_path / "out" / "cohort.json").exists()
     calls.clear()
     monkeypatch.setattr(
-        script, "to_unit", lambda image, scale, unit=script.to_unit: calls.append(1) or unit(image, scale)
+        script, "to_unit", lambda image, scale, name, unit=script.to_unit: calls.append(1) or unit(image, scale)
     )
     convert(script, source, tmp_path / "out", "--size", 12)
     assert len(calls) == 300 - 256, "what was there should not be read again"
@@ -580,14 +581,26 @@ def test_a_cohort_without_a_task_is_still_a_cohort(tmp_path, capsys):
 
 @pytest.mark.parametrize(("row", "message"), [
     ("13,,F,33,Pneumonia/Viral/Rabies,PA,X-ray,2020,Oslo,images,f.png,u,,n", r"f.png in .*: unknown code 'Rabies'"),
-    ("13,,F,33,Pneumonia,Oblique,X-ray,2020,Oslo,images,f.png,u,,n", r"unknown code 'Oblique' in column 'view'"),
     ("13,,X,33,Pneumonia,PA,X-ray,2020,Oslo,images,f.png,u,,n", r"unknown code 'X' in column 'sex'"),
     ("13,,F,old,Pneumonia,PA,X-ray,2020,Oslo,images,f.png,u,,n", r"'old' in column 'age' is no number"),
 ])  # fmt: skip
-def test_an_unknown_finding_or_view_is_refused_by_name(tmp_path, row, message):
+def test_an_unknown_finding_or_sex_is_refused_by_name(tmp_path, row, message):
     source = write_files(tmp_path / "x", covid_files(**{"f.png": row}))
     with pytest.raises(ValueError, match=message):
         convert(covid_cxr, source, tmp_path / "out", "--size", 16, "--min-patients", 1)
+
+
+def test_an_unknown_view_only_filters_so_its_rows_are_left_out_and_counted(tmp_path, capsys):
+    odd = {
+        f"{view}.png": f"13,,F,33,Pneumonia,{view},X-ray,2020,Oslo,images,{view}.png,u,,n" for view in ("Oblique", "?")
+    }
+    plain = convert(covid_cxr, write_files(tmp_path / "y", covid_files()), tmp_path / "plain", "--size", 16)
+    cohort = convert(covid_cxr, write_files(tmp_path / "x", covid_files(**odd)), tmp_path / "out", "--size", 16)
+    pd.testing.assert_frame_equal(cohort.table, plain.table)
+    assert "2 of them have a view that VIEWS and OTHER_VIEWS in covid_cxr.py do not know: " in capsys.readouterr().out
+    steps = [{row["step"]: row["images"] for row in one.info["funnel"]} for one in (plain, cohort)]
+    assert steps[1]["recorded in metadata.csv"] == steps[0]["recorded in metadata.csv"] + 2
+    assert steps[1]["with image"] == steps[0]["with image"] == len(cohort)
 
 
 # the real material

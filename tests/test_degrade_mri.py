@@ -548,3 +548,19 @@ def test_ramp_weights_restore_a_fully_sampled_image():
     smooth = np.exp(-((grid[:, None] - 3) ** 2 + 2 * grid**2) / 50)
     image = nufft.ramp_adjoint(nufft.sample(smooth, positions), positions, 64)
     assert np.linalg.norm(image - smooth) < 0.05 * np.linalg.norm(smooth)
+
+
+def test_a_new_order_is_one_entry_of_the_table_and_never_another_order_in_disguise(monkeypatch):
+    monkeypatch.setitem(mri.SPOKE_ANGLES, "half_golden", lambda n_spokes: mri.GOLDEN_ANGLE / 2 * np.arange(n_spokes))
+    new, known = radial_mask(64, 9, "half_golden"), [radial_mask(64, 9, order) for order in ("golden", "uniform")]
+    assert not any(torch.equal(new, other) for other in known)
+    by_hand = torch.zeros(64, 64, dtype=torch.bool)
+    for k in range(9):
+        for radius in np.arange(63) / 2 * (1 + 1e-9):
+            angle = k * np.deg2rad(111.24611797498108) / 2
+            row, column = round(radius * np.sin(angle)), round(radius * np.cos(angle))
+            by_hand[32 + row, 32 + column] = by_hand[32 - row, 32 - column] = True
+    assert torch.equal(new, by_hand)
+    assert mri.RadialMRI(order="half_golden").order == "half_golden"
+    with pytest.raises(ValueError, match="unknown order 'spiral'"):
+        radial_mask(64, 9, "spiral")

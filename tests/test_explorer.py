@@ -20,9 +20,8 @@ from fairrecon_lab.simulate import counterfactual
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run in which nothing has been made yet."""
-    made = Run(tmp_path_factory.mktemp("run"), load_settings("smoke"))
-    made.example = made.folder / "nothing"
-    return made
+    folder = tmp_path_factory.mktemp("run")
+    return Run(folder, load_settings("smoke"), example=folder / "nothing")
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +158,7 @@ def test_a_real_cohort_is_shown_as_recorded_and_cannot_be_given_other_attributes
         row |= {"sex": ("female", "male")[i % 2], "age_years": 40 + i, "y_tumour_grade": float(i % 3 == 0)}
         items.append((rng.random((32, 32), dtype=np.float32), row))
     write_cohort(tmp_path / "cohorts" / "mine", items, name="mine", seed=1)
-    made = Run(tmp_path, load_settings("smoke", cohorts=["mine"], image_size=32))
-    made.example = tmp_path / "nothing"
+    made = Run(tmp_path, load_settings("smoke", cohorts=["mine"], image_size=32), example=tmp_path / "nothing")
     scene = next(scene for scene in scenes(made) if scene.name == "mine")
     patient = next(iter(scene.patients("tumour_grade").values()))
     view = scene.see(Choice(patient, 8, "physical", "tv", scene.tasks[0], scene.worlds[0]))

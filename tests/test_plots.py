@@ -6,13 +6,56 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import same_color
 
+from fairrecon_core.reconstruct import HOMES
 from fairrecon_lab import plots
 
 
 def test_every_arm_has_its_own_colour_or_marker():
-    looks = [(plots.COLOURS[arm], plots.MARKERS[arm], plots.LINES.get(arm)) for arm in plots.COLOURS]
-    assert len(set(looks)) == len(looks) and plots.COLOURS.keys() == plots.MARKERS.keys()
+    arms = ["clean", "placebo", "planted", *HOMES, "unet_dc", "yours"]
+    looks = [tuple(plots.arm_style(arm).values()) for arm in arms]
+    assert len(set(looks)) == len(looks)
+    markers = [plots.arm_style(arm)["marker"] for arm in arms]
+    assert len(set(markers)) == len(markers), "told apart in grey print as well"
+
+
+def test_no_verdict_has_the_colour_of_an_arm_and_each_has_a_shape_of_its_own():
+    arms = {plots.colour_of(arm) for arm in ("placebo", "planted", "unet", "pix2pix", "sde", "yours")}
+    assert not arms & set(plots.VERDICT_COLOURS.values())
+    assert len(set(plots.VERDICT_MARKERS.values())) == len(plots.VERDICT_COLOURS)
+
+
+def test_distributions_are_drawn_as_outlines_and_count_what_is_there():
+    _, ax = plots.canvas()
+    plots.distributions(ax, {"a": [0.1, 0.1, 0.9], "b": [0.5]}, {"b": {"color": "#E69F00"}}, bins=np.linspace(0, 1, 11))
+    first, second = ax.lines
+    assert max(first.get_ydata()) == 2 and max(second.get_ydata()) == 1 and same_color(second.get_color(), "#E69F00")
+    assert [text.get_text() for text in ax.legend().get_texts()] == ["a", "b"]
+
+
+def test_a_heat_table_says_and_shades_each_cell():
+    text = pd.DataFrame([["1", "2"], ["3", "-"]], index=["edema", "fracture"], columns=["clean", "unet"])
+    shade = pd.DataFrame([["white", "red"], ["red", "white"]], text.index, text.columns)
+    ink = pd.DataFrame([["black", "grey"], ["black", "black"]], text.index, text.columns)
+    _, ax = plots.canvas()
+    plots.heat_table(ax, text, shade, ink)
+    assert [label.get_text() for label in ax.texts] == ["1", "2", "3", "-"]
+    assert [label.get_color() for label in ax.texts] == ["black", "grey", "black", "black"]
+    drawn = ax.collections[0].to_rgba(ax.collections[0].get_array().ravel())
+    assert (drawn[0] == drawn[3]).all() and (drawn[1] == drawn[2]).all() and drawn[1].tolist() == [1, 0, 0, 1]
+
+
+def test_arms_stand_side_by_side_in_each_category():
+    frame = pd.DataFrame(
+        {"who": ["sex", "age"] * 2, "arm": ["unet", "unet", "sde", "sde"], "gap": [1.0, 2.0, 3.0, 4.0]}
+    )
+    _, ax = plots.canvas()
+    plots.by_arm(ax, frame, "who", "gap")
+    drawn = [line for line in ax.lines if len(line.get_xdata())]
+    assert [sorted(line.get_ydata()) for line in drawn] == [[1, 2], [3, 4]]
+    assert len({float(x) for line in drawn for x in line.get_xdata()}) == 4, "none hides another"
+    assert all(same_color(line.get_color(), plots.colour_of(arm)) for line, arm in zip(drawn, ("unet", "sde")))
 
 
 def test_images_in_a_row_share_one_grey_scale_and_say_where_they_come_from():
@@ -104,7 +147,7 @@ def test_training_curves_count_epochs_from_one_and_give_a_judge_its_own_panel():
         drawn = {line.get_label(): line for line in ax.lines}
         assert list(drawn["training"].get_ydata()) == [3, 2, 1] and list(drawn["validation"].get_xdata()) == [1, 2, 3]
         assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("Epoch", "Error", "log")
-        assert drawn["validation"].get_color() == plots.COLOURS["unet"]
+        assert drawn["validation"].get_color() == plots.colour_of("unet")
     judged = plain.drop(columns="train_net").assign(train_judge=[0.1, 0.2, 2.0])
     above, below = plots.training_curves({"a": judged}, "pix2pix", "L1").axes
     assert [line.get_label() for line in above.lines] == ["validation"] and below.get_ylim()[1] > 2

@@ -9,17 +9,11 @@ from torch import nn
 from fairrecon_core import tables
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.predict.classifier import Classifier, positive_weights
 from fairrecon_core.predict.patients import dice_table, patient_scores
-from fairrecon_core.predict.readers import (
-    Classifier,
-    Segmenter,
-    augmented,
-    check_labels,
-    grad_cam,
-    labelled,
-    positive_weights,
-    read_arm,
-)
+from fairrecon_core.predict.readers import augmented, check_labels, labelled
+from fairrecon_core.predict.reading import grad_cam, read_arm
+from fairrecon_core.predict.segmenter import Segmenter
 
 KEY = {"cohort": "toy", "arm": "clean", "level": 1}
 
@@ -219,12 +213,12 @@ def test_a_classifier_starts_from_another_and_keeps_its_own_head_for_other_tasks
     same, other = Classifier(["effusion", "edema"], "resnet18_half"), Classifier(["edema"], "resnet18_half")
     own_head = other.net.fc.weight.clone()
     for reader in (same, other):
-        reader.warm(path)
+        reader.start_from(path)
         assert reader.started_from == "first.safetensors"
         assert torch.equal(reader.net.conv1.weight, stored["conv1.weight"].float())
     assert torch.equal(same.net.fc.weight, stored["fc.weight"].float()) and torch.equal(other.net.fc.weight, own_head)
     with pytest.raises(ValueError, match="first.safetensors has backbone 'resnet18_half'"):
-        Classifier(["edema"], "resnet18").warm(path)
+        Classifier(["edema"], "resnet18").start_from(path)
 
 
 def test_augmentation_moves_masks_with_their_images_and_repeats_itself():

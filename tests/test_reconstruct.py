@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from fairrecon_core.degrade import degradation
+from fairrecon_core.learn.body import UNet
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.reconstruct import REGISTRY, Reconstructor, names, reconstructor, register
-from fairrecon_core.reconstruct.classical import DataConsistent
+from fairrecon_core.reconstruct.consistency import DataConsistent
 from fairrecon_core.reconstruct.pix2pix import PatchGAN, Pix2PixReconstructor
-from fairrecon_core.reconstruct.unet import UNet, UNetReconstructor
+from fairrecon_core.reconstruct.unet import UNetReconstructor
 
 NAMES = ["a", "b", "c"]
 

@@ -7,7 +7,8 @@ import pytest
 
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps import folder as runs
-from fairrecon_core.steps.folder import Run, begin, content_hash, run_folder
+from fairrecon_core.steps.folder import Run, begin, run_folder
+from fairrecon_core.steps.stamps import content_hash, stamp
 from fairrecon_lab import cli
 from fairrecon_lab.plots import canvas
 
@@ -41,14 +42,16 @@ def test_a_made_table_is_computed_once_and_again_when_an_input_changes(run, tmp_
 
     parts = {"cohort": "toy", "arm": "unet", "level": 8}
     for _ in range(2):
-        assert run.make("predictions", compute, inputs=[source, 3], **parts)["score"].tolist() == [0.1, 0.1]
+        assert run.make("predictions", compute, made_from=stamp(source=source, number=3), **parts)[
+            "score"
+        ].tolist() == [0.1, 0.1]
     assert calls == ["1"]
     source.touch()  # a new time is not a new content
-    run.make("predictions", compute, inputs=[source, 3], **parts)
+    run.make("predictions", compute, made_from=stamp(source=source, number=3), **parts)
     assert calls == ["1"]
     source.write_text("2")
-    assert run.make("predictions", compute, inputs=[source, 3], **parts)["score"][0] == 0.2
-    run.make("predictions", compute, inputs=[source, 4], **parts)
+    assert run.make("predictions", compute, made_from=stamp(source=source, number=3), **parts)["score"][0] == 0.2
+    run.make("predictions", compute, made_from=stamp(source=source, number=4), **parts)
     assert calls == ["1", "2", "2"]
 
 
@@ -60,14 +63,16 @@ def test_of_pieces_made_together_only_those_with_new_inputs_are_computed(run):
         return [scores((k + 1) / 10) for k in numbers]
 
     def made(*inputs):
-        pieces = [([value], {"cohort": "toy", "arm": "unet", "level": 2**k}) for k, value in enumerate(inputs)]
-        return run.make_together("predictions", compute, pieces)["score"].tolist()
+        pieces = [({"value": value}, {"cohort": "toy", "arm": "unet", "level": 2**k}) for k, value in enumerate(inputs)]
+        return run.make_parts("predictions", compute, pieces)["score"].tolist()
 
     assert made("a", "b", "c") == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3] == made("a", "b", "c")
     assert made("a", "new", "c", "d") == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
     assert asked == [[0, 1, 2], [1, 3]]
     with pytest.raises(ValueError, match="shorter"):
-        run.make_together("predictions", lambda numbers: [], [(["e"], {"cohort": "toy", "arm": "unet", "level": 1})])
+        run.make_parts(
+            "predictions", lambda numbers: [], [({"value": "e"}, {"cohort": "toy", "arm": "unet", "level": 1})]
+        )
 
 
 def test_a_made_table_that_was_tampered_with_is_made_again(run):

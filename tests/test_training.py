@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fairrecon_core.degrade import degradation
-from fairrecon_core.learn.loop import Images, Recipe, _validate, batches, fit, pairs
+from fairrecon_core.learn.loop import Images, Trainable, _validate, batches, fit, pairs
 from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.learn.weights import load_weights, read_safetensors, save_weights
 from fairrecon_core.reconstruct.unet import UNetReconstructor
@@ -124,7 +124,7 @@ def test_nothing_to_train_on_is_refused(data):
     with pytest.raises(ValueError, match="nothing to train on"):
         pairs(*data, ())
     with pytest.raises(ValueError, match="at least one epoch"):
-        fit(Recipe(), pairs(*data, LEVELS), epochs=0)
+        fit(Trainable(), pairs(*data, LEVELS), epochs=0)
 
 
 def test_stored_integers_become_intensities():

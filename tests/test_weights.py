@@ -8,16 +8,17 @@ from safetensors import safe_open
 
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict import quality
-from fairrecon_core.predict.readers import Classifier, Segmenter
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.reconstruct import reconstructor
-from fairrecon_core.steps.chain import WEIGHTS, card_of
+from fairrecon_core.steps.weights import SHIPPED, card_of
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 ARMS = ("unet", "pix2pix", "sde")
 MODALITY = {"brain": ("mri", 8), "chest": ("xray", 10_000)}
 NETWORKS = [f"{cohort}-{arm}" for cohort in MODALITY for arm in (*ARMS, "unet-published")]
 READERS = ["brain-grade", "brain-type", "brain-segmenter", "chest-findings"]
-path = lambda name: WEIGHTS / f"{name}.safetensors"
+path = lambda name: SHIPPED / f"{name}.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_every_weight_is_half_precision_and_the_budgets_hold():
     assert sum(sizes[name] for name in NETWORKS) <= 30, sizes
     assert sum(sizes[name] for name in READERS) <= 20, sizes
     known = {*(f"{name}.safetensors" for name in sizes), "lpips-alexnet-trunk.safetensors"}
-    assert {file.name for file in WEIGHTS.glob("*.safetensors")} == known
+    assert {file.name for file in SHIPPED.glob("*.safetensors")} == known
 
 
 @pytest.mark.parametrize("name", NETWORKS)

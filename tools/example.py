@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort, write_excerpt
+from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import project_folder
-from fairrecon_core.steps.chain import CONTROLS
 from fairrecon_core.steps.folder import begin
 
 N_IMAGES = 20

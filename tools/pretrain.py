@@ -9,29 +9,37 @@ Notebook 01 must have run, so that the cohort is there. A killed training goes o
 
 import argparse
 
-from fairrecon_core.steps.chain import Chain
 from fairrecon_core.steps.folder import begin
-from fairrecon_core.steps.recipes import RECIPES
+from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
 
-if __name__ == "__main__":
+
+def pretrain(steps: CohortSteps, fold: int = 0, only=(), images: bool = False) -> None:
+    """Make the weights of one fold of a cohort, and its arms' test images if asked; `only` some arms or readers."""
+    wanted = lambda name: not only or name in only
+    for arm in filter(wanted, steps.setup.run.settings.arms):
+        for train_seed in steps.setup.run.settings.train_seeds:
+            if path := steps.weights.make(arm, fold, train_seed):
+                print(path, flush=True)
+    for reader in filter(wanted, steps.readings.weights.blank()):
+        print(steps.readings.weights.make(reader, fold), flush=True)
+    for arm in filter(wanted, steps.setup.arms() if images else ()):
+        for level in steps.levels:
+            for variant in steps.setup.variants(arm):
+                if variant["fold"] == fold:
+                    print(arm, level, len(steps.images.get(arm, level, **variant)[1]), "images", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile")
     parser.add_argument("cohort")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[], help="arms and readers; all by default")
     parser.add_argument("--images", action="store_true", help="also reconstruct the test images of the arms")
-    given = parser.parse_args()
-    settings, run = begin(given.profile)
-    chain = Chain(run, given.cohort)
-    for arm in settings.arms:
-        for train_seed in settings.train_seeds:
-            if arm in RECIPES and (not given.only or arm in given.only):
-                print(chain.weights(arm, given.fold, train_seed), flush=True)
-    for reader in chain.blank_readers(given.fold):
-        if not given.only or reader in given.only:
-            print(chain.reader_weights(reader, given.fold), flush=True)
-    for arm in chain.arms() if given.images else ():
-        for level in chain.levels if not given.only or arm in given.only else ():
-            for variant in chain.variants(arm, level):
-                if variant["fold"] == given.fold:
-                    print(arm, level, len(chain.images(arm, level, **variant)[1]), "images", flush=True)
+    given = parser.parse_args(argv)
+    pretrain(open_cohort(begin(given.profile)[1], given.cohort), given.fold, given.only, given.images)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ Means with 95 % patient-bootstrap intervals, the audit's signed cells, charts wi
 with the command, commit, settings, time and memory of every step.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -103,8 +104,7 @@ def main(profile: str) -> int:
     tables = []
     for name in settings.cohorts:
         cohort = load_cohort(run.folder / "cohorts" / name)
-        level = settings.mri_audit_level if cohort.modality == "mri" else settings.xray_audit_level
-        tables.append(performance(run, cohort, level))
+        tables.append(performance(run, cohort, settings.audit_level(cohort.modality)))
     found = pd.concat(tables)
     found.to_csv(out / "performance.csv", index=False)
     audit = signed_cells(run.read("audit"))
@@ -128,4 +128,6 @@ def main(profile: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "lgg"))
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("profile", nargs="?", default="lgg")
+    sys.exit(main(options.parse_args().profile))

@@ -21,13 +21,17 @@ import pandas as pd
 from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
+from fairrecon_core.predict import quality
+from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.patients import dice_table
-from fairrecon_core.predict.readers import Classifier, Segmenter, quality
-from fairrecon_core.reconstruct import reconstructor
+from fairrecon_core.predict.segmenter import Segmenter
+from fairrecon_core.predict.training import READER_RATE, train_reader
+from fairrecon_core.reconstruct import arm_class, names, reconstructor
+from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.settings import load_settings, project_folder
-from fairrecon_core.steps.chain import WEIGHTS, Chain
 from fairrecon_core.steps.folder import Run, commit, run_folder
-from fairrecon_core.steps.recipes import READER_RATE, RECIPES, train_reader, train_reconstructor
+from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
+from fairrecon_core.steps.weights import SHIPPED
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1
@@ -58,12 +62,12 @@ def levels_of(name: str) -> tuple[float, ...]:
 
 def train(name: str, arm: str, *, published, width: int, epochs: int, batch_size: int, seed: int, again: int) -> None:
     """Train one reconstructor and leave its state under `WORK`; `again`: then once more for so many epochs."""
-    options = RECIPES[arm] | ({"published": True} if published else {})
+    options = arm_class(arm).short_training | ({"published": True} if published else {})
     network = reconstructor(arm, MODALITY[name], width=width, **options)
     mode = "published" if published else "physical"
     folder = WORK / f"{name}-{arm}{'-published' if published else ''}"
     given = network, cohort_of(name, "reconstruction"), degradation(MODALITY[name], mode=mode), levels_of(name)
-    options = {"remember": WORK / "remembered", "batch_size": batch_size, "precision": "bf16-mixed"}
+    options = {"cache": WORK / "cached", "batch_size": batch_size, "precision": "bf16-mixed"}
     path, losses = folder / "weights.safetensors", []
     for part, n_epochs in enumerate([epochs, again] if again else [epochs]):
         start = path if part else None
@@ -101,35 +105,34 @@ def card(name: str, what: str, *, published: bool, width: int, command: str) -> 
     ending = "-published" if published else ""
     source = WORK / f"{name}-{what}{ending}" / "weights.safetensors"
     overrides = {MODE[name]: "published"} if published else {}
-    chain = Chain(Run(run_folder("tutorial", {}), load_settings("tutorial", **overrides)), name)
+    steps = open_cohort(Run(run_folder("tutorial", {}), load_settings("tutorial", **overrides)), name)
     facts = {"command": command, "commit": commit(), "simulator_version": SIMULATOR_VERSION, "image_size": 128}
     facts |= {
         "trained_on": f"simulated, {PATIENTS[name, role_of(what)]} patients, seed {SEEDS[role_of(what)]}, 92 % train"
     }
     facts["losses"] = pd.read_csv(source.with_name("loss.csv")).round(6).to_dict("list")
-    if what in RECIPES:
-        network = reconstructor(
-            what, MODALITY[name], width=width, **RECIPES[what], **({"published": True} if published else {})
-        )
+    if what in names():
+        options = arm_class(what).short_training | ({"published": True} if published else {})
+        network = reconstructor(what, MODALITY[name], width=width, **options)
         before = network.load(source)
-        facts |= {"mode": "published" if published else "physical", "test": quality_of(chain, network)}
+        facts |= {"mode": "published" if published else "physical", "test": quality_of(steps, network)}
     else:
         network = readers(name)[what]
         before = network.load(source)
-        facts["test"] = reading_of(chain, network)
+        facts["test"] = reading_of(steps, network)
     facts |= {key: before[key] for key in ("seed", "epochs")}
-    path = WEIGHTS / f"{name}-{what}{ending}.safetensors"
+    path = SHIPPED / f"{name}-{what}{ending}.safetensors"
     network.save(path, **facts)
     print(path.name, f"{path.stat().st_size / 1e6:.2f} MB", json.dumps(facts["test"], indent=1))
 
 
-def quality_of(chain: Chain, network, n: int = 100) -> dict:
+def quality_of(steps: CohortSteps, network, n: int = 100) -> dict:
     """Mean PSNR and LPIPS of degraded and reconstructed test images, per level."""
     figures = {}
-    for level in chain.levels:
-        rows = chain.rows(level)[:n]
-        clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
-        degraded = chain.degradation(clean, level, ids, seed=chain.settings.seed)
+    for level in steps.levels:
+        rows = steps.setup.rows(level)[:n]
+        clean, ids = steps.cohort.images_at(rows), steps.setup.names_of(rows)
+        degraded = steps.setup.degradation(clean, level, ids, seed=steps.setup.run.settings.seed)
         for arm, images in (("degraded", degraded), (network.name, network(degraded, level, image_ids=ids))):
             means = quality.measure(images, clean).mean()
             figures[f"{arm} at {level:g}"] = {
@@ -140,14 +143,15 @@ def quality_of(chain: Chain, network, n: int = 100) -> dict:
     return figures
 
 
-def reading_of(chain: Chain, reader) -> dict:
+def reading_of(steps: CohortSteps, reader) -> dict:
     """AUROC of each task, or Dice per slice and per patient, on clean test images."""
-    rows = chain.rows(chain.degradation.identity_level)
-    images, table = chain.cohort.images_at(rows), chain.cohort.table.iloc[rows]
+    rows = steps.setup.rows(steps.setup.degradation.identity_level)
+    images, table = steps.cohort.images_at(rows), steps.cohort.table.iloc[rows]
     if isinstance(reader, Segmenter):
-        found, truth = reader.masks(images), chain.cohort.masks_at(rows)
+        found, truth = reader.masks(images), steps.cohort.masks_at(rows)
         pixels = {"intersection": found & truth, "predicted": found, "actual": truth}
-        overlap = pd.DataFrame({"image_id": chain.names_of(rows)} | {k: v.sum(axis=(1, 2)) for k, v in pixels.items()})
+        counts = {name: part.sum(axis=(1, 2)) for name, part in pixels.items()}
+        overlap = pd.DataFrame({"image_id": steps.setup.names_of(rows)} | counts)
         patients = table.set_index("image_id")["patient_id"]
         return {
             f"dice per {per}": round(float(dice_table(overlap, patients, per)["dice"].mean()), 4)
@@ -160,14 +164,14 @@ def reading_of(chain: Chain, reader) -> dict:
 
 def trained_with(given) -> str:
     """The command that trained what `given` names."""
-    step = "train" if given.arm in RECIPES else "read"
+    step = "train" if given.arm in names() else "read"
     extra = f" --published --width {given.width}" if given.published else ""
     extra += f" --again {given.again}" if given.again else ""
     return f"python tools/shipped.py {step} {given.cohort} {given.arm} --epochs {given.epochs}{extra}"
 
 
 def role_of(what: str) -> str:
-    return "reconstruction" if what in RECIPES else "prediction"
+    return "reconstruction" if what in names() else "prediction"
 
 
 if __name__ == "__main__":

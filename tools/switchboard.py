@@ -2,12 +2,12 @@
 
     python tools/switchboard.py [--images N] [--out FOLDER]
 
-For the tutorial's test patients at the audited level, each row compares the chain under a published choice with the
-chain under the recommended one: image quality and the sex gap of the frozen readers, with patient-bootstrap intervals
+For the tutorial's test patients at the audited level, each row compares the steps under a published choice with the
+steps under the recommended one: image quality and the sex gap of the frozen readers, with patient-bootstrap intervals
 of the difference. "Everything else" is as recommended, or where the choice says so as published: effects of choices do
 not add up. Two rows turn a whole mode at once, as only for these are there networks of their own (the shipped ones).
 Writes results/switchboard/switchboard.csv and its run.json. The evaluation switches (thresholds, estimator, unit, ...)
-need no networks: notebook 11 computes them.
+need no networks: notebook 11 computes them. `trained_switches.py` beside this file measures what needs training anew.
 """
 
 import argparse
@@ -23,10 +23,11 @@ import torch
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.degrade import Degradation, degradation
 from fairrecon_core.degrade.xray import CHOICES
-from fairrecon_core.predict.readers import Classifier, quality
+from fairrecon_core.predict import quality
+from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.settings import load_settings, project_folder
-from fairrecon_core.steps.chain import Chain
 from fairrecon_core.steps.folder import Run, begin, commit, write_json
+from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
 
 N_IMAGES, N_BOOT = 400, 2000
 MOVES = (0.5, 0.0)  # an effect moves a conclusion when its interval lies beyond this: dB, and EODD
@@ -35,7 +36,7 @@ OUT = project_folder() / "results" / "switchboard"
 
 @dataclass(frozen=True)
 class Switch:
-    """One choice: how the two chains degrade, which arm is compared, and which mode its network belongs to.
+    """One choice: how the two sides degrade, which arm is compared, and which mode its network belongs to.
 
     A `setting` that ends in "_mode" gives the published side the networks of that mode; `others` holds for both sides.
     """
@@ -99,22 +100,22 @@ SWITCHES = (
 
 
 @functools.cache
-def chain_of(cohort: str, **overrides: str) -> Chain:
-    """The tutorial's chain."""
+def steps_of(cohort: str, **overrides: str) -> CohortSteps:
+    """The tutorial's steps."""
     run = begin("tutorial")[1]
-    return Chain(Run(run.folder, load_settings("tutorial", **overrides)), cohort)
+    return open_cohort(Run(run.folder, load_settings("tutorial", **overrides)), cohort)
 
 
 @functools.cache
 def thresholds(cohort: str) -> dict:
     """Each task's threshold, from clean validation images."""
-    chain, found = chain_of(cohort), {}
-    rows = chain.rows(chain.degradation.identity_level, 0, "validation")
-    for reader in chain.readers().values():
+    steps, found = steps_of(cohort), {}
+    rows = steps.setup.rows(steps.setup.degradation.identity_level, 0, "validation")
+    for reader in steps.readings.readers().values():
         if isinstance(reader, Classifier):
-            scores = reader.scores(chain.cohort.images_at(rows))
+            scores = reader.scores(steps.cohort.images_at(rows))
             for k, task in enumerate(reader.tasks):
-                truth = chain.cohort.table[f"y_{task}"].to_numpy(float)[rows]
+                truth = steps.cohort.table[f"y_{task}"].to_numpy(float)[rows]
                 found[task] = choose_threshold(scores[:, k], truth)
     return found
 
@@ -125,28 +126,30 @@ MEASURED = {}  # sides of switches: the recommended one is that of many
 def one_side(switch: Switch, published: bool, n_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """PSNR of each test image, and decisions of the frozen readers (threshold from clean validation images)."""
     overrides = {switch.setting: "published"} if published and switch.setting.endswith("_mode") else {}
-    chain = chain_of(switch.cohort, **overrides)
-    made = degradation(chain.modality, **switch.others, **(switch.published if published else switch.recommended))
+    steps = steps_of(switch.cohort, **overrides)
+    made = degradation(
+        steps.cohort.modality, **switch.others, **(switch.published if published else switch.recommended)
+    )
     key = repr([switch.cohort, switch.arm, overrides if switch.arm != "degraded" else {}, n_images, vars(made)])
     if key not in MEASURED:
-        MEASURED[key] = measure(chain, made, switch.arm, n_images)
+        MEASURED[key] = measure(steps, made, switch.arm, n_images)
     return MEASURED[key]
 
 
-def measure(chain: Chain, made: Degradation, arm: str, n_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(steps: CohortSteps, made: Degradation, arm: str, n_images: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `one_side` returns, for an arm behind a degradation."""
-    rows = chain.rows(chain.audit_level)[:n_images]
-    clean, ids = chain.cohort.images_at(rows), chain.names_of(rows)
-    images = made(clean, chain.audit_level, ids, seed=chain.settings.seed)
+    rows = steps.setup.rows(steps.audit_level)[:n_images]
+    clean, ids = steps.cohort.images_at(rows), steps.setup.names_of(rows)
+    images = made(clean, steps.audit_level, ids, seed=steps.setup.run.settings.seed)
     if arm != "degraded":
-        images = chain.reconstructor(arm)(images, chain.audit_level, image_ids=ids, seed=chain.settings.seed)
+        images = steps.weights.load(arm)(images, steps.audit_level, image_ids=ids, seed=steps.setup.run.settings.seed)
     measured = quality.measure(images, clean, with_lpips=False)
-    cuts, decisions = thresholds(chain.name), {}
-    for reader in chain_of(chain.name).readers().values():
+    cuts, decisions = thresholds(steps.name), {}
+    for reader in steps_of(steps.name).readings.readers().values():
         if isinstance(reader, Classifier):
             scores = reader.scores(images)
             decisions |= {task: scores[:, k] >= cuts[task] for k, task in enumerate(reader.tasks)}
-    table = chain.cohort.table.iloc[rows].reset_index(drop=True)
+    table = steps.cohort.table.iloc[rows].reset_index(drop=True)
     return table.assign(psnr_db=measured["psnr_db"].to_numpy()), pd.DataFrame(decisions)
 
 

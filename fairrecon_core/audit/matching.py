@@ -2,20 +2,35 @@
 
 Conventions: a *condition* is one (arm, level); values lie in arrays (conditions, images), NaN where there is no result;
 several samples and training seeds of one image are averaged (of decisions: the share that is positive). Tables of any
-size are read by column as codes, one task at a time: nothing is copied whole.
+size are read by column as codes, one task at a time: nothing is copied whole. What texts
+and numbers mean: `thresholds.py`.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit import metrics
-from fairrecon_core.audit.thresholds import POLICIES, choose_threshold
+from fairrecon_core.audit.thresholds import (
+    as_groups,
+    at,
+    cuts_of,
+    is_word,
+    labels_of,
+    numbers,
+    policy_of,
+    quality_of,
+    text_codes,
+)
+from fairrecon_core.measures import image_metrics
 
 DEFAULTS = {"cohort": "cohort", "level": 1.0, "fold": 0, "train_seed": 0, "sample": 0}  # of absent key columns
-QUALITY = ("psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db")
+QUALITY = image_metrics()
 OVERLAP = ("intersection", "predicted", "actual")
+SPLITS = ("train", "validation", "test", "unused")
+SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "testing": "test", "training": "train"}
 
 
 @dataclass
@@ -64,19 +79,32 @@ def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=No
     keys = _Keys.of(predictions, cohort, split)
     matched = _pair(keys, cohort, baseline_arm, arms)
     if "score" in predictions:
-        _add_scores(matched, keys, predictions, cohort, thresholds, rule)
+        _add_scores(matched, keys, predictions, cohort, thresholds, rule, baseline_arm)
     elif set(OVERLAP) <= set(predictions.columns):
-        matched.measure["dice"] = keys.dense(metrics.dice(*[predictions[name] for name in OVERLAP]), matched)
+        counts = [numbers(predictions, name) for name in OVERLAP]
+        matched.measure["dice"] = keys.dense(metrics.dice(*counts), matched)
     elif set(QUALITY) & set(predictions.columns):
         for name in QUALITY:
             if name in predictions and predictions[name].notna().any():
-                matched.measure[name] = keys.dense(predictions[name].to_numpy(float), matched)
+                matched.measure[name] = keys.dense(quality_of(predictions, name, keys.notes), matched)
     else:
         raise ValueError(
             f"nothing to audit in columns {list(predictions.columns)}: need 'score' and 'task' (decisions), "
             f"{', '.join(OVERLAP)} (segmentation) or one of {', '.join(QUALITY)} (image quality)"
         )
+    _check_pairs(matched, baseline_arm)
     return matched
+
+
+def has_results(predictions, cohort, baseline_arm="clean", arms=None, split="test") -> np.ndarray:
+    """Which images of the cohort have a result, one asked for, baseline and arm: (3, n); arguments as in `match`."""
+    keys = _Keys.of(predictions, cohort, split)
+    matched, kept = _pair(keys, cohort, baseline_arm, arms), np.zeros((3, len(cohort)), bool)
+    arm = np.isin(keys.condition, [i for i, base in enumerate(matched.baseline_of) if base not in (-1, i)])
+    for row, results in enumerate((keys.role >= 0, keys.role == 1, (keys.role == 1) & arm)):
+        kept[row, keys.image[results]] = True
+    kept[2] &= matched.images.attrs["column"] >= 0
+    return kept
 
 
 @dataclass
@@ -96,32 +124,36 @@ class _Keys:
     @classmethod
     def of(cls, predictions: pd.DataFrame, cohort: pd.DataFrame, split: str) -> "_Keys":
         _check_columns(predictions, cohort)
-        columns = {name: _codes(predictions, name) for name in ("arm", *DEFAULTS)}
+        columns = {name: codes_of(predictions, name) for name in ("arm", *DEFAULTS)}
         if len(columns["cohort"][1]) > 1:
             raise ValueError(f"results of several cohorts, {list(columns['cohort'][1])}: audit them one by one")
         image = _image_positions(predictions, cohort)
-        (arm, arms), (level, levels) = columns["arm"], columns["level"]
+        notes, (arm, arms), (level, levels) = [], columns["arm"], columns["level"]
         condition, pairs = _compressed(arm * np.int32(len(levels)) + level)
         conditions = [(str(arms[pair // len(levels)]), float(levels[pair % len(levels)])) for pair in pairs]
         order = sorted(range(len(pairs)), key=conditions.__getitem__)  # the order of rows must not show
         conditions, condition = [conditions[i] for i in order], np.argsort(order)[condition]
-        fold, seed = (columns[name][1].astype(int)[columns[name][0]] for name in ("fold", "train_seed"))
+        fold, seed = (_whole(columns[name][1])[columns[name][0]] for name in ("fold", "train_seed"))
+        role = _roles(predictions, cohort, image, columns["fold"], split, notes)
         replicate = columns["train_seed"][0] * np.int64(len(columns["sample"][1])) + columns["sample"][0]
         keys = cls(str(columns["cohort"][1][0]), image, condition.astype(np.int32), fold, seed, replicate,
-                   _roles(cohort, image, fold, split), conditions, [])  # fmt: skip
+                   role, conditions, notes)  # fmt: skip
         keys._refuse_duplicates(predictions)
         return keys
 
     def _refuse_duplicates(self, predictions: pd.DataFrame) -> None:
         """One row per key and task; an image may be tested in one fold and validate another."""
-        task = _codes(predictions, "task")[0] if "task" in predictions else np.zeros(len(self.image), np.int32)
+        task = codes_of(predictions, "task")[0] if "task" in predictions else np.zeros(len(self.image), np.int32)
         parts = [task, self.condition, self.fold, self.replicate, self.image]
         key = np.ravel_multi_index([part.astype(np.int64) for part in parts], [int(part.max()) + 1 for part in parts])
         twice = np.flatnonzero(pd.Series(key).duplicated())
         if twice.size:
             row = predictions.iloc[twice[0]]
             shown = {name: row[name] for name in ("image_id", "arm", "level", "task") if name in predictions}
-            raise ValueError(f"{twice.size} rows occur twice, e.g. {shown}: drop them, or number them in 'sample'")
+            where = at(predictions, "results", twice[0])
+            raise ValueError(
+                f"{twice.size} rows occur twice, e.g. {shown} ({where}): drop them, or number them in 'sample'"
+            )
 
     def dense(self, values: np.ndarray, matched: Matched, rows: np.ndarray | None = None) -> np.ndarray:
         """Mean over samples and seeds, shape (conditions, audited images); NaN where there is none."""
@@ -137,32 +169,50 @@ class _Keys:
 
 
 def _check_columns(predictions: pd.DataFrame, cohort: pd.DataFrame) -> None:
+    for frame, what in ((predictions, "results"), (cohort, "cohort")):
+        if not frame.columns.is_unique:
+            raise ValueError(f"the {what} have column {frame.columns[frame.columns.duplicated()][0]!r} twice: drop one")
     absent = [name for name in ("image_id", "arm") if name not in predictions]
     if absent:
-        raise ValueError(f"the results lack {absent}; their columns are {list(predictions.columns)}")
+        wide = (
+            ""
+            if "image_id" not in predictions
+            else "; a table with a column for each arm is put into rows, for "
+            "example by pandas' melt('image_id', var_name='arm', value_name='score').assign(task='edema')"
+        )
+        raise ValueError(f"the results lack {absent}; their columns are {list(predictions.columns)}{wide}")
     if not len(predictions):
         raise ValueError("the results have no rows: nothing to audit")
     if "image_id" not in cohort:
         raise ValueError(f"the cohort lacks 'image_id'; its columns are {list(cohort.columns)}")
-    twice = cohort["image_id"].duplicated()
-    if twice.any():
-        raise ValueError(
-            f"{int(twice.sum())} images occur twice in the cohort, e.g. {cohort['image_id'][twice].iloc[0]!r}"
-        )
 
 
-def _codes(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A key column as codes and its distinct values; an absent one has its default everywhere."""
+def codes_of(frame: pd.DataFrame, name: str, what: str = "results") -> tuple[np.ndarray, np.ndarray]:
+    """A key column as codes and its distinct values, levels as numbers; an absent one has its default everywhere.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    name : str
+        One of its columns.
+    what : str
+        What the frame is called in messages.
+
+    Raises
+    ------
+    ValueError
+        A row is empty there, or a level is no number.
+    """
     if name not in frame:
         return np.zeros(len(frame), np.int32), np.array([DEFAULTS[name]])
-    column = frame[name]
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes, names = column.cat.codes.to_numpy(), column.cat.categories.to_numpy()
+    if name == "level":
+        codes, names = pd.factorize(numbers(frame, name))
     else:
-        codes, names = pd.factorize(column)
+        codes, names = text_codes(frame[name])
     if (codes < 0).any():
         way_out = "the identity level is 1, or inf photons" if name == "level" else "fill it"
-        raise ValueError(f"{int((codes < 0).sum())} rows have no {name!r}: {way_out}")
+        where = at(frame, what, int(np.argmax(codes < 0)))
+        raise ValueError(f"{int((codes < 0).sum())} rows have no {name!r}, the first is {where}: {way_out}")
     codes, used = _compressed(codes)
     return codes, np.asarray(names)[used]
 
@@ -175,30 +225,75 @@ def _compressed(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return place[codes], used
 
 
+def _whole(names: np.ndarray) -> np.ndarray:
+    """Names of folds or seeds as whole numbers: their own where all are, otherwise 0, 1, 2 ..."""
+    whole = all(re.fullmatch(r"[+-]?\d{1,15}", str(name)) for name in names)
+    return np.array([int(name) for name in names]) if whole else np.arange(len(names))
+
+
 def _image_positions(predictions: pd.DataFrame, cohort: pd.DataFrame) -> np.ndarray:
     """Row of the cohort of every result."""
-    codes, names = _codes(predictions, "image_id")
-    rows = pd.Index(cohort["image_id"]).get_indexer(names)
+    home, known = codes_of(cohort, "image_id", "cohort")
+    twice = np.flatnonzero(pd.Series(home).duplicated())
+    if twice.size:
+        where = at(cohort, "cohort", twice[0])
+        raise ValueError(f"{twice.size} images occur twice in the cohort, e.g. {known[home[twice[0]]]!r} ({where})")
+    codes, names = codes_of(predictions, "image_id")
+    rows = pd.Index(known[home]).get_indexer(names)
     if (rows < 0).any():
-        lost = names[rows < 0]
-        raise ValueError(
-            f"{len(lost)} image ids of the results are not in the cohort, e.g. {lost[0]!r}: drop or add them"
-        )
+        lost = names[rows < 0][0]
+        near = next((name for name in known if name.lstrip("0") == lost.lstrip("0")), known[0])
+        why = "zeros were lost, keep ids as text" if near.lstrip("0") == lost.lstrip("0") else "drop or add them"
+        where = at(predictions, "results", int(np.argmax(rows[codes] < 0)))
+        raise ValueError(f"{int((rows < 0).sum())} image ids of the results are not in the cohort, e.g. {lost!r} "
+                         f"({where}); its ids look like {near!r}: {why}")  # fmt: skip
     return rows[codes].astype(np.int32)
 
 
-def _roles(cohort: pd.DataFrame, image: np.ndarray, fold: np.ndarray, split: str) -> np.ndarray:
-    """What a result is for, as its fold sees its image: own fold is test, the next validation (see `cohort.py`)."""
-    n_folds = int(cohort["fold"].max()) + 1 if "fold" in cohort else 1
-    if n_folds > 1:
-        home = cohort["fold"].to_numpy(int)[image]
-        return np.select([home == fold, home == (fold + 1) % n_folds], [1, 2], 0).astype(np.int8)
-    if "split" not in cohort:
-        return np.ones(len(image), np.int8)
-    named = cohort["split"].to_numpy(str)[image]
-    if not (named == split).any():
-        raise ValueError(f"no results on images of split {split!r}; there are {sorted(set(named))}: pass split=...")
-    return np.select([named == split, named == "validation"], [1, 2], 0).astype(np.int8)
+def _roles(predictions, cohort: pd.DataFrame, image, fold, split: str, notes: list) -> np.ndarray:
+    """What a result is for, 0, 1 or 2: by folds if the cohort has several, else by its split, else all are audited."""
+    home, folds = codes_of(cohort, "fold", "cohort")
+    if len(folds) > 1:
+        return _roles_by_fold("fold" in predictions, image, fold, home, folds)
+    if "split" in cohort:
+        return _roles_by_split(*codes_of(cohort, "split", "cohort"), image, split, notes)
+    if split != "test":
+        raise ValueError(f"no split {split!r}: the cohort has no column 'split', only {list(cohort.columns)}")
+    return np.ones(len(image), np.int8)
+
+
+def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
+    """As a result's fold sees its image: its own fold is test, the next validation (see `cohort/splits.py`)."""
+    natural = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    order = sorted(folds, key=natural)
+    if not named:
+        raise ValueError(
+            f"the cohort has folds {', '.join(order)}, the results no column 'fold': add it (the fold whose network "
+            "made the result); if each image has one result, made out of its fold, take 'fold' out of the cohort"
+        )
+    codes, names = fold
+    strange = [name for name in names if name not in order]
+    if strange:
+        raise ValueError(f"results of fold {strange[0]!r}; the cohort has folds {', '.join(order)}: number both alike")
+    seen, own = np.array([order.index(name) for name in names])[codes], np.array([order.index(name) for name in folds])
+    own = own[home][image]
+    return np.select([own == seen, own == (seen + 1) % len(order)], [1, 2], 0).astype(np.int8)
+
+
+def _roles_by_split(codes, words, image, split: str, notes: list) -> np.ndarray:
+    """The asked split is test, validation what is called so, in any case."""
+    names = np.array([SPLIT_WORDS.get(word.lower(), word.lower()) for word in words])
+    wanted, named = SPLIT_WORDS.get(split.lower(), split.lower()), names[codes[image]]
+    if not (named == wanted).any():
+        raise ValueError(f"no results on images of split {split!r}; there are {sorted(words)}: pass split=...")
+    strange = [word for word, name in zip(words, names) if name not in (*SPLITS, wanted)]
+    if strange and wanted == "test":
+        raise ValueError(
+            f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split=..."
+        )
+    renamed = [f"{word!r} as {name}" for word, name in zip(words, names) if word != name]
+    notes += [f"splits: {', '.join(renamed)}"] if renamed else []
+    return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)
 
 
 def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched:
@@ -222,34 +317,69 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
             keys.notes.append(f"{arm} at level {level:g} has no baseline {baseline_arm!r} at that level: left out")
     used = np.isin(keys.condition, list(levels.values())) & (keys.role == 1)
     rows = np.unique(keys.image[used])
-    images = cohort.iloc[rows].reset_index(drop=True)
-    if "patient_id" not in images:
-        images = images.assign(patient_id=images["image_id"])
-        keys.notes.append("no patient_id in the cohort: every image counts as its own patient")
-    if images["patient_id"].isna().any():
-        raise ValueError(f"{int(images['patient_id'].isna().sum())} images have no patient_id: fill or drop them")
+    meant = np.unique(keys.image[keys.role == 1])
+    if len(rows) < len(meant):
+        n = len(meant) - len(rows)
+        keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
+    images = _people(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)
     column[rows] = np.arange(len(rows))
     images.attrs = {"column": column}
     return Matched(keys.name, images, keys.conditions, baseline_of, notes=keys.notes)
 
 
-def _add_scores(matched: Matched, keys: _Keys, predictions, cohort, thresholds, rule) -> None:
+def _people(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> pd.DataFrame:
+    """The audited images with ids as text and clean names of groups."""
+    if "patient_id" not in images:
+        images = images.assign(patient_id=images["image_id"])
+        notes.append("no patient_id in the cohort: every image counts as its own patient")
+    for name in ("image_id", "patient_id"):
+        codes, texts = text_codes(images[name])
+        lost = np.flatnonzero(is_word(texts)[codes])
+        if lost.size:
+            where = at(cohort, "cohort", rows[lost[0]])
+            raise ValueError(f"{lost.size} images have no {name}, e.g. {where}: fill or drop them")
+        images[name] = texts[codes]
+    for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
+        wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
+        if not name.startswith(("y_", "true_")) and (wordy or images[name].nunique() <= 20):
+            images[name], found = as_groups(images[name])
+            notes += found
+    return images
+
+
+def _check_pairs(matched: Matched, baseline_arm: str) -> None:
+    """Say which results have no partner; ValueError if no image has results of an arm and of its baseline."""
+    every = [*matched.score.values(), *matched.measure.values()]
+    present, pairs = np.logical_or.reduce([~np.isnan(values) for values in every]), 0
+    for i, (arm, level) in enumerate(matched.conditions):
+        baseline = matched.baseline_of[i]
+        if baseline not in (-1, i):
+            both = present[i] & present[baseline]
+            pairs += int(both.sum())
+            half = [name for name, values in matched.measure.items() if np.isnan(values[[i, baseline]])[:, both].any()]
+            matched.notes += [f"{arm} at level {level:g}: {name} is undefined for some images" for name in half]
+    if not pairs:
+        there = ", ".join(f"{arm} at level {level:g}" for arm, level in matched.conditions)
+        raise ValueError(f"no image has results of an arm and of its baseline {baseline_arm!r}; there are {there}")
+
+
+def _add_scores(matched: Matched, keys: _Keys, predictions, cohort, thresholds, rule, baseline_arm) -> None:
     """Scores and decisions of every task."""
-    score = predictions["score"].to_numpy(float)
+    score = numbers(predictions, "score")
     _check_scores(score, keys)
     if "task" not in predictions:
         raise ValueError("the results lack 'task': add a column with the name of the question, labels in y_<task>")
-    task_codes, tasks = _codes(predictions, "task")
+    task_codes, tasks = codes_of(predictions, "task")
     absent = [task for task in tasks if f"y_{task}" not in cohort]
     if absent:
         raise ValueError(f"the cohort has no labels 'y_{absent[0]}'; its columns are {list(cohort.columns)}")
-    matched.policy, thresholds = _policy(thresholds, keys, matched.notes)
+    matched.policy, thresholds = policy_of(thresholds, keys.role, baseline_arm, matched.notes)
     several = len(np.unique(keys.replicate)) > 1
     for t in np.argsort(tasks.astype(str)):
         task, rows = str(tasks[t]), np.flatnonzero(task_codes == t)
-        truth = _labels(cohort, task)
-        cut = _cuts(thresholds, task, keys, rows, score[rows], truth[keys.image[rows]], matched, rule)
+        truth = labels_of(cohort, task, matched.notes)
+        cut = cuts_of(thresholds, task, keys, rows, score[rows], truth[keys.image[rows]], matched, rule)
         made = np.full(len(score), np.nan)
         made[rows] = np.where(np.isnan(cut), np.nan, score[rows] >= cut)
         audited = rows[keys.role[rows] == 1]
@@ -268,84 +398,3 @@ def _check_scores(score: np.ndarray, keys: _Keys) -> None:
             metrics.probabilities(score[keys.condition == i], f"score of arm {arm} at level {level:g}")
         except ValueError as error:
             raise ValueError(str(error)) from None
-
-
-def _labels(cohort: pd.DataFrame, task: str) -> np.ndarray:
-    truth = cohort[f"y_{task}"].to_numpy(dtype=float, na_value=np.nan)
-    odd = ~np.isin(truth, (0, 1)) & ~np.isnan(truth)
-    if odd.any():
-        raise ValueError(f"labels y_{task} should be 0, 1 or empty, found {float(truth[odd][0])}")
-    return truth
-
-
-def _policy(thresholds, keys: _Keys, notes: list) -> tuple[str, object]:
-    """Name of the policy, and the policy or the given numbers."""
-    if thresholds is None:
-        thresholds = "validation_frozen" if (keys.role == 2).any() else "test_frozen"
-        if thresholds == "test_frozen":
-            notes.append(
-                "no validation images: thresholds chosen on the baseline's test images, then kept for all arms"
-            )
-    if isinstance(thresholds, str):
-        if thresholds not in POLICIES:
-            raise ValueError(f"unknown threshold policy {thresholds!r}; choose one of {list(POLICIES)} or give numbers")
-        if thresholds.startswith("validation") and not (keys.role == 2).any():
-            raise ValueError(f"{thresholds!r} needs results on validation images: add them, or choose 'test_frozen'")
-        return thresholds, thresholds
-    if isinstance(thresholds, pd.DataFrame) and "policy" in thresholds:
-        policies = thresholds["policy"].unique()
-        if len(policies) > 1:
-            raise ValueError(f"thresholds of several policies, {list(policies)}: select one")
-        return str(policies[0]), thresholds
-    return "given", thresholds
-
-
-def _cuts(thresholds, task, keys: _Keys, rows, score, truth, matched: Matched, rule) -> np.ndarray:
-    """Threshold of every result of one task, NaN where none can be chosen."""
-    if isinstance(thresholds, str):
-        return _chosen_cuts(thresholds, task, keys, rows, score, truth, matched, rule)
-    if isinstance(thresholds, pd.DataFrame):
-        return _tabled_cuts(thresholds, task, keys, rows)
-    if np.isscalar(thresholds):
-        return np.full(len(rows), float(thresholds))
-    if task not in thresholds:
-        raise ValueError(f"no threshold for task {task!r}; there are {sorted(thresholds)}")
-    return np.full(len(rows), float(thresholds[task]))
-
-
-def _chosen_cuts(policy, task, keys: _Keys, rows, score, truth, matched: Matched, rule) -> np.ndarray:
-    role = 2 if policy.startswith("validation") else 1
-    condition, fold, seed = keys.condition[rows], keys.fold[rows], keys.seed[rows]
-    source = np.arange(len(keys.conditions))
-    if policy.endswith("frozen"):  # on clean images if there are any, else on each condition's own baseline
-        clean = [i for i, (arm, _) in enumerate(keys.conditions) if arm == "clean"]
-        own = np.where(matched.baseline_of < 0, source, matched.baseline_of)
-        source = np.full(len(source), clean[0]) if clean else own
-    cut = np.full(len(rows), np.nan)
-    seeds = seed if not policy.endswith("frozen") else np.zeros_like(seed)
-    for c, f, s in np.unique(np.stack([source[condition], fold, seeds]), axis=1).T:
-        usable = (condition == c) & (fold == f) & (keys.role[rows] == role) & ((seeds == s) | policy.endswith("frozen"))
-        here = (source[condition] == c) & (fold == f) & (seeds == s)
-        cut[here] = choose_threshold(score[usable], truth[usable], rule)
-    if np.isnan(cut).any():
-        split = "validation" if role == 2 else "test"
-        matched.notes.append(f"{task}: no threshold, the {split} images of the source arm lack one of the labels")
-    return cut
-
-
-def _tabled_cuts(table: pd.DataFrame, task: str, keys: _Keys, rows) -> np.ndarray:
-    """Thresholds from a table with `task value` and any of `arm level fold train_seed`."""
-    table = table[table["task"] == task]
-    on = [name for name in ("arm", "level", "fold", "train_seed") if name in table]
-    arm, level = (np.array(part, dtype=object) for part in zip(*keys.conditions))
-    condition = keys.condition[rows]
-    parts = {"arm": arm[condition], "level": level[condition], "fold": keys.fold[rows], "train_seed": keys.seed[rows]}
-    if not on:
-        return np.full(len(rows), table["value"].iloc[0] if len(table) == 1 else np.nan)
-    wanted = pd.DataFrame({name: parts[name] for name in on})
-    if table.duplicated(on).any():
-        raise ValueError(f"the thresholds of task {task!r} name several values for one {', '.join(on)}")
-    found = wanted.merge(table[[*on, "value"]].astype({"level": object} if "level" in on else {}), on=on, how="left")
-    if found["value"].isna().all():
-        raise ValueError(f"the thresholds of task {task!r} have no value for the {', '.join(on)} of the results")
-    return found["value"].to_numpy(float)

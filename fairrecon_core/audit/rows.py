@@ -15,6 +15,7 @@ from fairrecon_core.audit import gaps, inference, multiplicity
 from fairrecon_core.audit.groups import GroupMeans
 from fairrecon_core.audit.matching import Matched
 from fairrecon_core.audit.metrics import aggregate
+from fairrecon_core.measures import gap_of, margin_of, unit_of
 
 COLUMNS = (
     "cohort", "baseline_arm", "arm", "level", "task", "attribute", "metric", "label", "subgroup", "reference",
@@ -23,11 +24,7 @@ COLUMNS = (
     "smallest_group", "n_boot", "threshold_policy",
 )  # fmt: skip
 VERDICTS = (*inference.VERDICTS, "not_estimable")
-UNITS = {"tpr": "rate", "fpr": "rate", "flip_rate": "rate", "calibration": "probability", "logit_shift": "logit",
-         "auroc": "auroc", "dice": "dice", "psnr_db": "dB", "psnr_foreground_db": "dB"}  # fmt: skip
-OTHER_MARGINS = {"dB": 0.5, "logit": 0.25, "ratio": 0.1}  # a guess; units on a scale of 0 to 1 share `margin`
 FLIPPING = ("tpr", "fpr")  # means of decisions
-GAP_NAMES = {"tpr": "eop", "dice": "delta_dice"}  # of a max-min gap; otherwise <metric>_gap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +42,7 @@ class Choices:
 
     def margin_of(self, unit: str) -> float:
         """Equivalence margin of a unit."""
-        if isinstance(self.margin, dict):
-            return self.margin.get(unit, OTHER_MARGINS.get(unit, 0.05))
-        return OTHER_MARGINS.get(unit, self.margin)
+        return margin_of(unit, self.margin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +57,6 @@ class Part:
     did: inference.Contrast
     change_p: np.ndarray | None = None  # (A - 1,) omnibus: did the subgroups change differently?
     null: np.ndarray | None = None  # (draws, A, G)
-
-
-def _unit(metric: str) -> str:
-    return UNITS.get(metric, metric)
 
 
 def _kind(metric: str) -> str:
@@ -88,7 +79,7 @@ def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Ch
     adjusted, families = _adjusted(parts, attribute, choices)
     rows = []
     for part, p_adjusted, family in zip(parts, adjusted, families):
-        unit, result = _unit(part.metric), part.result
+        unit, result = unit_of(part.metric), part.result
         margin, n = choices.margin_of(unit), result.n_patients[0]
         rest = result.reference == "rest"
         n_reference = n.sum() - n if rest else np.full(len(n), n[result.reference])
@@ -177,7 +168,7 @@ def gap_rows(parts: list[Part], attribute: str, choices: Choices) -> list[dict]:
     """Max-min rows: a gap of every part, EODD of TPR and FPR together, SER of Dice, and dispersions."""
     rows = []
     for i, part in enumerate(parts):
-        name = GAP_NAMES.get(part.metric, f"{part.metric}_gap")
+        name = gap_of(part.metric)
         band = _null_gap_of_aurocs(part, choices) if part.null is None else gaps.group_range(part.null)
         own = _gap_row(part, name, part.label, *_gap_bounds(part.result, None, choices), part.change_p, band, choices)
         rows += own + _dispersion_rows(part, own)
@@ -217,7 +208,7 @@ def _gap_bounds(result: GroupMeans, together, choices: Choices) -> tuple[gaps.Ga
 
 def _gap_row(part, metric, label, state, moved, inner, p_value, band, choices, unit=None) -> list[dict]:
     """One max-min row per arm; `state`, `moved`, `inner` are Gaps (1, ...), `band` null gaps (draws, A)."""
-    unit = unit or _unit(part.metric)
+    unit = unit or unit_of(part.metric)
     margin, n = choices.margin_of(unit), part.result.n_patients[0]
     estimable = ~np.isnan(part.result.value[0]).any(axis=0)
     low, high = (np.nan, np.nan) if band is None else gaps.noise_band(band, choices.alpha)[1:]

@@ -5,8 +5,8 @@ import pandas as pd
 
 from fairrecon_core.audit.metrics import WEAK_SUPPORT
 from fairrecon_core.audit.rows import VERDICTS
+from fairrecon_core.measures import decimals_of
 
-FIGURES = {"rate": 3, "auroc": 3, "probability": 3, "dice": 3, "logit": 2, "dB": 2, "ratio": 2}  # decimals
 PRIMARY = ("tpr", "fpr", "dice", "psnr_db", "auroc")  # the first of these that is there leads the summary
 
 
@@ -71,7 +71,7 @@ def _changed(cells: pd.DataFrame, max_rows: int) -> list[str]:
 
 def sentence(row) -> str:
     """One signed row in words: "unet@8 edema tpr: female - male +0.012 -> -0.094, change -0.106 [-0.133, ..."."""
-    digits = FIGURES.get(row.unit, 3)
+    digits = decimals_of(row.unit)
     number = lambda value: f"{value:+.{digits}f}"
     label = {"1": ", with the finding", "0": ", without"}.get(row.label, "") if row.metric == "logit_shift" else ""
     return (
@@ -106,7 +106,7 @@ def _limits(cells: pd.DataFrame) -> list[str]:
     metric = next((name for name in PRIMARY if (cells["metric"] == name).any()), None)
     mde = cells.loc[(cells["metric"] == metric) & np.isfinite(cells["mde"])]
     if len(mde):
-        digits = FIGURES.get(mde["unit"].iloc[0], 3)
+        digits = decimals_of(mde["unit"].iloc[0])
         lines.append(
             f"A {metric} change had to reach {mde['mde'].min():.{digits}f} to {mde['mde'].max():.{digits}f} "
             f"{mde['unit'].iloc[0]} (median {mde['mde'].median():.{digits}f}) to be found with power .8, unadjusted."

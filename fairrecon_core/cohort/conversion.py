@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.splits import PLACES
+from fairrecon_core.columns import check_word
 from fairrecon_core.settings import suggest
-from fairrecon_core.tables import check_word
 
 STORED = {"mri": np.dtype("uint16"), "xray": np.dtype("uint8"), "mask": np.dtype("bool")}  # types of a pixel on disk
 HEADER_BYTES = 128  # of a .npy file of ours: fixed, so that it can be written again once the count is known
@@ -247,7 +247,7 @@ def _clean_value(key: str, value):
     elif blank:
         raise ValueError(f"empty {key!r} in its row")
     if key in ("image_id", "patient_id"):
-        return str(value)
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if key == "fold":
         return int(value)
     if key == "age_years":

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.tables import check_word
+from fairrecon_core.columns import check_word
 
 SPLITS = ("train", "validation", "test")
 ROLES = ("reconstruction", "prediction")
@@ -168,7 +168,7 @@ def with_traits(
                 f"to count {len(torn)} such patients as unknown"
             )
         known = known[~known["patient_id"].isin(torn)].set_index("patient_id")[trait]
-        whole = table["patient_id"].map(known).fillna("unknown")
+        whole = table["patient_id"].map(known).astype(object).fillna("unknown")
         n_filled += int(((table[trait] == "unknown") & (whole != "unknown")).sum())
         table[trait] = whole
     youngest = table.groupby("patient_id")["age_years"].transform("min")

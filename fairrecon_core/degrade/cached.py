@@ -1,6 +1,6 @@
-"""A degradation that remembers: each image is degraded once per level, and training reads it back ever after.
+"""A degradation with a memory: each image is degraded once per level, and training reads it back ever after.
 
-Degrading costs about a third of a training step on a CPU. Remembered images have the same noise in every epoch, which
+Degrading costs about a third of a training step on a CPU. Cached images have the same noise in every epoch, which
 a network of this size does not notice when there are thousands of them; mirrored copies are images of their own.
 On disk: `<level>.npy` (uint16) and `<level>-known.npy` (bool), in the order of the names.
 """
@@ -13,10 +13,11 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.degrade import Degradation
 
 
-class Remembered:
+class CachedDegradation:
     """Wraps a `Degradation`; called in the same way, but `seed` counts only the first time an image is seen.
 
     Parameters
@@ -30,13 +31,23 @@ class Remembered:
         Where they are kept; one folder serves several trainings on the same images, one after the other.
     seed : int
         Of the noise.
+    made_from : mapping
+        A stamp of what the degraded images depend on besides, such as the code: another one, another folder.
     """
 
-    def __init__(self, degradation: Degradation, names, size: int, folder: str | Path, seed: int = 0):
+    def __init__(
+        self,
+        degradation: Degradation,
+        names,
+        size: int,
+        folder: str | Path,
+        seed: int = 0,
+        made_from: dict | None = None,
+    ):
         self.degradation, self.seed, self.size = degradation, seed, size
-        self.place = {str(name): k for k, name in enumerate(names)}
+        self.row_of = {str(name): k for k, name in enumerate(names)}
         plain = {key: value for key, value in vars(degradation).items() if isinstance(value, str | int | float | tuple)}
-        what = (type(degradation).__name__, sorted(plain.items()), list(self.place), size, seed)
+        what = (type(degradation).__name__, sorted(plain.items()), list(self.row_of), size, seed, made_from)
         key = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         self.folder = Path(folder) / key
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -45,14 +56,14 @@ class Remembered:
     def __call__(self, images, level: float, image_ids, seed: int = 0) -> Tensor:
         """Degraded images (B, H, W); KeyError for a name that was not announced."""
         stored, known = self.levels.get(level) or self._open(level)
-        rows = np.array([self.place[str(name)] for name in image_ids])
+        rows = np.array([self.row_of[str(name)] for name in image_ids])
         new = np.flatnonzero(~known[rows])
         if len(new):
             names = [str(image_ids[k]) for k in new]
             degraded = self.degradation(torch.as_tensor(images)[new], level, names, seed=self.seed)
-            stored[rows[new]] = np.round(degraded.numpy().clip(0, 1) * 65535).astype(np.uint16)
+            stored[rows[new]] = as_uint16(degraded)
             known[rows[new]] = True
-        return torch.from_numpy(stored[rows].astype(np.float32) / 65535)
+        return torch.from_numpy(as_float(stored[rows]))
 
     def _open(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The two files of a level, made when missing."""
@@ -60,6 +71,6 @@ class Remembered:
         for end, dtype, shape in (("", np.uint16, (self.size, self.size)), ("-known", np.bool_, ())):
             path = self.folder / f"{level:g}{end}.npy"
             mode = "r+" if path.exists() else "w+"
-            pair.append(open_memmap(path, mode=mode, dtype=dtype, shape=(len(self.place), *shape)))
+            pair.append(open_memmap(path, mode=mode, dtype=dtype, shape=(len(self.row_of), *shape)))
         self.levels[level] = (pair[0], pair[1])
         return self.levels[level]

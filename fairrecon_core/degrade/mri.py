@@ -18,7 +18,11 @@ from torch import Tensor
 from fairrecon_core.degrade import Degradation, Measurement, check_choice, noise_generator, register
 
 GOLDEN_ANGLE = math.pi * (math.sqrt(5) - 1) / 2  # radians between successive full spokes, 111.246 degrees
-ORDERS = ("golden", "uniform", "published")
+SPOKE_ANGLES: dict[str, Callable[[int], np.ndarray]] = {  # number of full spokes -> angle of each, radians, (S,)
+    "golden": lambda n_spokes: GOLDEN_ANGLE * np.arange(n_spokes),
+    "uniform": lambda n_spokes: np.pi / n_spokes * np.arange(n_spokes),
+}
+PUBLISHED = "published"  # the order of the released code, of half-spokes
 MODES = ("physical", "published")
 PARTS = ("magnitude", "real")
 PUBLISHED_HALF_SPOKES = {4: 140, 8: 60, 16: 32, 24: 22}  # at 256 px, as configured; 24 never reached the paper
@@ -43,6 +47,11 @@ def _one_by_one(transform: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
         return transform(images)
     done = torch.stack([transform(image) for image in images.reshape(-1, *images.shape[-2:])])
     return done.reshape(images.shape)
+
+
+def orders() -> tuple[str, ...]:
+    """Names of all sampling orders: those of `SPOKE_ANGLES`, and the published one."""
+    return (*SPOKE_ANGLES, PUBLISHED)
 
 
 def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
@@ -75,7 +84,7 @@ def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
     >>> mask.shape, round(achieved_acceleration(mask), 2)
     (torch.Size([256, 256]), 4.0)
     """
-    check_choice("order", order, ORDERS)
+    check_choice("order", order, orders())
     if size < 2 or size % 2 or n_spokes < 1 or n_spokes % 1:
         raise ValueError(
             f"need an even size and whole spokes, at least one, got {size=}, {n_spokes=}: pad or crop the images"
@@ -87,12 +96,12 @@ def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
 def _cached_mask(size: int, n_spokes: int, order: str) -> Tensor:
     """`radial_mask` without checks, built once per geometry; not to be written to."""
     centre, mask = size // 2, np.zeros(size * size, dtype=bool)
-    if order == "published":
+    if order == PUBLISHED:
         angle = np.linspace(0, 2 * np.pi, n_spokes, endpoint=False)[:, None]  # (S, 1)
         row, column = ((centre + np.arange(centre) * along(angle)).astype(int) for along in (np.sin, np.cos))
         mask[row * size + column] = True
         return torch.from_numpy(mask.reshape(size, size))
-    angle = (GOLDEN_ANGLE if order == "golden" else np.pi / n_spokes) * np.arange(n_spokes)[:, None]
+    angle = SPOKE_ANGLES[order](n_spokes)[:, None]  # (S, 1)
     # Half-sample steps leave no gap on diagonal spokes; the range stops short of the unpaired edge.
     radius = np.arange(size - 1) / 2 * (1 + 1e-9)  # samples, (N - 1,); ties go outwards, on every machine
     row, column = (np.rint(radius * along(angle)).astype(int) for along in (np.sin, np.cos))
@@ -112,7 +121,7 @@ def spokes_for(size: int, acceleration: float, order: str = "golden") -> int:
     """
     if not 2 <= acceleration <= size:
         raise ValueError(f"acceleration is 1 (fully sampled) or from 2 to the size {size}, got {acceleration!r}")
-    if check_choice("order", order, ORDERS) != "published":
+    if check_choice("order", order, orders()) != PUBLISHED:
         return round(size / acceleration)
     if acceleration not in PUBLISHED_HALF_SPOKES:
         known = ", ".join(map(str, PUBLISHED_HALF_SPOKES))
@@ -135,7 +144,7 @@ def sampling_ratios(size: int, acceleration: float, order: str = "golden") -> di
         needed for neighbours at most one sample apart at the edge, (pi / 2) N, over those there are.
     """
     count = spokes_for(size, acceleration, order)
-    spokes = count / 2 if order == "published" else count
+    spokes = count / 2 if order == PUBLISHED else count
     pixels = achieved_acceleration(radial_mask(size, count, order))
     return {"spokes": spokes, "scan_time": size / spokes, "pixels": pixels, "nyquist": math.pi / 2 * size / spokes}
 
@@ -237,8 +246,8 @@ class RadialMRI(Degradation):
     identity_level = 1.0
 
     def __init__(self, mode: str = "physical", order: str = "golden", noise: float = 0.0, part: str = "magnitude"):
-        check_choice("order", order, ORDERS[:2])
-        self.order = "published" if check_choice("mode", mode, MODES) == "published" else order
+        check_choice("order", order, tuple(SPOKE_ANGLES))
+        self.order = PUBLISHED if check_choice("mode", mode, MODES) == "published" else order
         self.part = check_choice("part", part, PARTS)
         if not 0 <= noise < math.inf or (noise and mode == "published"):
             raise ValueError(f"noise is 0 or, in physical mode, positive; got {noise!r} in {mode} mode")
@@ -263,7 +272,7 @@ class RadialMRI(Degradation):
         if self.noise:
             return self._measure(images, level, image_ids, seed)[0]
         mask = self.mask(images.shape[-1], level).to(images.device)
-        return _shown(_masked(images, mask, symmetric=self.order != "published"), self.part).clamp(0, 1)
+        return _shown(_masked(images, mask, symmetric=self.order != PUBLISHED), self.part).clamp(0, 1)
 
 
 def _masked(images: Tensor, mask: Tensor, symmetric: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """One training loop for every network of the series, on lightning-fabric (imported only when something is trained).
 
 The loop is visible on purpose: what a batch is, in which order losses step, when the best weights are kept. What
-differs between networks is a `Recipe`: its modules, optimizers and losses. Everything random follows from
+differs between networks is a `Trainable`: its modules, optimizers and losses. Everything random follows from
 (seed, epoch), so a training that was killed goes on at its last finished epoch and ends, on the CPU, with the same
 weights. Devices, precision, several GPUs and nodes are the library's part.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import Degradation
 from fairrecon_core.learn.weights import read_safetensors, write_safetensors
 
@@ -44,9 +45,7 @@ class Images:
 
     def at(self, rows) -> tuple[Tensor, list[str]]:
         """Images `rows` as float32 (B, H, W) in [0, 1], and their names."""
-        pixels = np.asarray(self.pixels[rows])
-        scale = np.float32(1 / np.iinfo(pixels.dtype).max) if pixels.dtype.kind == "u" else np.float32(1)
-        return torch.from_numpy(pixels.astype(np.float32) * scale), [str(self.names[row]) for row in rows]
+        return torch.from_numpy(as_float(self.pixels[rows])), [str(self.names[row]) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Batch:
         return Batch(self.degraded.to(device), self.clean.to(device), self.level, self.names)
 
 
-class Recipe:
+class Trainable:
     """What one network wants from the loop. Override `modules`, `optimizers`, `losses` and `validation_loss`."""
 
     def modules(self) -> dict[str, nn.Module]:
@@ -178,7 +177,7 @@ def pairs(
 
 
 def fit(
-    recipe: Recipe,
+    recipe: Trainable,
     draw: Callable,
     *,
     epochs: int,
@@ -195,7 +194,7 @@ def fit(
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Trainable
     draw : callable
         `draw(epoch, rank)` yields the batches of an epoch, `draw(None)` those of validation, always the same. A batch
         has `names` and `to(device)`. See `pairs`.
@@ -210,7 +209,7 @@ def fit(
     accelerator, devices, nodes
         As in lightning-fabric: "cpu", "cuda", "auto"; a number of devices per node; a number of nodes.
     precision : str
-        "auto" is "bf16-mixed" on a GPU and "32-true" on the CPU.
+        "auto" is `precision_of` the accelerator; the bar says which it took.
     progress : bool
         Show a bar with loss and time left.
 
@@ -233,7 +232,7 @@ def fit(
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"
     if precision == "auto":
-        precision = "32-true" if accelerator == "cpu" else "bf16-mixed"
+        precision = precision_of(accelerator)
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     modules, state = recipe.modules(), _State(recipe, folder)
@@ -244,6 +243,7 @@ def fit(
             setattr(recipe, name, fabric.setup_module(module))
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in state.optimizers.items()}
     bar = tqdm(total=epochs, initial=len(state.rows), disable=not progress or fabric.global_rank > 0, unit="epoch")
+    bar.set_description(precision)
     try:
         for epoch in range(len(state.rows), epochs):
             if patience and state.epochs_since_best() >= patience:
@@ -269,7 +269,18 @@ def fit(
     return pd.DataFrame(state.rows)
 
 
-def _one_epoch(fabric, recipe: Recipe, optimizers: dict, drawn: Iterator[Batch]) -> dict[str, float]:
+def precision_of(accelerator: str) -> str:
+    """What "auto" precision is: bf16-mixed where the GPU, or the processor, has bf16 instructions, else 32-true.
+
+    Emulated, a step in bf16 takes a CPU 25 times as long. Of the `accelerator` only "cpu" matters.
+    """
+    if accelerator != "cpu":
+        return "bf16-mixed" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(False) else "32-true"
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return "bf16-mixed" if any(ask() for ask in asked if ask) else "32-true"
+
+
+def _one_epoch(fabric, recipe: Trainable, optimizers: dict, drawn: Iterator[Batch]) -> dict[str, float]:
     """Step through all batches; the mean of each optimizer's loss."""
     for name in recipe.modules():
         getattr(recipe, name).train()
@@ -287,7 +298,7 @@ def _one_epoch(fabric, recipe: Recipe, optimizers: dict, drawn: Iterator[Batch])
 
 
 @torch.no_grad()
-def _validate(fabric, recipe: Recipe, drawn: Iterator[Batch]) -> float:
+def _validate(fabric, recipe: Trainable, drawn: Iterator[Batch]) -> float:
     """Mean validation loss over images, not over batches, so that it does not depend on the batch size."""
     for name in recipe.modules():
         getattr(recipe, name).eval()
@@ -301,7 +312,7 @@ def _validate(fabric, recipe: Recipe, drawn: Iterator[Batch]) -> float:
 class _State:
     """Everything that a resumed training needs, in one file that is replaced as a whole."""
 
-    def __init__(self, recipe: Recipe, folder: str | Path | None):
+    def __init__(self, recipe: Trainable, folder: str | Path | None):
         self.modules, self.optimizers = recipe.modules(), recipe.optimizers()
         self.path = Path(folder) / "state.safetensors" if folder else None
         self.base_rates = {name: [g["lr"] for g in o.param_groups] for name, o in self.optimizers.items()}

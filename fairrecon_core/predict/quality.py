@@ -2,13 +2,15 @@
 
 Conventions: images are (n, H, W) in [0, 1]; every arm is clipped to [0, 1] in the same way and nothing is rescaled, so
 a figure never depends on the batch or on the other images. PSNR is in dB with a data range of 1, and once more over the
-foreground alone, because an image's share of background moves the first. SSIM is that of Wang et al. 2004 (Gaussian
-window, sigma 1.5). LPIPS uses AlexNet (Zhang et al. 2018): the heads are those of the lpips package, the trunk is
-packaged here in half precision, so nothing is downloaded and no weights are random.
+foreground alone, because an image's share of background moves the first; of equal images it is infinite, and the audit
+caps it for all arms. SSIM is that of Wang et al. 2004 (Gaussian window, sigma 1.5). LPIPS uses AlexNet (Zhang et al.
+2018): the heads are those of the lpips package, the trunk is packaged here in half precision, so nothing is downloaded
+and no weights are random. An image whose clean original has one grey value has no structure that could be kept: all
+its measures are NaN, for every arm alike.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +23,11 @@ from torch import Tensor, nn
 
 from fairrecon_core.learn.threads import equal_chunks, side_by_side
 from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.measures import image_metrics
 
 TRUNK = Path(__file__).parents[1] / "weights" / "lpips-alexnet-trunk.safetensors"
 CHUNK = 4  # images that LPIPS always takes at a time
+SMALLEST = 31  # pixels on a side that AlexNet's layers leave something of
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
 
 
@@ -42,12 +46,13 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
     Returns
     -------
     DataFrame
-        One row per image: psnr_db (infinite if equal), ssim, nmse, lpips, psnr_foreground_db.
+        One row per image: psnr_db (infinite if equal), ssim, nmse, lpips, psnr_foreground_db; NaN where the clean image
+        has one grey value.
 
     Raises
     ------
     ValueError
-        Shapes differ, or a value is not finite.
+        Shapes differ, a value is not finite, images do not lie in [0, 1], or are too small for LPIPS.
     """
     return measure_arms([images], clean, foreground=foreground, with_lpips=with_lpips)[0]
 
@@ -77,6 +82,10 @@ def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = T
             raise ValueError(f"images and clean are both (n, H, W), got {images.shape} and {clean.shape}")
         if not (np.isfinite(images).all() and np.isfinite(clean).all()):
             raise ValueError("an image holds NaN or infinity: look at the reconstructor before measuring")
+        _check_scale(images, clean)
+    if with_lpips and min(clean.shape[1:]) < SMALLEST:
+        raise ValueError(f"LPIPS needs images of {SMALLEST} pixels, got {clean.shape[1:]}: take larger ones, or "
+                         "with_lpips=False")  # fmt: skip
     n, arms = len(clean), [images.clip(0, 1) for images in arms]
     masks = np.full(n, None) if foreground is None else np.asarray(foreground, dtype=bool)
     if with_lpips:
@@ -87,22 +96,29 @@ def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = T
         distances = _distances(chosen, clean[rows]) if with_lpips else np.full((len(arms), len(rows)), np.nan)
         return [
             [
-                {
-                    "psnr_db": psnr_db(image, truth),
-                    "ssim": float(structural_similarity(truth, image, **WANG)),
-                    "nmse": float(((image - truth) ** 2).sum(dtype=float) / (truth**2).sum(dtype=float)),
-                    "lpips": float(distance),
-                    "psnr_foreground_db": np.nan if mask is None else psnr_db(image[mask], truth[mask]),
-                }
-                for image, truth, mask, distance in zip(images, clean[rows], masks[rows], far)
+                {name: float(formula(image, truth, mask)) for name, formula in FORMULAS.items()}
+                | {"lpips": float(lpips)}
+                for image, truth, mask, lpips in zip(images, clean[rows], masks[rows], far)
             ]
             for images, far in zip(chosen, distances)
         ]
 
     parts = side_by_side(part, equal_chunks(n, CHUNK))
-    columns = ["psnr_db", "ssim", "nmse", "lpips", "psnr_foreground_db"]
     found = [[row for chunk in parts for row in chunk[k]][:n] for k in range(len(arms))]
-    return [pd.DataFrame(rows, columns=columns) for rows in found]
+    flat = np.ptp(clean.reshape(n, -1), axis=1) == 0 if n else np.zeros(0, bool)
+    frames = [pd.DataFrame(rows, columns=list(image_metrics())) for rows in found]
+    for frame in frames:
+        frame.loc[flat] = np.nan
+    return frames
+
+
+def _check_scale(images: np.ndarray, clean: np.ndarray) -> None:
+    """Refuse grey values as files hold them: of clean images beyond [0, 1], of an arm beyond any overshoot."""
+    for name, values, low, high in (("clean images", clean, -1e-3, 1 + 1e-3), ("images", images, -10, 10)):
+        if values.size and (values.min() < low or values.max() > high):
+            raise ValueError(
+                f"{name} span [{values.min():g}, {values.max():g}], should lie in [0, 1]: divide 8 bits by 255"
+            )
 
 
 def psnr_db(image, clean) -> float:
@@ -111,6 +127,20 @@ def psnr_db(image, clean) -> float:
         return np.nan
     error = float(np.mean((np.asarray(image, dtype=float) - np.asarray(clean, dtype=float)) ** 2))
     return np.inf if error == 0 else -10 * np.log10(error)
+
+
+def _energy(values: np.ndarray) -> float:
+    return (values**2).sum(dtype=float)
+
+
+FORMULAS: dict[str, Callable] = {  # of an image and its clean original, (H, W), and where the head is, or None
+    "psnr_db": lambda image, truth, mask: psnr_db(image, truth),
+    "ssim": lambda image, truth, mask: structural_similarity(truth, image, **WANG),
+    "nmse": lambda image, truth, mask: (
+        ((image - truth) ** 2).sum(dtype=float) / ((truth**2).sum(dtype=float) or np.nan)
+    ),
+    "psnr_foreground_db": lambda image, truth, mask: np.nan if mask is None else psnr_db(image[mask], truth[mask]),
+}  # LPIPS is taken of several images at a time
 
 
 def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:

@@ -17,8 +17,9 @@ from torch import Tensor
 from fairrecon_core.degrade import Degradation, Measurement
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.threads import equal_chunks
-from fairrecon_core.settings import suggest
+from fairrecon_core.settings import Settings, suggest
 
+DEGRADED = "degraded"  # the arm that all others begin with
 REGISTRY: dict[str, type["Reconstructor"]] = {}
 # built in: the module is imported when its reconstructor is first asked for
 HOMES = {
@@ -40,11 +41,27 @@ class Reconstructor:
 
     Notes
     -----
-    A new one overrides `restore` (and `fit`, if it learns), or `__call__` itself.
+    A new one overrides `restore` (and `fit`, if it learns), or `__call__` itself. What else there is to know of an arm
+    stands in these attributes of its class, and nowhere else:
+
+    name : the arm. label, colour, marker, line : how it is shown; a change of these makes no work stale.
+    reconstructs : whether it makes anything of the degraded image.
+    stochastic : whether `sample` matters. learns : whether it has weights on disk, as a `NetworkReconstructor`.
+    needs_measurement : whether it is called with what the scanner recorded.
+    at_inference : parameters that do not matter to its weights.
+    n_tuning : how many validation images `fit` gets, if that is all that it looks at.
     """
 
     name = ""
-    stochastic = False  # whether `sample` matters
+    label, colour, marker, line = "", "#56B4E9", "P", "-"
+    reconstructs, stochastic, learns, needs_measurement = True, False, False, False
+    at_inference: tuple[str, ...] = ()
+    n_tuning: int | None = None
+
+    @classmethod
+    def options(cls, settings: Settings, modality: str) -> dict:
+        """Options of the class that the `settings` of a run decide for a `modality`: none."""
+        return {}
 
     def __init__(self, modality: str = "mri"):
         if modality not in ("mri", "xray"):
@@ -195,7 +212,7 @@ def reconstructor(name: str, modality: str = "mri", **options):
     Parameters
     ----------
     name : str
-        An arm: degraded, tv, nlm, unet, pix2pix, sde, or one added with `register`.
+        An arm: degraded, tv, nlm, unet, pix2pix, sde, or one added with `register`; with `_dc`, and data consistency.
     modality : {"mri", "xray"}
     **options
         Of the class, such as `width=16`.
@@ -205,16 +222,33 @@ def reconstructor(name: str, modality: str = "mri", **options):
     ValueError
         Unknown arm; the message lists the known ones.
     """
-    check_arm(name)
-    if name in HOMES:
-        importlib.import_module(f"{__name__}.{HOMES[name]}")
-    return REGISTRY[name](modality=modality, **options)
+    made = arm_class(name)(modality=modality, **options)
+    return consistency_class()(made) if is_consistent(name) else made
 
 
-def check_arm(name: str) -> None:
-    """ValueError for an arm that is neither built in nor registered; the message lists those that are."""
-    if name not in names():
+def arm_class(name: str) -> type[Reconstructor]:
+    """Class of an arm, without its `_dc`; ValueError for an unknown one, the message lists those that are known."""
+    base = base_arm(name)
+    if base not in names():
         raise ValueError(f"unknown arm {name!r}{suggest(name, names())}; known arms: {', '.join(names())}")
+    if base in HOMES:
+        importlib.import_module(f"{__name__}.{HOMES[base]}")
+    return REGISTRY[base]
+
+
+def base_arm(name: str) -> str:
+    """The arm whose weights `name` uses: `unet` for `unet_dc`."""
+    return name.removesuffix("_dc") if is_consistent(name) else name
+
+
+def is_consistent(name: str) -> bool:
+    """Whether `name` is an arm with data consistency, such as `unet_dc`."""
+    return name.endswith("_dc") and name not in names()
+
+
+def consistency_class() -> type:
+    """`consistency.DataConsistent`; imported when asked for, so that the other arms do not depend on it."""
+    return importlib.import_module(f"{__name__}.consistency").DataConsistent
 
 
 def names() -> list[str]:

@@ -11,7 +11,6 @@ import torch
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 
-from fairrecon_core.degrade import mri
 from fairrecon_core.learn.loop import batches
 from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.reconstruct import Reconstructor, register
@@ -21,7 +20,8 @@ from fairrecon_core.reconstruct import Reconstructor, register
 class Degraded(Reconstructor):
     """The degraded image as it is: what a reader sees when nothing is reconstructed."""
 
-    name = "degraded"
+    name, label, colour, marker, line = "degraded", "degraded", "#8C8C8C", "x", "-"
+    reconstructs = False
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
         """The same images."""
@@ -45,6 +45,7 @@ class Tuned(Reconstructor):
         What the last `fit` returned.
     """
 
+    n_tuning = 24
     grid: tuple[float, ...] = ()
 
     def __init__(self, modality: str = "mri", strength: float | None = None):
@@ -98,7 +99,7 @@ class Tuned(Reconstructor):
 class TotalVariation(Tuned):
     """Total variation: keeps edges, removes small wiggles, small lesions among them."""
 
-    name = "tv"
+    name, label, colour, marker, line = "tv", "total variation", "#5A5A5A", "<", "--"
     grid = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
@@ -110,7 +111,7 @@ class TotalVariation(Tuned):
 class NonLocalMeans(Tuned):
     """Non-local means: averages patches that look alike."""
 
-    name = "nlm"
+    name, label, colour, marker, line = "nlm", "non-local means", "#A9A9A9", ">", ":"
     grid = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1)
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
@@ -120,36 +121,3 @@ class NonLocalMeans(Tuned):
     def work(self, part, chunks) -> list:
         """Images side by side on the CPU's threads: compiled code, where total variation would wait for Python."""
         return side_by_side(part, chunks)
-
-
-class DataConsistent(Reconstructor):
-    """Any MRI reconstructor with the measured k-space put back, so that it cannot contradict the scanner.
-
-    Parameters
-    ----------
-    inner : Reconstructor
-        Its name gets `_dc` appended.
-    """
-
-    def __init__(self, inner: Reconstructor):
-        if inner.modality != "mri":
-            raise ValueError("data consistency needs a measured k-space: it is for modality 'mri' only")
-        super().__init__("mri")
-        self.inner, self.name, self.stochastic = inner, f"{inner.name}_dc", inner.stochastic
-
-    def fit(self, *arguments, **options) -> pd.DataFrame:
-        """Fit what is inside."""
-        return self.inner.fit(*arguments, **options)
-
-    def chunk(self, n: int) -> int:
-        """All images at a time: what is inside cuts them up as it likes."""
-        return n
-
-    def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
-        """Reconstruct, then replace what was measured; ValueError without a measurement."""
-        if measurement is None:
-            raise ValueError(f"{self.name} needs measurement=: take it from degradation.measure(...)")
-        images = self.inner(degraded, level, image_ids=image_ids, seed=seed, sample=sample, measurement=measurement)
-        if measurement.kspace is None:  # level 1: everything was measured
-            return images
-        return mri.data_consistency(images, measurement.kspace, measurement.mask)

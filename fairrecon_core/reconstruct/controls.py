@@ -15,8 +15,21 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+CONTROLS = ("placebo", "planted")
+NOT_RECONSTRUCTED = ("clean", *CONTROLS)  # arms that show images of the cohort as they are
+MASK_MOVES = ("placebo",)  # whose mask is the other patient's too
 ATTRIBUTES = ("sex", "age_group", "race")
 PREFERRED = ("tumour_grade", "pleural_effusion")  # tasks to plant a bias in
+
+
+def donors(control: str, table: pd.DataFrame, task: str, *, share: float, seed: int) -> np.ndarray:
+    """Whose clean image each row of `table` shows in the arm `control`; `planted` harms `task`.
+
+    `share` and `seed` as in `placebo_donors`.
+    """
+    if control == "placebo":
+        return placebo_donors(table, share=share, seed=seed)
+    return planted_donors(table, task, share=share, seed=seed)
 
 
 def planted_task(table: pd.DataFrame) -> str:

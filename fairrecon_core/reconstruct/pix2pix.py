@@ -7,14 +7,16 @@ Source: Isola et al. 2017 (arXiv:1611.07004), L1 weight 100; paper Sec. 3.2, who
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairrecon_core.learn.loop import Batch, Recipe
+from fairrecon_core.learn.body import UNet
+from fairrecon_core.learn.loop import Batch
 from fairrecon_core.reconstruct import register
-from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, with_level
+from fairrecon_core.reconstruct.network import NetworkReconstructor, with_level
 
 
 class PatchGAN(nn.Sequential):
@@ -38,7 +40,7 @@ class PatchGAN(nn.Sequential):
 
 
 @register
-class Pix2PixReconstructor(Recipe, NetworkReconstructor):
+class Pix2PixReconstructor(NetworkReconstructor):
     """Conditional GAN with L1, Adam at 2e-4 with beta1 = 0.5, the rate constant and then falling to 0 linearly.
 
     Parameters
@@ -51,7 +53,9 @@ class Pix2PixReconstructor(Recipe, NetworkReconstructor):
         Of the L1 term against the adversarial term: 100, or the 1000 of the published runs.
     """
 
-    name = "pix2pix"
+    name, label, colour, marker = "pix2pix", "Pix2Pix", "#E69F00", "^"
+    generative = True
+    short_training: ClassVar = {"learning_rate": 5e-4}
 
     def __init__(self, modality="mri", width=16, device="cpu", learning_rate=2e-4, l1_weight=100.0):
         super().__init__(modality, width, device)

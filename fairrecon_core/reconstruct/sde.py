@@ -14,15 +14,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fairrecon_core.degrade import noise_generator
-from fairrecon_core.learn.loop import Batch, Recipe
+from fairrecon_core.learn.body import UNet, cosine
+from fairrecon_core.learn.loop import Batch
 from fairrecon_core.reconstruct import as_batch, register
-from fairrecon_core.reconstruct.unet import NetworkReconstructor, UNet, cosine, level_code
+from fairrecon_core.reconstruct.network import NetworkReconstructor, level_code
+from fairrecon_core.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ class TimedUNet(nn.Module):
 
 
 @register
-class SDEReconstructor(Recipe, NetworkReconstructor):
+class SDEReconstructor(NetworkReconstructor):
     """The mean-reverting SDE, with weights averaged over training at inference.
 
     Parameters
@@ -250,7 +253,16 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         Let the learning rate fall to 0 along a cosine, which a short training needs.
     """
 
-    name, saved, stochastic = "sde", "average", True
+    name, label, colour, marker = "sde", "mean-reverting SDE", "#882255", "D"
+    saved, stochastic, generative = "average", True, True
+    short_training: ClassVar = {"learning_rate": 1e-3, "decay": True, "average": 0.995}
+    at_inference = ("sampler", "n_steps")
+
+    @classmethod
+    def options(cls, settings: Settings, modality: str) -> dict:
+        """As for all networks, and the sampler; the published one takes all steps, whatever `sde_steps` says."""
+        n_steps = None if settings.sampler == "euler" else settings.sde_steps or None
+        return super().options(settings, modality) | {"sampler": settings.sampler, "n_steps": n_steps}
 
     def __init__(
         self,
@@ -279,9 +291,9 @@ class SDEReconstructor(Recipe, NetworkReconstructor):
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.average.register_buffer("n_updates", torch.zeros((), dtype=torch.long), persistent=True)
 
-    def warm(self, path) -> None:
+    def start_from(self, path) -> None:
         """Take first weights, of the network and of its running mean, from a file that `save` wrote."""
-        super().warm(path)
+        super().start_from(path)
         self.net.load_state_dict({k: v for k, v in self.average.state_dict().items() if k != "n_updates"})
 
     def modules(self) -> dict[str, nn.Module]:

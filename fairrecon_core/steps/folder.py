@@ -2,16 +2,16 @@
 
 A run lives in `runs/<profile>/` (with overrides: `runs/<profile>+name=value/`, so that settings never mix) and holds
 `cohorts/ reconstructions/ tables/ figures/ notebooks/ run.json`. Notebooks talk through these files alone.
-What a notebook reads and writes is traced, so that the series runner can tell by content whether it is still current.
+What a notebook reads, writes and loads is traced, so that the runner can tell by content whether it is still current.
 """
 
 import hashlib
-import inspect
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ import pandas as pd
 from fairrecon_core import tables
 from fairrecon_core.cohort.folder import Cohort, load_cohort
 from fairrecon_core.settings import Settings, as_kind, load_settings, project_folder
+from fairrecon_core.steps.stamps import NOT_MADE, code_of, content_hash, is_ours, stamp, why
 
 MADE_BY = {"cohort": "01", "reconstructions": "04 to 06", "quality": "07", "predictions": "08", "overlap": "08",
            "thresholds": "08", "audit": "10"}  # fmt: skip
@@ -34,13 +35,15 @@ class Run:
     settings : Settings
     within : Path, optional
         Folder of the run that this one is a part of, such as a trial of other settings inside a notebook.
+    example : Path, optional
+        The run that is read where this one has nothing: that of results/tutorial/, for a notebook opened alone.
     """
 
-    def __init__(self, folder: Path, settings: Settings, within: Path | None = None):
+    def __init__(self, folder: Path, settings: Settings, within: Path | None = None, example: Path | None = None):
         self.folder, self.settings = Path(folder), settings
-        self.traced_from = Path(within or folder)
+        self._traced_from = Path(within or folder)
+        self._example = example or project_folder() / "results" / "tutorial"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.example = project_folder() / "results" / "tutorial"  # shipped, for a notebook that is opened alone
 
     # ------------------------------------------------------------------ reading
     def cohort(self, name: str) -> Cohort:
@@ -70,15 +73,15 @@ class Run:
     def has(self, name: str) -> bool:
         """Whether this run (or the shipped example) has the table or cohort `name`."""
         return any(
-            (base / kind / name).is_dir() for base in (self.folder, self.example) for kind in ("tables", "cohorts")
+            (base / kind / name).is_dir() for base in (self.folder, self._example) for kind in ("tables", "cohorts")
         )
 
     def _source(self, part: Path, what: str, notebook: str) -> Path:
         if (self.folder / part).is_dir():
             return self.folder / part
-        if (self.example / part).is_dir():
+        if (self._example / part).is_dir():
             print(f"{what} comes from the shipped example run: this run has none yet (notebook {notebook} makes it)")
-            return self.example / part
+            return self._example / part
         raise FileNotFoundError(f"no {what} in {self.folder.name}: run notebook {notebook} first")
 
     # ------------------------------------------------------------------ writing
@@ -103,18 +106,19 @@ class Run:
             self._trace("write", path)
         return paths
 
-    def make(self, table: str, compute: Callable[[], pd.DataFrame], *, inputs: Iterable = (), **parts) -> pd.DataFrame:
-        """The rows that `compute()` gives, computed only when their inputs changed, otherwise read back.
+    def make(
+        self, table: str, compute: Callable[[], pd.DataFrame], *, made_from: Mapping | None = None, **parts
+    ) -> pd.DataFrame:
+        """The rows that `compute()` gives, computed only when what they are made from changed, otherwise read back.
 
         Parameters
         ----------
         table : str
             As in `save`.
         compute : callable
-            Makes the frame; its source text counts as an input.
-        inputs : iterable
-            Files or folders (`Path`, by content) and plain values that the result depends on. The settings and the
-            core's code always count.
+            Makes the frame; its code counts, unless it is a step of the core, which stamps itself.
+        made_from : mapping, optional
+            A stamp of all that the result depends on, see `stamps.stamp`; all settings of the run if left out.
         **parts
             As in `save`; they name this piece of work.
 
@@ -122,22 +126,24 @@ class Run:
         -------
         DataFrame
         """
-        return self.make_together(table, lambda numbers: [compute()], [([_source_text(compute), *inputs], parts)])
+        made = code_of(compute, values=False)
+        made |= stamp(settings=asdict(self.settings)) if made_from is None else made_from
+        return self.make_parts(table, lambda numbers: [compute()], [(made, parts)])
 
-    def make_together(
+    def make_parts(
         self,
         table: str,
         compute: Callable[[list[int]], Iterable[pd.DataFrame]],
-        pieces: Sequence[tuple[Iterable, dict]],
+        pieces: Sequence[tuple[Mapping, dict]],
     ) -> pd.DataFrame:
-        """`make` for several pieces of work that are cheaper done together.
+        """`make` for several pieces of work that are cheaper done in one go.
 
         Parameters
         ----------
         table : str
         compute : callable
-            Gets the numbers of the pieces whose inputs changed, and makes a frame for each, in that order.
-        pieces : sequence of (inputs, parts)
+            Gets the numbers of the pieces that are not current, and makes a frame for each, in that order.
+        pieces : sequence of (made_from, parts)
             Each as in `make`.
 
         Returns
@@ -145,24 +151,37 @@ class Run:
         DataFrame
             The rows of all pieces, in order.
         """
-        folder, stale = self.folder / "tables" / table, {}
-        paths: list[list[Path]] = []
-        for number, (inputs, parts) in enumerate(pieces):
-            stamp = content_hash([self.settings.fingerprint(), core_hash(), *inputs])
-            mark = folder / f"made-{content_hash([sorted(parts.items())])}.json"
-            made = json.loads(mark.read_text()) if mark.exists() else {"stamp": "", "files": {}}
-            files = {folder / name: digest for name, digest in made["files"].items()}
-            paths.append(list(files))
-            if made["stamp"] != stamp or not all(p.exists() and content_hash([p]) == files[p] for p in files):
-                stale[number] = (mark, stamp, parts)
-        frames = compute(list(stale)) if stale else []
-        for (number, (mark, stamp, parts)), frame in zip(stale.items(), frames, strict=True):
-            paths[number] = self.save(table, frame, **parts)
-            write_json(mark, {"stamp": stamp, "files": {path.name: content_hash([path]) for path in paths[number]}})
-        every = [path for piece in paths for path in piece]
-        for path in every:
+        folder = self.folder / "tables" / table
+        marks = [folder / f"made-{content_hash([sorted(parts.items())])}.json" for _, parts in pieces]
+        found = [self._current(table, mark, made, parts) for mark, (made, parts) in zip(marks, pieces)]
+        stale = [number for number, frame in enumerate(found) if frame is None]
+        for number, frame in zip(stale, compute(stale) if stale else [], strict=True):
+            (made, parts), mark = pieces[number], marks[number]
+            mark.unlink(missing_ok=True)  # a product and its stamp never disagree, whenever this is killed
+            paths = self.save(table, frame, **parts)
+            write_json(mark, {"stamp": made, "files": {path.name: content_hash([path]) for path in paths}})
+            found[number] = pd.concat([tables.read_parquet(path, table) for path in paths], ignore_index=True)
+        return pd.concat(found, ignore_index=True)
+
+    def _current(self, table: str, mark: Path, made: Mapping, parts: dict) -> pd.DataFrame | None:
+        """The rows of a piece of work as they are on disk, if they are current; otherwise says why they are not."""
+        old = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {"stamp": None, "files": {}}
+        files = {mark.with_name(name): content for name, content in old["files"].items()}
+        reason = why(old["stamp"], made)
+        if not reason and not all(path.exists() and content_hash([path]) == files[path] for path in files):
+            reason = "its file was changed by hand"
+        if reason:
+            self.remade(f"{table} of {' '.join(map(str, parts.values()))}", reason)
+            return None
+        for path in files:
             self._trace("write", path)
-        return pd.concat([tables.read_parquet(path, table) for path in every], ignore_index=True)
+        return pd.concat([tables.read_parquet(path, table) for path in files], ignore_index=True)
+
+    def remade(self, what: str, reason: str) -> None:
+        """Say why `what` is made anew, here and in the runner; nothing when it is made for the first time."""
+        if reason and reason != NOT_MADE:
+            print(f"made anew: {what}: {reason}")
+            self._trace("why", None, {"text": f"{what}: {reason}"})
 
     def figure(self, figure, name: str):
         """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call."""
@@ -184,7 +203,7 @@ class Run:
     def _trace(self, action: str, path: Path | None, facts: dict | None = None) -> None:
         """One line for the series runner; nothing when a person runs the notebook."""
         if log := os.environ.get("FAIRRECON_TRACE"):
-            entry = {"action": action, "path": path and os.path.relpath(path, self.traced_from)} | (facts or {})
+            entry = {"action": action, "path": path and os.path.relpath(path, self._traced_from)} | (facts or {})
             with Path(log).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
 
@@ -220,6 +239,7 @@ def begin(profile: str = "tutorial", overrides: dict | None = None, needs: Itera
             kind, what = ("cohorts", "cohort") if need == "cohort" else ("tables", "table")
             run._source(Path(kind) / name, f"{what} '{name}'", MADE_BY.get(need, "before"))
     _show_figures()
+    _trace_modules()
     if settings.profile == "smoke":
         print("profile smoke: everything runs, the numbers mean nothing")
     return settings, run
@@ -246,40 +266,6 @@ def _value_texts(value) -> list[str]:
     return [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item) for item in items]
 
 
-def content_hash(items: Iterable) -> str:
-    """Hash of `items`: plain values, and the content (never the times) of files and folders given as `Path`."""
-    digest = hashlib.sha256()
-    for item in items:
-        if isinstance(item, Path):
-            files = sorted(p for p in item.rglob("*") if p.is_file()) if item.is_dir() else [item]
-            for file in files:
-                digest.update(str(file.relative_to(item.parent)).encode() + _file_digest(file))
-        else:
-            digest.update(repr(item).encode() + b"\0")
-    return digest.hexdigest()[:24]
-
-
-def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
-
-
-@cache
-def core_hash() -> str:
-    """Hash of the core's source code: results made with other code are not reused.
-
-    What only shows or starts things (report, explorer, runner, command line) does not count.
-    """
-    core, lab = Path(__file__).parents[1], house_of_the_lab()
-    rooms = [lab / name for name in ("simulate", "paper", "plots.py", "widgets.py")] if lab.is_dir() else []
-    return content_hash([*sorted(core.rglob("*.py")), *rooms])
-
-
-def house_of_the_lab() -> Path:
-    """Folder of the lab beside the core."""
-    return Path(__file__).parents[2] / "fairrecon_lab"
-
-
 def commit() -> str:
     """The commit of the clone, with `+changes` if files differ from it; empty outside git."""
     git = ["git", "-C", str(project_folder())]
@@ -298,11 +284,25 @@ def write_json(path: Path, value) -> None:
     part.replace(path)
 
 
-def _source_text(function: Callable) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return getattr(function, "__qualname__", repr(function))
+def _trace_modules() -> None:
+    """Tell the runner which of our modules this kernel has loaded, and loads later."""
+    log = os.environ.get("FAIRRECON_TRACE")
+    if not log or _told:
+        return
+
+    def tell(event: str, arguments: tuple) -> None:
+        name = arguments[0] if event == "import" else ""
+        if name.startswith("fairrecon_") and name not in _told and is_ours(name):
+            _told.add(name)
+            with Path(log).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"action": "module", "path": name}) + "\n")
+
+    for name in list(sys.modules):
+        tell("import", (name,))
+    sys.addaudithook(tell)
+
+
+_told: set[str] = set()
 
 
 def _show_figures() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fairrecon_core.steps.folder import Run
 from fairrecon_lab.explorer.scenes import Choice, Scene, View, scenes
-from fairrecon_lab.plots import COLOURS
+from fairrecon_lab.plots import colour_of
 from fairrecon_lab.widgets import accessible, labelled_control, status_line
 
 ERROR_LIMIT = 0.3  # of the error map, the same for every image, so that a faint map means a small error
@@ -208,7 +208,7 @@ def pictures(view: View, choice: Choice, scene: Scene) -> str:
         "degraded": (at, decibels(view.psnr_db["degraded"]), f"{where}, degraded: {at}"),
         choice.arm: (choice.arm, decibels(view.psnr_db[choice.arm]) + plus, f"{where}, repaired by {choice.arm}"),
     }
-    tiles = [tile(grey(view.images[arm]), *caption, COLOURS.get(arm)) for arm, caption in captions.items()]
+    tiles = [tile(grey(view.images[arm]), *caption, colour_of(arm)) for arm, caption in captions.items()]
     error = view.images[choice.arm] - view.images["clean"]
     alt = f"error of {choice.arm}, root mean square {np.sqrt((error**2).mean()):.3f}"
     tiles.append(tile(signed(error), f"{choice.arm} \N{MINUS SIGN} clean, ± {ERROR_LIMIT:g}", "red: too bright", alt))
@@ -284,7 +284,7 @@ def mark(arm: str, x: float, y: float) -> str:
     if arm == "degraded":
         cross = f"M{x - 8:.1f} {y - 8}l16 16m0 -16l-16 16"
         return f'<path d="{cross}" stroke="{DARK}" stroke-width="3.5"/>'
-    return f'<circle cx="{x:.1f}" cy="{y}" r="7" fill="{COLOURS.get(arm, COLOURS["yours"])}" stroke="#000"/>'
+    return f'<circle cx="{x:.1f}" cy="{y}" r="7" fill="{colour_of(arm)}" stroke="#000"/>'
 
 
 def in_a_sentence(view: View, choice: Choice) -> str:

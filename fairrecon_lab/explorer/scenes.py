@@ -19,13 +19,14 @@ import numpy as np
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.learn.loop import Images
+from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.quality import psnr_db
-from fairrecon_core.predict.readers import Classifier
 from fairrecon_core.reconstruct import Reconstructor, reconstructor
 from fairrecon_core.reconstruct.classical import Tuned
 from fairrecon_core.settings import Settings
-from fairrecon_core.steps.chain import Chain
 from fairrecon_core.steps.folder import Run
+from fairrecon_core.steps.setup import Setup
+from fairrecon_core.steps.weights import ReaderWeights, Weights
 from fairrecon_lab.plots import RACE_LABELS
 from fairrecon_lab.simulate import TASKS, as_bias, counterfactual, patient_table
 from fairrecon_lab.simulate.population import VALUES
@@ -276,11 +277,11 @@ class Scene:
         """task -> (scores of images, threshold) of the trained classifiers; empty where there are none."""
         found: dict[str, tuple[Callable, float]] = {}
         try:
-            chain = Chain(self.run, self.name)
-            for label, reader in chain.blank_readers().items():
+            weights = ReaderWeights(Setup(self.run, self.name))
+            for label, reader in weights.blank().items():
                 if not isinstance(reader, Classifier):
                     continue
-                reader.load(_weights(chain, f"reader-{label}", lambda label=label: chain.reader_weights(label)))
+                reader.load(weights.path(label))
                 for column, task in enumerate(reader.tasks):
                     score = lambda images, reader=reader, column=column: reader.scores(images)[:, column]
                     found[task] = score, self._threshold(task)
@@ -305,9 +306,7 @@ class Scene:
         found: dict[str, Reconstructor] = {}
         for arm in self.settings.arms:
             try:
-                chain = Chain(Run(self.run.folder, settings), self.name)
-                network = chain.network(arm)
-                network.load(_weights(chain, arm, lambda chain=chain, arm=arm: chain.weights(arm)))
+                network = Weights(Setup(Run(self.run.folder, settings), self.name)).load(arm)
             except FileNotFoundError:
                 continue
             found[arm] = network
@@ -344,13 +343,3 @@ def _open(run: Run, name: str) -> Cohort | None:
         return run.cohort(name)
     except FileNotFoundError:
         return None
-
-
-def _weights(chain: Chain, folder: str, shipped: Callable):
-    """The file of trained weights, never made here: FileNotFoundError if it is absent."""
-    if not chain.settings.train:
-        return shipped()
-    path = chain.place(folder) / "weights.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(path)
-    return path

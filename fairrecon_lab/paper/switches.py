@@ -1,10 +1,11 @@
 """What each evaluation choice of the published code does to scores: one switched at a time, everything else fixed.
 
-The choices of the degradation and of the reconstructors need images made anew; `tools/switchboard.py` switches those.
+`SWITCHES` has the code beside what we recommend, `TEXT_SWITCHES` the code beside what one of the papers' texts says it
+does. The choices of the degradation and of the networks need images made anew; `tools/switchboard.py` switches those.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,14 +25,21 @@ SWITCHES = {  # choice: setting, published, recommended, the quantity that it mo
     "test side": ("side", "post_hoc", "two_sided", "share of cells called changed"),
     "multiplicity": ("adjust", "none", "max_t", "share of cells called changed"),
 }
-PUBLISHED = {setting: published for setting, published, *_ in SWITCHES.values()}
-RECOMMENDED = {setting: recommended for setting, _, recommended, _ in SWITCHES.values()}
+TEXT_SWITCHES = {  # choice: setting, what the released code does, what a text says, the quantity that it moves
+    "EODD (follow-up, main text)": ("eodd", "mean", "max", "mean EODD"),
+    "EODD (follow-up, appendix)": ("eodd", "mean", "pair_sum", "mean EODD"),
+    "thresholds (follow-up)": ("threshold_policy", "test_per_arm", "validation_per_arm", "mean EODD"),
+    "test side (seed)": ("side", "post_hoc", "one_sided", "share of cells called changed"),
+    "test side (follow-up)": ("side", "post_hoc", "two_sided", "share of cells called changed"),
+}
+PUBLISHED = {"eodd": "mean"} | {setting: published for setting, published, *_ in SWITCHES.values()}
+RECOMMENDED = {"eodd": "mean"} | {setting: recommended for setting, _, recommended, _ in SWITCHES.values()}
 N_PARTS = 20  # of the delete-a-group jackknife
 
 
 def switch_evaluation(
-    predictions: pd.DataFrame, cohort: pd.DataFrame, attribute="sex", *, others="recommended", baseline_arm="clean",
-    empty_tpr=1.0, n_boot=1000, alpha=0.05, min_support=10, seed=0,
+    predictions: pd.DataFrame, cohort: pd.DataFrame, attribute="sex", *, switches=SWITCHES, others="recommended",
+    baseline_arm="clean", empty_tpr=1.0, n_boot=1000, alpha=0.05, min_support=10, seed=0,
 ) -> pd.DataFrame:  # fmt: skip
     """What each evaluation choice of the published code changes, one at a time, everything else fixed.
 
@@ -41,6 +49,8 @@ def switch_evaluation(
         As in `audit.audit_change`, with results on validation images; one level per arm.
     attribute : str
         Column of the cohort.
+    switches : dict
+        `SWITCHES` or `TEXT_SWITCHES`: of the latter, "recommended" is what the text says.
     others : {"recommended", "published"}
         What all other choices are while one is switched.
     baseline_arm : str
@@ -68,19 +78,16 @@ def switch_evaluation(
     if others not in ("recommended", "published"):
         raise ValueError(f"the others are 'recommended' or 'published', got {others!r}")
     fixed = RECOMMENDED if others == "recommended" else PUBLISHED
+    policies = {value for setting, *both, _ in switches.values() if setting == "threshold_policy" for value in both}
     options = (empty_tpr, min_support, n_boot, alpha, seed)
-    evaluation = _Evaluation.of(predictions, cohort, attribute, baseline_arm, options)
-    part = evaluation.patient % N_PARTS
-    subsets = [part >= 0, *(part != left for left in range(min(N_PARTS, part.max() + 1)))]  # all, then without each
-    base = [evaluation.run(fixed, keep) for keep in subsets]
-    if not np.isfinite(base[0].eodd).any():
+    policies |= {PUBLISHED["threshold_policy"], RECOMMENDED["threshold_policy"]}
+    evaluation = _Evaluation.of(predictions, cohort, attribute, baseline_arm, options, sorted(policies))
+    if not np.isfinite(evaluation.all_and_parts(fixed)[0].eodd).any():
         way_out = f"lower min_support (is {min_support}) or add patients"
         raise ValueError(f"no cell of {attribute!r} can be estimated: {way_out}")
     rows = []
-    for choice, (setting, published, recommended, quantity) in SWITCHES.items():
-        switched = published if fixed is RECOMMENDED else recommended
-        other = [evaluation.run(fixed | {setting: switched}, keep) for keep in subsets]
-        turned, right = (other, base) if fixed is RECOMMENDED else (base, other)
+    for choice, (setting, published, recommended, quantity) in switches.items():
+        turned, right = (evaluation.all_and_parts(fixed | {setting: value}) for value in (published, recommended))
         effects = np.array([_quantity(a, quantity) - _quantity(b, quantity) for a, b in zip(turned, right)])
         n = len(effects) - 1
         half = 1.96 * np.sqrt((n - 1) / n * np.sum((effects[1:] - effects[1:].mean()) ** 2))
@@ -89,7 +96,7 @@ def switch_evaluation(
             "choice": choice, "setting": setting, "published": published, "recommended": recommended,
             "quantity": f"{quantity}, by {attribute}", "cohort": evaluation.cohort, "effect": effects[0],
             "low": effects[0] - half, "high": effects[0] + half, "moves_a_conclusion": moved > 0,
-            "note": f"{moved} of {base[0].call.size} cells called differently",
+            "note": f"{moved} of {right[0].call.size} cells called differently",
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -108,9 +115,10 @@ class _Cells:
 
 
 def _quantity(cells: _Cells, quantity: str) -> float:
-    if quantity == "mean EODD":
-        return float(np.nanmean(cells.eodd))
-    return float(np.nanmean(cells.se) if quantity.startswith("mean standard") else np.mean(cells.call != 0))
+    if quantity.startswith("share"):
+        return float(np.mean(cells.call != 0))
+    values = cells.eodd if quantity == "mean EODD" else cells.se
+    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
 
 
 @dataclass(frozen=True)
@@ -123,12 +131,12 @@ class _Evaluation:
     truth: np.ndarray  # (tasks, rows)
     decision: Mapping  # policy to (tasks, arms, rows), the baseline first
     options: tuple  # empty_tpr, min_support, n_boot, alpha, seed
+    done: dict = field(default_factory=dict)  # evaluations by their choices
 
     @classmethod
-    def of(cls, predictions, cohort, attribute, baseline_arm, options) -> "_Evaluation":
+    def of(cls, predictions, cohort, attribute, baseline_arm, options, policies=SWITCHES["thresholds"][1:3]):
         matched = {
-            policy: match(predictions, cohort, baseline_arm=baseline_arm, thresholds=policy)
-            for policy in SWITCHES["thresholds"][1:3]
+            policy: match(predictions, cohort, baseline_arm=baseline_arm, thresholds=policy) for policy in policies
         }
         one = matched["validation_frozen"]
         arms = [i for i, base in enumerate(one.baseline_of) if base not in (-1, i)]
@@ -147,6 +155,15 @@ class _Evaluation:
             },
             options=options,
         )
+
+    def all_and_parts(self, choices: Mapping) -> list[_Cells]:
+        """All rows evaluated as `choices` say, then all without each of `N_PARTS` groups of patients."""
+        key = tuple(sorted(choices.items()))
+        if key not in self.done:
+            part = self.patient % N_PARTS
+            subsets = [part >= 0, *(part != left for left in range(min(N_PARTS, part.max() + 1)))]
+            self.done[key] = [self.run(choices, keep) for keep in subsets]
+        return self.done[key]
 
     def run(self, choices: Mapping, keep: np.ndarray) -> _Cells:
         """Evaluate the rows named by `keep`, bool (rows,), as `choices` say; resamples are the same for all of them."""
@@ -189,16 +206,33 @@ class _Evaluation:
             for s, stratum in enumerate(strata):
                 support = np.bincount(np.unique(who[stratum.weight]) % totals.shape[1], minlength=totals.shape[1])
                 rates[:, support < min_support, s] = np.nan
-        return group_range(np.moveaxis(rates, 1, -1)).reshape(len(rates), -1, 2, rates.shape[-1]).mean(axis=2)
+        by_task = np.moveaxis(rates, 1, -1)  # (b, strata, arms, groups)
+        return _aggregate(by_task.reshape(len(rates), -1, 2, *by_task.shape[2:]), choices["eodd"])
+
+
+def _aggregate(rates: np.ndarray, eodd: str) -> np.ndarray:
+    """EODD from rates (b, tasks, label, arms, groups): mean or larger of both gaps, or largest sum over one pair."""
+    if eodd == "pair_sum":
+        first, second = np.triu_indices(rates.shape[-1], 1)
+        apart = np.abs(rates[..., first] - rates[..., second]).sum(axis=2)  # (b, tasks, arms, pairs)
+        some = ~np.isnan(apart).all(axis=-1)
+        return np.where(some, np.nanmax(np.where(some[..., None], apart, 0), axis=-1), np.nan)
+    gaps = group_range(rates)
+    return gaps.mean(axis=2) if eodd == "mean" else gaps.max(axis=2)
 
 
 def _p_values(delta: np.ndarray, deviation: np.ndarray, se: np.ndarray, choices: Mapping) -> np.ndarray:
     """P-values (tasks, arms) of "EODD did not change"; NaN where it cannot be estimated.
 
-    Post hoc: the share of resampled changes on the other side of 0 than the observed one.
+    Post hoc: the share of resampled changes on the other side of 0 than the observed one. One-sided: of those that
+    are not worse.
     """
-    tail = np.abs(deviation) if choices["side"] == "two_sided" else np.maximum(-np.sign(delta) * deviation, 0)
+    if choices["side"] == "one_sided":
+        size, tail = delta, -deviation
+    else:
+        size = np.abs(delta)
+        tail = np.abs(deviation) if choices["side"] == "two_sided" else np.maximum(-np.sign(delta) * deviation, 0)
     if choices["adjust"] == "none":
-        exceed = (tail >= np.abs(delta)).sum(axis=0)
+        exceed = (tail >= size).sum(axis=0)
         return np.where(np.isfinite(delta), (1 + exceed) / (1 + len(tail)), np.nan)
-    return step_down_max_t([Contrast("change", np.abs(delta), tail, se, np.ones_like(se))])[0]
+    return step_down_max_t([Contrast("change", size, tail, se, np.ones_like(se))])[0]

@@ -13,6 +13,7 @@ from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
 from fairrecon_core.audit.inference import contrast, patient_bootstrap
 from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.measures import image_metrics
 from fairrecon_core.tables import SCHEMAS, read_parquet, read_table
 
 N_BOOT = 1000  # resamples behind the intervals of this page
@@ -21,7 +22,7 @@ CONTROLS = {
     "planted": "control: known bias added",
     "blurred_reader": "control: a worse reader, aimed at nobody",
 }
-QUALITY = ("psnr_db", "ssim", "nmse", "lpips")
+QUALITY = tuple(name for name in image_metrics() if name != "psnr_foreground_db")  # a second PSNR would be too wide
 CONDITION = ("cohort", "arm", "level")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit import summary
+from fairrecon_core.measures import METRICS, label_of
 from fairrecon_core.settings import Settings
 from fairrecon_core.tables import SCHEMAS
-from fairrecon_lab.report.contents import CONTROLS, Contents, changed
+from fairrecon_lab.report.contents import CONTROLS, QUALITY, Contents, changed
 from fairrecon_lab.report.markup import (
     VERDICTS,
     bar,
@@ -30,17 +31,7 @@ from fairrecon_lab.report.markup import (
 )
 from fairrecon_lab.report.pictures import gallery
 
-MEASURES = {
-    "tpr": "true positive rate",
-    "fpr": "false positive rate",
-    "flip_rate": "share of flipped decisions",
-    "calibration": "calibration gap",
-    "logit_shift": "shift of the score (logit)",
-    "auroc": "AUROC",
-    "dice": "Dice",
-}
 PRIMARY = ("tpr", "dice")  # measures whose every comparison is listed
-QUALITY = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "nmse": ("NMSE", 4), "lpips": ("LPIPS", 3)}
 UNFIT = (
     "Do not use these numbers to judge a scanner, a network, a hospital or a group of people, to choose a treatment, "
     "or to claim that a product is fair. Nothing here is a medical device. Sex and race are recorded traits with the "
@@ -176,7 +167,7 @@ def sentence(row) -> str:
     signed = lambda value: number(value, 3, sign=True)
     p = p_value(row.p_adjusted)
     return (
-        f"<b>{safe(row.arm)}</b>, {safe(row.cohort)}, {words(row.task)}: {MEASURES.get(row.metric, words(row.metric))}"
+        f"<b>{safe(row.arm)}</b>, {safe(row.cohort)}, {words(row.task)}: {label_of(row.metric)}"
         f"{label}, {group(row.subgroup)} − {group(row.reference)}, from {signed(row.baseline)} to {signed(row.value)}: "
         f"change <b>{signed(row.delta)}</b> [{signed(row.delta_ci_low)}, {signed(row.delta_ci_high)}], "
         f"adjusted&nbsp;p&nbsp;{p if p.startswith('&') else '=&nbsp;' + p}"
@@ -196,7 +187,7 @@ def audit(run: Contents) -> str:
 def _audited(key: tuple, cells: pd.DataFrame, part: pd.DataFrame) -> str:
     title = f"{key[0]} by {key[1].replace('_', ' ')}, against {key[2]}"
     rows = [
-        [MEASURES.get(metric, words(metric)), *((mine["verdict"] == name).sum() for name in VERDICTS),
+        [label_of(metric), *((mine["verdict"] == name).sum() for name in VERDICTS),
          bar(mine["verdict"], said=False)]
         for metric, mine in cells.groupby("metric", sort=False)
     ]  # fmt: skip
@@ -231,10 +222,10 @@ def quality(run: Contents) -> str:
         return ""
     rows = [
         [safe(row["cohort"]), safe(row["arm"]), run.level_text(row["cohort"], row["level"]), row["n"],
-         *(estimate(row[name], digits) for name, (_, digits) in QUALITY.items())]
+         *(estimate(row[name], METRICS[name].decimals) for name in QUALITY)]
         for _, row in run.quality.iterrows()
     ]  # fmt: skip
-    heads = ["cohort", "arm", "level", "patients", *(name for name, _ in QUALITY.values())]
+    heads = ["cohort", "arm", "level", "patients", *(METRICS[name].label for name in QUALITY)]
     return (
         "<p>Against the clean image of the same patient, on test images, with 95 % intervals over patients. Higher is "
         "better for PSNR and SSIM, lower for NMSE and LPIPS.</p>"

@@ -1,4 +1,4 @@
-"""The chain of a cohort: what is computed once, what is computed again, and what is refused."""
+"""The steps of a cohort: what is computed once, what is computed again, and what is refused."""
 
 import json
 
@@ -8,184 +8,210 @@ import pytest
 import torch
 
 from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import degradation
-from fairrecon_core.degrade.cached import Remembered
+from fairrecon_core.degrade.cached import CachedDegradation
 from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.reconstruct import Reconstructor, controls, register
+from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps import image_chain
-from fairrecon_core.steps.chain import CONTROLS, Chain, arms_with, as_float, card_facts, card_figures, chains
+from fairrecon_core.steps import weights as weights_step
 from fairrecon_core.steps.folder import Run
+from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohort, open_cohorts
+from fairrecon_core.steps.setup import product_folder
+from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
          "segmenter_width": 2, "level_subset": 4, "train": True}  # fmt: skip
 
 
-def chain_in(folder, n_patients=20, **overrides):
-    """A chain on a tiny brain cohort in `folder`."""
+def steps_in(folder, n_patients=20, **overrides):
+    """The steps of a tiny brain cohort in `folder`."""
     settings = load_settings("smoke", **(SMALL | overrides))
     if not (folder / "cohorts" / "brain" / "cohort.json").exists():
         items = simulate("brain", n_patients, seed=3, size=32, n_slices=1)
         split = (0.6, 0.15, 0.25)
         write_cohort(folder / "cohorts" / "brain", items, name="brain", seed=3, split=split, tasks=TASKS["brain"],
                      extra={"simulator_version": SIMULATOR_VERSION}, n_folds=overrides.get("n_folds", 1))  # fmt: skip
-    return Chain(Run(folder, settings), "brain")
+    return open_cohort(Run(folder, settings), "brain")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A chain whose networks have been trained in place."""
-    made = chain_in(tmp_path_factory.mktemp("chain"))
-    made.images("unet", 4)
+    """Steps whose networks have been trained in place."""
+    made = steps_in(tmp_path_factory.mktemp("steps"))
+    made.weights.make_all("unet")
+    made.readings.weights.make_all()
+    made.images.get("unet", 4)
     return made
 
 
 def test_images_of_an_arm_are_what_its_reconstructor_gives(trained):
-    images, rows = trained.images("unet", 4)
-    clean, ids = trained.cohort.images_at(rows), trained.names_of(rows)
-    degraded = as_float(trained.images("degraded", 4)[0])
-    expected = trained.reconstructor("unet")(degraded, 4, image_ids=ids, seed=trained.settings.seed)
+    images, rows = trained.images.get("unet", 4)
+    clean, ids = trained.cohort.images_at(rows), trained.setup.names_of(rows)
+    degraded = as_float(trained.images.get("degraded", 4)[0])
+    expected = trained.weights.load("unet")(degraded, 4, image_ids=ids, seed=trained.setup.run.settings.seed)
     assert np.abs(as_float(images) - expected.numpy()).max() < 1e-5
-    direct = trained.degradation(clean, 4, ids, seed=trained.settings.seed)
+    direct = trained.setup.degradation(clean, 4, ids, seed=trained.setup.run.settings.seed)
     assert np.abs(degraded - direct.numpy()).max() <= 0.5 / 65535 + 1e-6
 
 
 def test_what_is_there_is_kept_and_what_it_was_made_from_decides(trained, tmp_path):
-    path = trained.place("unet") / "4" / "test.npy"
+    path = product_folder(trained.setup, "unet") / "4" / "test.npy"
     before = path.stat().st_mtime_ns
-    trained.images("unet", 4)
+    trained.images.get("unet", 4)
     assert path.stat().st_mtime_ns == before
-    other = chain_in(trained.run.folder, seed=9)  # another seed of the noise
-    other.images("degraded", 4)
-    assert (trained.place("degraded") / "4" / "test.npy").stat().st_mtime_ns > before
-    trained.images("degraded", 4)
+    other = steps_in(trained.setup.run.folder, seed=9)  # another seed of the noise
+    other.images.get("degraded", 4)
+    assert (product_folder(trained.setup, "degraded") / "4" / "test.npy").stat().st_mtime_ns > before
+    trained.images.get("degraded", 4)
 
 
 def test_training_in_place_is_recorded_and_not_repeated(trained):
-    card = trained.card("unet")
+    card = trained.weights.card("unet")
     assert card["epochs"] == 1 and card["seed"] == 0 and len(card["losses"]["validation"]) == 1
-    assert not list(trained.place("unet").glob("training-*/state.safetensors")), "the state goes when training is done"
-    path = trained.weights("unet")
+    assert not list(product_folder(trained.setup, "unet").glob("training-*/state.safetensors")), (
+        "the state goes when training is done"
+    )
+    path = trained.weights.make("unet")
     before = path.stat().st_mtime_ns
-    assert trained.weights("unet") == path and path.stat().st_mtime_ns == before
+    assert trained.weights.make("unet") == path == trained.weights.path("unet") and path.stat().st_mtime_ns == before
+
+
+def test_asking_for_images_never_starts_a_training(tmp_path):
+    untrained = steps_in(tmp_path)
+    for ask in (lambda: untrained.images.get("pix2pix", 4), lambda: untrained.quality.measure("pix2pix")):
+        with pytest.raises(FileNotFoundError, match=r"weights of pix2pix for brain are not current \(not made yet\)"):
+            ask()
+    with pytest.raises(FileNotFoundError, match=r"reader grade for brain .*readings.weights.make_all"):
+        untrained.readings.read("clean")
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_quality_has_one_row_per_image_and_agrees_with_the_images(trained):
-    table = trained.quality("degraded")
-    assert len(table) == len(trained.rows(4)) and (table["arm"] == "degraded").all()
-    images, rows = trained.images("degraded", 4)
+    table = trained.quality.measure("degraded")
+    assert len(table) == len(trained.setup.rows(4)) and (table["arm"] == "degraded").all()
+    images, rows = trained.images.get("degraded", 4)
     error = ((as_float(images) - trained.cohort.images_at(rows)) ** 2).mean(axis=(1, 2))
-    order = table.set_index("image_id").loc[trained.names_of(rows), "psnr_db"]
+    order = table.set_index("image_id").loc[trained.setup.names_of(rows), "psnr_db"]
     assert np.allclose(order, -10 * np.log10(error), atol=1e-3)
 
 
 def test_arms_are_compared_image_by_image(trained):
-    table = trained.compared(["degraded", "unet"], "ssim")
+    table = trained.quality.compared(["degraded", "unet"], "ssim")
     assert list(table.columns) == ["level", "image_id", "degraded", "unet", "patient_id"]
     one = table.iloc[1]
-    rows = trained.quality("unet").set_index("image_id")
+    rows = trained.quality.measure("unet").set_index("image_id")
     assert one["unet"] == rows.loc[one["image_id"], "ssim"]
     people = trained.cohort.table.set_index("image_id")["patient_id"]
     assert (table["patient_id"] == people[table["image_id"]].to_numpy()).all()
-    assert set(table["image_id"]) == set(trained.names_of(trained.shared_rows()))
+    assert set(table["image_id"]) == set(trained.setup.names_of(trained.setup.shared_rows()))
 
 
 def test_model_cards_stand_side_by_side(trained):
     facts = card_facts({"brain": trained}, "unet")
     assert facts.loc["epochs", "brain"] == "1" and "losses" not in facts.index
     assert card_figures({"brain": trained}, "unet").empty, "trained in this run: nothing was measured"
-    tutorial = Chain(Run(trained.run.folder, load_settings("tutorial")), "brain")
-    tutorial.card = lambda arm: {"arm": arm, "test": {"unet, 8": {"psnr_db": 29.5}}}
+    tutorial = open_cohort(Run(trained.setup.run.folder, load_settings("tutorial")), "brain")
+    tutorial.weights.card = lambda arm: {"arm": arm, "test": {"unet, 8": {"psnr_db": 29.5}}}
     assert card_figures({"brain": tutorial}, "unet").loc[("brain", "unet, 8"), "psnr_db"] == 29.5
 
 
 def test_the_published_sampler_takes_all_steps_whatever_the_others_take(tmp_path):
     few = {"sde_steps": 8}
-    assert chain_in(tmp_path, **few).network("sde").n_steps == 8
-    assert chain_in(tmp_path, sampler="euler", **few).network("sde").n_steps is None
+    assert steps_in(tmp_path, **few).weights.network("sde").n_steps == 8
+    assert steps_in(tmp_path, sampler="euler", **few).weights.network("sde").n_steps is None
 
 
 def test_clean_scores_do_not_depend_on_the_arms_beside_them(trained, tmp_path):
-    alone = trained.read("clean")["predictions"]
+    alone = trained.readings.read("clean")["predictions"]
     for arm in ("degraded", "placebo"):
-        trained.read(arm)
-    (trained.run.folder / "tables" / "predictions").rename(tmp_path / "aside")
-    again = trained.read("clean")["predictions"]
+        trained.readings.read(arm)
+    (trained.setup.run.folder / "tables" / "predictions").rename(tmp_path / "aside")
+    again = trained.readings.read("clean")["predictions"]
     pd.testing.assert_frame_equal(alone, again)
-    assert set(trained.names_of(trained.rows(1, 0, "validation"))) < set(alone["image_id"]), "thresholds need them"
+    assert set(trained.setup.names_of(trained.setup.rows(1, 0, "validation"))) < set(alone["image_id"]), (
+        "thresholds need them"
+    )
 
 
 def test_thresholds_come_from_clean_validation_images(trained):
-    predictions = pd.concat([trained.read(arm)["predictions"] for arm in ("clean", "degraded")])
-    table = trained.thresholds(predictions)
+    predictions = pd.concat([trained.readings.read(arm)["predictions"] for arm in ("clean", "degraded")])
+    table = chosen_thresholds(trained.cohort, predictions)
     assert set(table["arm"]) == {"clean"} and (table["chosen_on"] == "validation, clean").all()
-    assert (table["n"] == len(trained.rows(1, 0, "validation"))).all()
-    per_arm = trained.thresholds(predictions, "test_per_arm")
+    assert (table["n"] == len(trained.setup.rows(1, 0, "validation"))).all()
+    per_arm = chosen_thresholds(trained.cohort, predictions, "test_per_arm")
     assert set(per_arm["arm"]) == {"clean", "degraded"} and (per_arm["chosen_on"] == "test, own arm").all()
 
 
 def test_no_shipped_weights_is_said_with_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"brain-unet.*32 px.*set train: true"):
-        chain_in(tmp_path, train=False).reconstructor("unet")
+        steps_in(tmp_path, train=False).weights.load("unet")
 
 
 def test_training_can_start_from_the_shipped_weights(tmp_path, trained):
-    started = chain_in(tmp_path, start_from="shipped", arms=["unet"], width=16)
-    shipped = image_chain.WEIGHTS / "brain-unet.safetensors"
-    before, after = read_safetensors(shipped)[0], read_safetensors(started.weights("unet"))[0]
+    started = steps_in(tmp_path, start_from="shipped", arms=["unet"], width=16)
+    shipped = weights_step.SHIPPED / "brain-unet.safetensors"
+    before, after = read_safetensors(shipped)[0], read_safetensors(started.weights.make("unet"))[0]
     moved = [float((after[key] - before[key]).float().abs().max()) for key in before]
     assert 0 < max(moved) < 0.2  # an epoch of a few batches does not go far from where it began
-    assert started.card("unet")["start_from"] == "shipped" and trained.card("unet")["start_from"] == "random"
-    assert started.card("unet")["stamp"] != chain_in(tmp_path / "b", width=16).card("unet")["stamp"]
+    assert (
+        started.weights.card("unet")["start_from"] == "shipped"
+        and trained.weights.card("unet")["start_from"] == "random"
+    )
+    other = steps_in(tmp_path / "b", width=16)
+    other.weights.make("unet")
+    assert started.weights.card("unet")["stamp"] != other.weights.card("unet")["stamp"]
 
 
 def test_generative_networks_may_have_epochs_of_their_own(tmp_path):
-    made = chain_in(tmp_path, generative_epochs=2)
-    assert [made.card(arm)["epochs"] for arm in ("unet", "pix2pix", "sde")] == [1, 2, 2]
+    made = steps_in(tmp_path, generative_epochs=2)
+    for arm in ("unet", "pix2pix", "sde"):
+        made.weights.make(arm)
+    assert [made.weights.card(arm)["epochs"] for arm in ("unet", "pix2pix", "sde")] == [1, 2, 2]
 
 
 def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="brain-unet.safetensors has width 16, this run needs 2"):
-        chain_in(tmp_path, start_from="shipped").weights("unet")
+        steps_in(tmp_path, start_from="shipped").weights.make("unet")
     with pytest.raises(ValueError, match="start_from is 'random' or 'shipped', got 'scratch'"):
-        chain_in(tmp_path, start_from="scratch").weights("unet")
+        steps_in(tmp_path, start_from="scratch").weights.make("unet")
 
 
 def test_shipped_weights_of_another_simulator_are_refused_by_name(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(image_chain, "WEIGHTS", tmp_path)
-    network = trained.network("unet")
-    network.load(trained.weights("unet"))
+    monkeypatch.setattr(weights_step, "SHIPPED", tmp_path)
+    network = trained.weights.network("unet")
+    network.load(trained.weights.path("unet"))
     network.save(tmp_path / "brain-unet.safetensors", simulator_version="0")
-    other = chain_in(trained.run.folder, train=False)
-    other.cohort = type(
-        "Cohort128", (), {"images": np.zeros((1, 128, 128)), "info": trained.cohort.info, "name": "brain"}
-    )()
+    other = steps_in(trained.setup.run.folder, train=False)
+    facts = {"images": np.zeros((1, 128, 128)), "info": trained.cohort.info, "name": "brain", "modality": "mri"}
+    other.setup.cohort = type("Cohort128", (), facts)()
     with pytest.raises(ValueError, match=r"brain-unet\.safetensors was trained on simulator version '0'"):
-        other.weights("unet")
+        other.weights.path("unet")
 
 
 def test_truncated_weights_are_refused_by_name(trained, tmp_path):
     path = tmp_path / "brain-unet.safetensors"
-    path.write_bytes(trained.weights("unet").read_bytes()[:1000])
+    path.write_bytes(trained.weights.path("unet").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"brain-unet\.safetensors is corrupt or truncated"):
-        trained.network("unet").load(path)
+        trained.weights.network("unet").load(path)
 
 
 def test_an_unknown_arm_lists_the_known_ones(trained):
     with pytest.raises(ValueError, match=r"unknown arm 'unett', did you mean 'unet'.*known arms: degraded, tv"):
-        trained.images("unett", 4)
+        trained.images.get("unett", 4)
 
 
 def test_an_unknown_arm_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="unknown arm 'unett', did you mean 'unet'"):
-        chains(Run(tmp_path, load_settings("tutorial", arms=["unet_dc", "unett"])))
-    assert list(chains(Run(tmp_path, load_settings("tutorial", arms=["unet_dc"])))) == ["brain", "chest"]
+        open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc", "unett"])))
+    assert list(open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc"])))) == ["brain", "chest"]
 
 
 def test_nothing_learns_from_the_shipped_example_and_the_way_out_is_said(tmp_path):
-    example = Chain(Run(tmp_path, load_settings("smoke")), "brain")
-    for learn in (lambda: example.weights("unet"), example.readers):
+    example = open_cohort(Run(tmp_path, load_settings("smoke")), "brain")
+    for learn in (lambda: example.weights.make("unet"), example.readings.weights.make_all):
         with pytest.raises(ValueError, match="no train images .* run notebook 01 first"):
             learn()
 
@@ -198,27 +224,27 @@ def test_a_learners_reconstructor_of_a_few_lines_goes_through(trained):
         def restore(self, degraded, level, image_ids, seed, sample, measurement):
             return (degraded + degraded.mean(dim=(1, 2), keepdim=True)) / 2
 
-    table = trained.quality("halfway_to_its_mean")
-    assert len(table) == len(trained.rows(4)) and table["psnr_db"].between(3, 60).all()
-    assert "halfway_to_its_mean" in set(trained.run.read("quality", cohort="brain")["arm"])
+    table = trained.quality.measure("halfway_to_its_mean")
+    assert len(table) == len(trained.setup.rows(4)) and table["psnr_db"].between(3, 60).all()
+    assert "halfway_to_its_mean" in set(trained.setup.run.read("quality", cohort="brain")["arm"])
 
 
 def test_data_consistency_is_an_arm_by_its_name(trained):
-    assert trained.reconstructor("unet_dc").name == "unet_dc"
-    plain, consistent = (trained.quality(arm)["psnr_db"].mean() for arm in ("unet", "unet_dc"))
+    assert trained.weights.load("unet_dc").name == "unet_dc"
+    plain, consistent = (trained.quality.measure(arm)["psnr_db"].mean() for arm in ("unet", "unet_dc"))
     assert consistent > plain - 0.05, "what was measured cannot make a smooth error much worse"
 
 
 def test_folds_are_read_out_of_fold(tmp_path):
-    folded = chain_in(tmp_path, n_folds=3, reader_epochs=1)
-    table = folded.quality("degraded")
+    folded = steps_in(tmp_path, n_folds=3, reader_epochs=1)
+    table = folded.quality.measure("degraded")
     assert sorted(table["image_id"]) == sorted(folded.cohort.table["image_id"]), "each image once, as its own test fold"
     fold_of = folded.cohort.table.set_index("image_id")["fold"]
     assert (table.set_index("image_id")["fold"] == fold_of.loc[table["image_id"]].to_numpy()).all()
 
 
 def test_every_arm_that_is_read_is_known(trained):
-    assert arms_with(trained) == ["clean", "degraded", "tv", "nlm", "unet", "pix2pix", "sde", *CONTROLS]
+    assert trained.arms_read() == ["clean", "degraded", "tv", "nlm", "unet", "pix2pix", "sde", *CONTROLS]
 
 
 # ---------------------------------------------------------------------- controls
@@ -279,10 +305,10 @@ def test_planting_needs_a_task_and_somebody_without_it():
 def test_a_remembered_degradation_is_the_first_one_ever_after(tmp_path):
     images, names = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), ["a", "b", "c"]
     direct = degradation("xray")
-    remembered = Remembered(direct, names, 32, tmp_path, seed=5)
+    remembered = CachedDegradation(direct, names, 32, tmp_path, seed=5)
     first = remembered(images[1:], 3000, names[1:], seed=7)
     assert (first - direct(images[1:], 3000, names[1:], seed=5)).abs().max() < 1e-5
-    other = Remembered(direct, names, 32, tmp_path, seed=5)  # another process
+    other = CachedDegradation(direct, names, 32, tmp_path, seed=5)  # another process
     assert torch.equal(other(torch.zeros(2, 32, 32), 3000, ["c", "b"], seed=8), first.flip(0))
     with pytest.raises(KeyError, match="d"):
         remembered(images[:1], 3000, ["d"])
@@ -290,11 +316,12 @@ def test_a_remembered_degradation_is_the_first_one_ever_after(tmp_path):
 
 def test_another_degradation_does_not_read_the_same_memory(tmp_path):
     image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
-    a = Remembered(degradation("xray"), ["a"], 32, tmp_path)(image, 3000, ["a"])
-    b = Remembered(degradation("xray", mode="published"), ["a"], 32, tmp_path)(image, 3000, ["a"])
+    a = CachedDegradation(degradation("xray"), ["a"], 32, tmp_path)(image, 3000, ["a"])
+    b = CachedDegradation(degradation("xray", mode="published"), ["a"], 32, tmp_path)(image, 3000, ["a"])
     assert not torch.equal(a, b)
 
 
 def test_marks_are_plain_json(trained):
-    mark = json.loads((trained.place("unet") / "4" / "test.json").read_text())
-    assert mark["rows"] == trained.rows(4).tolist() and len(mark["stamp"]) == 24
+    mark = json.loads((product_folder(trained.setup, "unet") / "4" / "test.json").read_text())
+    assert mark["rows"] == trained.setup.rows(4).tolist()
+    assert mark["stamp"]["level"] == "4.0" and "the code of reconstruct/unet.py" in mark["stamp"]

@@ -1,0 +1,95 @@
+"""Reading the arms with frozen readers, and where in an image a reader finds its evidence.
+
+Rows go to the tables `predictions` (key, task, score) and `overlap` (key, pixels of mask and prediction); Dice follows
+from these.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.segmenter import Segmenter
+
+
+def read_arm(
+    batches: Iterable[tuple], classifiers: Iterable[Classifier] = (), segmenter: Segmenter | None = None, **key
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run frozen readers over one arm, batch after batch, keeping scores but no images.
+
+    Parameters
+    ----------
+    batches : iterable of (images, image_ids) or (images, image_ids, masks)
+        Images (B, H, W) in [0, 1]; masks of bool where a segmenter reads.
+    classifiers : iterable of Classifier
+    segmenter : Segmenter, optional
+    **key
+        `cohort`, `arm`, `level`, and `fold`, `train_seed`, `sample` (0 by default).
+
+    Returns
+    -------
+    predictions, overlap : DataFrame
+        Rows of those tables; a frame without rows where nothing was asked for.
+
+    Raises
+    ------
+    ValueError
+        An image holds a value that is not finite.
+    """
+    key = {"fold": 0, "train_seed": 0, "sample": 0} | key
+    predictions, overlaps, classifiers = [], [], list(classifiers)
+    for images, image_ids, *masks in batches:
+        images = np.asarray(images, dtype=np.float32)
+        if not np.isfinite(images).all():
+            raise ValueError(
+                f"arm {key.get('arm')!r} holds an image that is not finite, among {list(image_ids)[:3]} ..."
+            )
+        head = {"image_id": list(map(str, image_ids))} | key
+        for classifier in classifiers:
+            scores = classifier.scores(images)
+            predictions += [
+                pd.DataFrame(head | {"task": task, "score": scores[:, k]}) for k, task in enumerate(classifier.tasks)
+            ]
+        if segmenter is not None:
+            found, truth = segmenter.masks(images), np.asarray(masks[0], dtype=bool)
+            counts = {"intersection": found & truth, "predicted": found, "actual": truth}
+            overlaps.append(pd.DataFrame(head | {name: part.sum(axis=(1, 2)) for name, part in counts.items()}))
+    columns = ["image_id", *key]
+    join = lambda frames, extra: (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
+    )
+    return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])
+
+
+def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.ndarray:
+    """Where in an image a network finds evidence for one of its outputs.
+
+    Parameters
+    ----------
+    network : Module
+        From (1, 1, H, W) to (1, outputs).
+    layer : Module
+        Whose features are weighed, usually the last convolutional block.
+    image : array, shape (H, W)
+    output : int
+        Number of the task.
+
+    Returns
+    -------
+    ndarray, shape (h, w) of the layer, at least 0
+        Features weighed by the mean gradient of the output, negative evidence cut off (Selvaraju et al. 2017).
+    """
+    kept = {}
+    hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
+    try:
+        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None].requires_grad_(True)
+        logit = network(pixels)[0, output]
+        gradient = torch.autograd.grad(logit, kept["features"])[0]
+    finally:
+        hook.remove()
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return F.relu((weights * kept["features"]).sum(dim=1))[0].detach().numpy()

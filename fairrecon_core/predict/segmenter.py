@@ -1,0 +1,56 @@
+"""The segmenter: a U-Net for the whole tumour."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.learn.body import UNet
+from fairrecon_core.predict.readers import Labelled, Reader
+
+
+class Segmenter(Reader):
+    """U-Net for the whole tumour, Dice and cross-entropy on logits.
+
+    Parameters
+    ----------
+    width : int
+        Feature maps of the first level.
+    threshold : float
+        Probability from which a pixel is tumour.
+    learning_rate, device
+        Of Adam; of inference.
+    """
+
+    kind = "segmenter"
+    batch_size = 8
+
+    def __init__(self, width: int = 16, *, threshold: float = 0.5, learning_rate: float = 1e-3, device: str = "cpu"):
+        self.width, self.threshold = width, threshold
+        super().__init__(learning_rate, device, width=width)
+
+    def build(self) -> None:
+        """One U-Net with normalisation."""
+        self.net = UNet(1, 1, self.width, norm=True)
+
+    def training_targets(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
+        """All rows, and their masks; ValueError for a cohort without masks."""
+        return rows, cohort.masks_at(rows)
+
+    def losses(self, batch: Labelled) -> Iterator[tuple[str, Tensor]]:
+        """Half soft Dice over the batch, half cross-entropy."""
+        yield "net", self.validation_loss(batch)
+
+    def validation_loss(self, batch: Labelled) -> Tensor:
+        """The loss of `losses`, without gradients."""
+        logits = self.net(batch.images)
+        probability = logits.sigmoid()
+        overlap = (probability * batch.targets).sum()
+        soft_dice = (2 * overlap + 1) / (probability.sum() + batch.targets.sum() + 1)
+        return (1 - soft_dice + F.binary_cross_entropy_with_logits(logits, batch.targets)) / 2
+
+    def masks(self, images) -> np.ndarray:
+        """Predicted masks of bool (n, H, W) for images (n, H, W)."""
+        return (self.outputs(images)[:, 0].sigmoid() >= self.threshold).numpy()

@@ -1,0 +1,56 @@
+"""How a reader learns: on the clean images of a cohort's train split and their recorded labels, or masks."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.learn.rows import images_of, learning_rows
+from fairrecon_core.predict.readers import Reader, labelled
+
+READER_RATE = 1e-3  # learning rate
+
+
+def train_reader(
+    reader: Reader,
+    cohort: Cohort,
+    *,
+    folder: str | Path,
+    fold: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    augment: bool = False,
+    **options,
+) -> pd.DataFrame:
+    """Train a reader on a cohort's train split; the table of losses. The best weights stay in the reader.
+
+    Parameters
+    ----------
+    reader : Reader
+        A classifier learns the recorded labels of its tasks, columns `y_<task>` of the cohort; a segmenter the masks.
+    cohort, folder, fold, seed
+        As in `train_reconstructor`.
+    batch_size : int, optional
+        The reader's own if left out: 16 for a classifier, 8 for a segmenter.
+    augment : bool
+        As in `predict.labelled`.
+    **options
+        Of `training.fit`, and `start`: weights to begin with.
+
+    Raises
+    ------
+    ValueError
+        No images (with a label) in train or validation, or a cohort without masks.
+    """
+    parts = []
+    for split in ("train", "validation"):
+        rows, targets = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
+        if not len(rows):
+            raise ValueError(
+                f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}: "
+                f"a {reader.kind} cannot learn from it"
+            )
+        parts += [images_of(cohort, rows), targets]
+    reader.prepare(parts[1])
+    draw = labelled(*parts, batch_size=batch_size or reader.batch_size, seed=seed, flips=True, augment=augment)
+    return reader.fit(draw, seed=seed, folder=folder, **options)

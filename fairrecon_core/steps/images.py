@@ -1,0 +1,140 @@
+"""The step that makes images: those of every arm at a level, degraded and reconstructed, kept while they are current.
+
+Images lie as uint16 beside the stamp of what they were made from; `clean` and the control arms are read off the cohort.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from fairrecon_core.cohort.pixels import as_float, as_uint16
+from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
+from fairrecon_core.steps.folder import write_json
+from fairrecon_core.steps.setup import Setup, chunks, degradation_stamp, product_folder
+from fairrecon_core.steps.stamps import Stamp, parameters, read_stamp, stamp, why
+from fairrecon_core.steps.weights import Weights
+
+
+class ArmImages:
+    """Images of the arms of a cohort.
+
+    Parameters
+    ----------
+    setup : Setup
+    weights : Weights
+        Where reconstructors come from.
+    """
+
+    def __init__(self, setup: Setup, weights: Weights):
+        self.setup, self.weights = setup, weights
+
+    def get(self, arm: str, level: float, *, fold: int = 0, train_seed: int = 0, sample: int = 0, split: str = "test"):
+        """Images of an arm at a level, made when missing or out of date; never starts a training.
+
+        Parameters
+        ----------
+        arm : str
+            `clean`, `degraded`, a reconstructor, or a control (`placebo`, `planted`).
+        level : float
+        fold, train_seed, sample : int
+        split : {"test", "validation"}
+
+        Returns
+        -------
+        images : ndarray, shape (n, H, W)
+            uint16, memory-mapped; float32 for `clean` and the controls.
+        rows : ndarray of int
+            Rows of the cohort that they belong to.
+
+        Raises
+        ------
+        ValueError
+            Unknown arm.
+        FileNotFoundError
+            The arm's weights are missing or out of date, see `Weights.path`.
+        """
+        setup, rows = self.setup, self.setup.rows(level, fold, split)
+        if arm in controls.NOT_RECONSTRUCTED:
+            return setup.cohort.images_at(rows[self.donors(arm, rows)]), rows
+        folder = product_folder(setup, arm, fold, train_seed) / f"{level:g}"
+        path = folder / f"{split}{f'-{sample}' if sample else ''}.npy"
+        made_from = self.made_from(arm, level, rows, fold, train_seed, sample)
+        if reason := why((read_stamp(path) or {}).get("stamp"), made_from):
+            setup.run.remade(f"images of {arm} for {setup.cohort.name} at {level:g}", reason)
+            path.with_suffix(".json").unlink(missing_ok=True)  # images and their stamp never disagree
+            if arm_class(arm).reconstructs:
+                degraded = self.get(DEGRADED, level, fold=fold, split=split)[0]
+                made = self._reconstructed(arm, level, rows, degraded, fold, train_seed, sample)
+            else:
+                made = self._degraded(level, rows)
+            write_images(path, made, (len(rows), *setup.cohort.images.shape[1:]))
+            write_json(path.with_suffix(".json"), {"stamp": made_from, "rows": rows.tolist()})
+        setup.run.wrote(path)
+        return np.load(path, mmap_mode="r"), rows
+
+    def made_from(self, arm: str, level: float, rows, fold: int = 0, train_seed: int = 0, sample: int = 0) -> Stamp:
+        """The stamp of an arm's images of some `rows` at a `level`; errors as those of `get`."""
+        setup, network = self.setup, self.weights.network(arm)
+        weights = self.weights.path(arm, fold, train_seed) if network.learns else None
+        code = [type(network), *([consistency_class()] if is_consistent(arm) else []), "fairrecon_core.steps.images"]
+        which = {"level": float(level), "rows": list(rows), "seed": setup.run.settings.seed, "sample": sample}
+        made = {"arm": parameters(network), "weights": weights, **which}
+        return degradation_stamp(setup.degradation, setup.cohort) | stamp(*code, **made)
+
+    def _degraded(self, level: float, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Degraded images of the rows, chunk by chunk."""
+        for part in chunks(rows):
+            yield self._measured(level, rows[part])[0]
+
+    def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[np.ndarray]:
+        """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
+        restore = self.weights.load(arm, fold, train_seed)
+        for part in chunks(rows):
+            measurement = self._measured(level, rows[part])[1] if restore.needs_measurement else None
+            names, seed = self.setup.names_of(rows[part]), self.setup.run.settings.seed
+            options = {"image_ids": names, "seed": seed, "sample": sample, "measurement": measurement}
+            yield restore(as_float(degraded[part]), level, **options)
+
+    def _measured(self, level: float, rows: np.ndarray) -> tuple:
+        """Degraded images, and what was recorded of them."""
+        setup = self.setup
+        return setup.degradation.measure(
+            setup.cohort.images_at(rows), level, setup.names_of(rows), setup.run.settings.seed
+        )
+
+    def donors(self, arm: str, rows: np.ndarray) -> np.ndarray:
+        """For `clean` and the control arms: positions in `rows` of the images that are shown."""
+        if arm not in controls.CONTROLS:
+            return np.arange(len(rows))
+        table, settings = self.setup.cohort.table.iloc[rows].reset_index(drop=True), self.setup.run.settings
+        return controls.donors(arm, table, self.planted_task(), share=settings.control_share, seed=settings.seed)
+
+    def planted_task(self) -> str:
+        """The task that the arm `planted` harms, see `controls.planted_task`."""
+        return controls.planted_task(self.setup.cohort.table)
+
+    def batches(self, arm: str, level: float, **which) -> Iterator[tuple]:
+        """(images float32 (b, H, W), image_ids, masks bool or None) of an arm, in chunks; `which` as in `get`."""
+        images, rows = self.get(arm, level, **which)
+        moves = arm in controls.MASK_MOVES
+        origin = rows[self.donors(arm, rows)] if moves else rows  # a mask that moves with its image
+        masks = self.setup.cohort.masks
+        for part in chunks(rows):
+            of_part = None if masks is None else self.setup.cohort.masks_at(origin[part])
+            yield as_float(images[part]), self.setup.names_of(rows[part]), of_part
+
+
+def write_images(path: Path, parts: Iterator, shape: tuple[int, ...]) -> None:
+    """Write images of a `shape` (n, H, W), given in `parts`, as uint16 to `path`, which is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    out, done = open_memmap(unfinished, mode="w+", dtype=np.uint16, shape=shape), 0
+    for images in parts:
+        out[done : done + len(images)] = as_uint16(images)
+        done += len(images)
+    out.flush()
+    del out
+    unfinished.replace(path)

@@ -1,0 +1,95 @@
+"""The steps of a cohort, in the order of the pipe.
+
+brain = open_cohorts(run)["brain"]
+brain.weights.make_all("unet")                  # trained, unless they are shipped or current
+images, rows = brain.images.get("unet", 8)      # (n, H, W), and the rows of the cohort they belong to
+brain.quality.measure("degraded", "unet")       # rows of the table `quality`
+brain.readings.weights.make_all()
+brain.readings.read("unet")["predictions"]
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.reconstruct import arm_class, controls
+from fairrecon_core.steps.folder import Run
+from fairrecon_core.steps.images import ArmImages
+from fairrecon_core.steps.quality import Quality
+from fairrecon_core.steps.readings import Readings
+from fairrecon_core.steps.setup import Setup
+from fairrecon_core.steps.weights import Weights
+
+
+@dataclass(frozen=True)
+class CohortSteps:
+    """What a run does with one cohort: set-up, weights, images, their quality, their readings."""
+
+    setup: Setup
+    weights: Weights
+    images: ArmImages
+    quality: Quality
+    readings: Readings
+
+    @property
+    def name(self) -> str:
+        """Name of the cohort."""
+        return self.setup.cohort.name
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort: images, masks, and a table with one row each."""
+        return self.setup.cohort
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Levels at which its images are degraded."""
+        return self.setup.levels
+
+    @property
+    def audit_level(self) -> float:
+        """The level at which fairness is audited."""
+        return self.setup.audit_level
+
+    def arms_read(self, extra: Iterable[str] = controls.CONTROLS) -> list[str]:
+        """Every arm that is read: clean, all with images, and the controls."""
+        return ["clean", *self.setup.arms(), *extra]
+
+
+def open_cohort(run: Run, name: str) -> CohortSteps:
+    """The steps of one cohort of a run, or of the shipped example run."""
+    setup = Setup(run, name)
+    weights = Weights(setup)
+    images = ArmImages(setup, weights)
+    return CohortSteps(setup, weights, images, Quality(images), Readings(images))
+
+
+def open_cohorts(run: Run) -> dict[str, CohortSteps]:
+    """The steps of every cohort of a run's settings, by name.
+
+    Raises
+    ------
+    ValueError
+        The settings name an arm that is neither built in nor registered; better now than after an hour of work.
+    """
+    for arm in (*run.settings.classical, *run.settings.arms):
+        arm_class(arm)
+    return {name: open_cohort(run, name) for name in run.settings.cohorts}
+
+
+def card_facts(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
+    """What the model cards of an arm say of its training, one column per cohort."""
+    long = ("losses", "test", "stamp", "made_from")
+    cards = {name: steps.weights.card(arm) for name, steps in cohorts.items()}
+    return pd.DataFrame(
+        {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
+    ).fillna("")
+
+
+def card_figures(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
+    """What an arm's weights reached on test images when they were made; empty if they were trained in this run."""
+    cards = {name: steps.weights.card(arm) for name, steps in cohorts.items()}
+    figures = {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}
+    return pd.concat(figures, names=["cohort", "arm and level"])

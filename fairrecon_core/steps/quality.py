@@ -1,0 +1,96 @@
+"""The step that measures image quality: rows of the table `quality`, made when missing or out of date."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.predict import quality
+from fairrecon_core.steps.images import ArmImages
+from fairrecon_core.steps.setup import chunks
+from fairrecon_core.steps.stamps import Stamp, digest, stamp
+
+
+class Quality:
+    """How good the images of the arms of a cohort are.
+
+    Parameters
+    ----------
+    images : ArmImages
+    """
+
+    def __init__(self, images: ArmImages):
+        self.images, self.setup = images, images.setup
+
+    def measure(self, *arms: str) -> pd.DataFrame:
+        """Rows of the table `quality` of some arms, all levels, folds, training seeds and samples.
+
+        Computed where missing or out of date; faster for several arms at once than for one after the other.
+        """
+        run, name, arms = self.setup.run, self.setup.cohort.name, tuple(dict.fromkeys(arms))
+        if self.setup.is_excerpt:
+            return pd.concat([run.read("quality", cohort=name, arm=arm) for arm in arms], ignore_index=True)
+        frames = []
+        for level in self.setup.levels:
+            compute = lambda numbers, level=level: self._measured([arms[k] for k in numbers], level)
+            frames.append(run.make_parts("quality", compute, [self._piece(arm, level) for arm in arms]))
+        return pd.concat(frames, ignore_index=True)
+
+    def compared(self, arms: Iterable[str], metric: str = "psnr_db") -> pd.DataFrame:
+        """One measure of every test image, side by side for several arms (first training seed, first sample).
+
+        Parameters
+        ----------
+        arms : iterable of str
+        metric : str
+            Column of the table `quality`.
+
+        Returns
+        -------
+        DataFrame
+            level, image_id, patient_id and one column per arm.
+        """
+        rows = self.measure(*arms).drop_duplicates(["arm", "level", "image_id"])
+        table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
+        patient = self.setup.cohort.table.set_index("image_id")["patient_id"]
+        return table.assign(patient_id=table["image_id"].map(patient))
+
+    def _piece(self, arm: str, level: float) -> tuple[Stamp, dict]:
+        """What the quality of an arm at a level is made from, and the part of the table that it is."""
+        made = stamp("fairrecon_core.steps.quality") | images_stamp(self.images, arm, level, self.setup.variants(arm))
+        return made, {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)}
+
+    def _measured(self, arms: list[str], level: float) -> list[pd.DataFrame]:
+        """Quality of some arms at a level, chunk by chunk, a frame each."""
+        setup, found = self.setup, {arm: [] for arm in arms}
+        for fold in setup.folds:
+            which = [(arm, v) for arm in arms for v in setup.variants(arm) if v["fold"] == fold]
+            stacks, rows = [self.images.get(arm, level, **v)[0] for arm, v in which], setup.rows(level, fold)
+            for part in chunks(rows):
+                clean, names = setup.cohort.images_at(rows[part]), setup.names_of(rows[part])
+                images = [as_float(stack[part]) for stack in stacks]
+                measured = quality.measure_arms(images, clean, foreground=quality.head_mask(clean))
+                for (arm, v), table in zip(which, measured):
+                    key = {"cohort": setup.cohort.name, "arm": arm, "level": float(level)} | v
+                    found[arm].append(table.assign(image_id=names, **key))
+        return [pd.concat(parts) for parts in found.values()]
+
+
+def images_stamp(images: ArmImages, arm: str, level: float, variants: Iterable[dict], split: str = "test") -> Stamp:
+    """What depends on an arm's images depends on this: their code, so that a change of it can be named, and the rest.
+
+    Parameters
+    ----------
+    images : ArmImages
+    arm : str
+    level : float
+    variants : iterable of dict
+        fold, train_seed and sample, as from `Setup.variants`.
+    split : {"test", "validation"}
+    """
+    made: Stamp = {}
+    for variant in variants:
+        of_images = images.made_from(arm, level, images.setup.rows(level, variant["fold"], split), **variant)
+        made |= {key: value for key, value in of_images.items() if key.startswith("the code of ")}
+        made[f"images {split} {'-'.join(map(str, variant.values()))}"] = digest(of_images)
+    return made

@@ -1,0 +1,103 @@
+"""The step that reads: scores and masks of the frozen readers over every arm, made when missing or out of date."""
+
+import functools
+from collections.abc import Iterator
+
+import pandas as pd
+
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.readers import Reader
+from fairrecon_core.predict.reading import read_arm
+from fairrecon_core.predict.segmenter import Segmenter
+from fairrecon_core.reconstruct import controls
+from fairrecon_core.steps.images import ArmImages
+from fairrecon_core.steps.quality import images_stamp
+from fairrecon_core.steps.stamps import Stamp, content_hash, stamp
+from fairrecon_core.steps.weights import ReaderWeights
+
+
+class Readings:
+    """What the frozen readers of a cohort say of the images of every arm.
+
+    Parameters
+    ----------
+    images : ArmImages
+
+    Attributes
+    ----------
+    weights : ReaderWeights
+        Makes the readers; `weights.make_all()` comes first.
+    """
+
+    def __init__(self, images: ArmImages):
+        self.images, self.setup = images, images.setup
+        self.weights = ReaderWeights(images.setup)
+
+    def tasks(self) -> list[str]:
+        """Tasks of the readers, as in `ReaderWeights.tasks`."""
+        return self.weights.tasks()
+
+    def readers(self, fold: int = 0) -> dict[str, Reader]:
+        """The frozen readers of a fold by name; errors as those of `ReaderWeights.path`."""
+        return self.weights.load(fold)
+
+    def read(self, arm: str) -> dict[str, pd.DataFrame]:
+        """Rows of the tables `predictions` and, with a segmenter, `overlap` of an arm; computed when out of date.
+
+        `clean` is read on test and validation images, the others on test images (and on validation images under the
+        threshold policy `validation_per_arm`).
+
+        Parameters
+        ----------
+        arm : str
+            `clean`, an arm with images, or a control.
+        """
+        run, name = self.setup.run, self.setup.cohort.name
+        tables = ["predictions"] * bool(self.tasks()) + ["overlap"] * (self.setup.cohort.masks is not None)
+        if self.setup.is_excerpt:
+            return {table: run.read(table, cohort=name, arm=arm) for table in tables}
+        frames: dict[str, list] = {table: [] for table in tables}
+        for level in self.setup.levels_of(arm):
+            both = functools.cache(functools.partial(self._read, arm, level))
+            made_from, key = self._made_from(arm, level), {"cohort": name, "arm": arm, "level": float(level)}
+            for table in tables:
+                compute = lambda table=table, both=both: both()[table]
+                frames[table].append(run.make(table, compute, made_from=made_from, **key))
+        return {table: pd.concat(parts, ignore_index=True) for table, parts in frames.items()}
+
+    def _parts(self, arm: str, level: float) -> Iterator[tuple[str, dict]]:
+        """(split, variant) of everything that is read of an arm at a level."""
+        tuned = self.setup.run.settings.threshold_policy == "validation_per_arm" and level == self.setup.audit_level
+        validates = arm == "clean" or (tuned and arm not in controls.CONTROLS)
+        for variant in self.setup.variants(arm):
+            yield "test", variant
+            if validates:
+                yield "validation", variant
+
+    def _made_from(self, arm: str, level: float) -> Stamp:
+        """The stamp of an arm's readings at a level."""
+        settings, setup = self.setup.run.settings, self.setup
+        files = [self.weights.path(name, fold) for fold in setup.folds for name in self.weights.blank()]
+        kinds = [type(reader) for reader in self.weights.blank().values()]
+        splits = sorted({split for split, _ in self._parts(arm, level)})
+        made = stamp("fairrecon_core.steps.readings", *kinds, readers=content_hash(files), splits=splits)
+        if arm in controls.NOT_RECONSTRUCTED:
+            share = settings.control_share if arm in controls.CONTROLS else 0
+            return made | stamp(
+                "fairrecon_core.steps.images", cohort=setup.cohort.info["content_hash"], share=share, seed=settings.seed
+            )
+        for split in splits:
+            made |= images_stamp(self.images, arm, level, setup.variants(arm), split)
+        return made
+
+    def _read(self, arm: str, level: float) -> dict[str, pd.DataFrame]:
+        """Both tables of an arm at a level."""
+        found = []
+        for split, variant in self._parts(arm, level):
+            readers = self.readers(variant["fold"]).values()
+            classifiers = [reader for reader in readers if isinstance(reader, Classifier)]
+            segmenter = next((reader for reader in readers if isinstance(reader, Segmenter)), None)
+            batches = self.images.batches(arm, level, split=split, **variant)
+            key = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)} | variant
+            found.append(read_arm(batches, classifiers, segmenter, **key))
+        return {table: pd.concat(parts) for table, parts in zip(("predictions", "overlap"), zip(*found))}

@@ -1,0 +1,125 @@
+"""What is fixed for a cohort in a run: how it is degraded, at which levels, and which of its images are used where."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.degrade import Degradation, degradation
+from fairrecon_core.reconstruct import arm_class, controls
+from fairrecon_core.settings import Settings
+from fairrecon_core.steps.folder import Run
+from fairrecon_core.steps.stamps import Stamp, parameters, stamp
+
+
+class Setup:
+    """One cohort of a run, its degradation, levels and rows.
+
+    Parameters
+    ----------
+    run : Run
+    cohort : str
+        Name of a cohort of the run, or of the shipped example run.
+
+    Attributes
+    ----------
+    run, cohort, degradation, levels, audit_level
+        As the settings of the run decide.
+    """
+
+    def __init__(self, run: Run, cohort: str):
+        self.run = run
+        self.cohort: Cohort = run.cohort(cohort)
+        modality = self.cohort.modality
+        self.degradation = degradation_of(run.settings, modality)
+        self.levels, self.audit_level = run.settings.levels(modality), run.settings.audit_level(modality)
+
+    @property
+    def folds(self) -> range:
+        """Folds of the cohort; one fold is a plain split."""
+        return range(int(self.cohort.info["n_folds"]))
+
+    @property
+    def is_excerpt(self) -> bool:
+        """Whether only some images are there, as in the shipped example run."""
+        return len(self.cohort.pixel_rows) < len(self.cohort)
+
+    def arms(self) -> list[str]:
+        """Arms that have images: degraded, classical, networks; not `clean` and not the controls."""
+        return [*self.run.settings.classical, *self.run.settings.arms]
+
+    def levels_of(self, arm: str) -> list[float]:
+        """Levels at which an arm is read: `clean` at the identity, controls at the audited one, others at all."""
+        if arm == "clean":
+            return [self.degradation.identity_level]
+        return [self.audit_level] if arm in controls.CONTROLS else list(self.levels)
+
+    def variants(self, arm: str) -> Iterator[dict]:
+        """The fold, train_seed and sample values with which an arm occurs."""
+        shown = arm == "clean" or arm in controls.CONTROLS
+        learns, stochastic = (False, False) if shown else (arm_class(arm).learns, arm_class(arm).stochastic)
+        for fold in self.folds:
+            for train_seed in self.run.settings.train_seeds if learns else (0,):
+                for sample in range(self.run.settings.samples if stochastic else 1):
+                    yield {"fold": fold, "train_seed": train_seed, "sample": sample}
+
+    def rows(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
+        """Rows of the cohort that are used at a level, ascending.
+
+        Parameters
+        ----------
+        level : float
+            The audited level (and the identity) has the whole split; the others a random subset of `level_subset`.
+        fold : int
+        split : {"test", "validation"}
+
+        Returns
+        -------
+        ndarray of int
+            Only rows whose pixels are there.
+        """
+        rows = self.cohort.select(split, "prediction", fold, with_pixels=True)
+        n_subset, seed = self.run.settings.level_subset, self.run.settings.seed
+        whole = level in (self.audit_level, self.degradation.identity_level) or split != "test"
+        if whole or len(rows) <= n_subset:
+            return rows
+        return np.sort(np.random.default_rng([seed, fold]).permutation(rows)[:n_subset])
+
+    def shared_rows(self) -> np.ndarray:
+        """Test rows of the first fold that every level has."""
+        return functools.reduce(np.intersect1d, [self.rows(level) for level in self.levels])
+
+    def names_of(self, rows) -> list[str]:
+        """`image_id` of some rows."""
+        return list(self.cohort.table["image_id"].iloc[rows].astype(str))
+
+
+def degradation_of(settings: Settings, modality: str) -> Degradation:
+    """The degradation that the `settings` ask for, for images of a `modality`."""
+    if modality == "mri":
+        return degradation("mri", mode=settings.mri_mode, order=settings.mri_order, noise=settings.mri_noise)
+    return degradation("xray", mode=settings.xray_mode)
+
+
+def degradation_stamp(made: Degradation, cohort: Cohort) -> Stamp:
+    """What images of a cohort that are degraded by `made` depend on, besides their level, names and seed."""
+    return stamp(made, degradation=parameters(made), cohort=cohort.info["content_hash"])
+
+
+def product_folder(setup: Setup, name: str, fold: int = 0, train_seed: int = 0) -> Path:
+    """Folder of the weights and images of an arm, or of a reader's weights."""
+    return setup.run.folder / "reconstructions" / setup.cohort.name / name / f"{fold}-{train_seed}"
+
+
+def subgroup_attributes(cohort: Cohort) -> list[str]:
+    """Attributes of which at least two subgroups are known in a cohort."""
+    known = lambda column: set(cohort.table[column]) - {"unknown"}
+    return [column for column in ("sex", "age_group", "race") if len(known(column)) > 1]
+
+
+def chunks(rows: Iterable[int], size: int = 32) -> Iterator[slice]:
+    """Slices of `size`, as many images as are in memory at a time, that cover `rows`."""
+    n = len(list(rows))
+    return (slice(start, start + size) for start in range(0, n, size))

@@ -1,0 +1,175 @@
+"""Did reconstruction add bias: the figures of notebook 10.
+
+Conventions: a function takes rows of audit tables and returns a `Figure`; `note` says whose numbers they are.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fairrecon_core.audit import signed_cells
+from fairrecon_core.measures import label_of
+from fairrecon_lab import plots
+
+WORSE, BETTER, WHITE = "#F1D892", "#93C1C9", "#FFFFFF"  # the paper's yellow and blue
+SHADES = {"changed": "#E8B5BA", "changed_within_margin": "#F9DDD0", "equivalent": "#BBD6C3"}  # light verdict colours
+
+
+def table_five(published: pd.DataFrame, ours: pd.DataFrame, metric: str, note: str) -> Figure:
+    """The form of Table 5: as published beside plain gaps, shaded by the verdict about their change.
+
+    Parameters
+    ----------
+    published : DataFrame
+        From `paper.evaluation.published_audit`: shaded where its own test says p < .05, worse or better.
+    ours : DataFrame
+        Plug-in rows of an audit table. Figures in grey lie within the noise band.
+    metric : {"eodd", "eop"}
+    note : str
+    """
+    tasks = list(ours["task"].unique())
+    figure, axes = plots.canvas(5 + 1.3 * ours["arm"].nunique(), 0.9 + 0.3 * len(tasks), 1, 2)
+    side = np.where(published["delta"] >= 0, WORSE, BETTER)
+    theirs = published.assign(shade=np.where(published["p_value"] < 0.05, side, WHITE), ink="#000000")
+    noise = (ours["band_high"] >= ours["value"]).map({True: "#767676", False: "#000000"})
+    ours = ours.assign(shade=ours["verdict"].map(SHADES).fillna(WHITE), ink=noise)
+    for ax, rows, way in zip(axes, (theirs, ours), ("as published", "with a verdict on its change")):
+        _grid(ax, rows[(rows["metric"] == metric) & (rows["arm"] != "clean")], tasks)
+        ax.set_title(f"{metric.upper()}, {way}", fontsize=10, pad=10)
+    figure.supxlabel(note, fontsize=8, color=plots.GREY)
+    return figure
+
+
+def _grid(ax, rows: pd.DataFrame, tasks: list[str]) -> None:
+    """Values of rows with `shade` and `ink`, findings down, clean and the arms across."""
+    arms = list(rows["arm"].unique())
+    wide = {name: rows.pivot(index="task", columns="arm", values=name) for name in ("value", "shade", "ink")}
+    wide = {name: table.reindex(index=tasks, columns=arms) for name, table in wide.items()}
+    wide["value"].insert(0, "clean", rows.groupby("task")["baseline"].first())
+    wide["shade"].insert(0, "clean", WHITE)
+    wide["ink"].insert(0, "clean", "#000000")
+    text = wide["value"].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
+    text.index = [task.replace("_", " ") for task in tasks]
+    shade = wide["shade"].fillna(WHITE).set_axis(text.index)
+    plots.heat_table(ax, text, shade, wide["ink"].fillna("#000000"))
+
+
+def change_by_task(cells: pd.DataFrame, metric: str, reference: str, note: str) -> Figure:
+    """Difference in differences per task, one panel per arm, with interval, noise band, margin and verdict.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        An audit table.
+    metric : str
+        Of its signed rows.
+    reference : str
+        Named where there are several subgroups.
+    note : str
+    """
+    cells = signed_cells(cells).query("metric == @metric")
+    shown = [arm for arm in ("unet", "pix2pix", "sde", "planted") if arm in set(cells["arm"])]
+    cells = cells[cells["arm"].isin(shown if len(shown) > 1 else set(cells["arm"]))]
+    cells = cells[(metric != "logit_shift") | (cells["label"] == "1")]  # of patients who have the finding
+    arms, several = list(cells["arm"].unique()), cells["subgroup"].nunique() > 1
+    height = 1.2 + 0.26 * int(cells.groupby("arm").size().max())
+    figure, axes = plots.canvas(3.4 * len(arms) + 2, height, 1, len(arms), sharey=True, sharex=True, squeeze=False)
+    for ax, arm in zip(axes[0], arms):
+        rows = cells[cells["arm"] == arm]
+        names = [f"{r.task.replace('_', ' ')}{', ' + r.subgroup if several else ''}" for r in rows.itertuples()]
+        labels = [f"{name} (n = {n})" for name, n in zip(names, rows["smallest_group"])]
+        effect = rows[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy().T
+        bands, margin = rows[["band_low", "band_high"]].to_numpy(), rows["margin"].iloc[0]
+        plots.forest(ax, labels, *effect, verdicts=list(rows["verdict"]), bands=bands, margin=margin)
+        ax.set_title(arm, fontsize=10)
+    who = f"against {reference}" if several else f"{cells['subgroup'].iloc[0]} − {cells['reference'].iloc[0]}"
+    figure.supxlabel(f"Change of the gap in {label_of(metric)}, {who} ({note})", fontsize=9)
+    return figure
+
+
+def folded_figure(folded: pd.DataFrame, note: str) -> Figure:
+    """Mean |change| per attribute and arm, and what swapping clean and arm at random gives (black dash)."""
+    figure, axes = plots.canvas(10, 3.4, 1, 2, sharey=True)
+    for ax, metric in zip(axes, ("EODD", "EOP")):
+        rows = folded[folded["metric"] == metric].groupby(["attribute", "arm"], sort=False)[["observed", "noise"]]
+        rows = rows.mean().reset_index()
+        plots.by_arm(ax, rows, "attribute", "observed")
+        drawn = [line for line in ax.lines if len(line.get_xdata())]
+        for line, (_, noise) in zip(drawn, rows.groupby("arm", sort=False)["noise"]):
+            ax.plot(line.get_xdata(), noise, "_", color="#000000", markersize=9, markeredgewidth=2, zorder=1)
+        ax.set_title(f"Mean |change of {metric}| over tasks", fontsize=10)
+    axes[0].set_ylabel("Absolute change")
+    axes[1].plot([], [], "_", color="#000000", markeredgewidth=2, label="noise alone")
+    axes[1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.supxlabel(note, fontsize=8, color=plots.GREY)
+    return figure
+
+
+def overlap_changes(audits: Mapping[str, pd.DataFrame], note: str) -> Figure:
+    """Change of SER and Delta Dice by attribute and arm, with verdicts; `audits` by attribute."""
+    whole = pd.concat([frame.assign(attribute=name) for name, frame in audits.items()])
+    rows = whole[whole["metric"].isin(["ser", "delta_dice"]) & (whole["estimator"] == "plug_in")]
+    figure, axes = plots.canvas(12, 1.2 + 0.27 * int(rows.groupby("metric").size().max()), 1, 2)
+    for ax, metric, name in zip(axes, ("ser", "delta_dice"), ("SER", "Delta Dice")):
+        part = rows[rows["metric"] == metric]
+        labels = [f"{r.attribute.replace('_', ' ')}, {r.arm} (n = {r.n_patients})" for r in part.itertuples()]
+        effect = part[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy().T
+        plots.forest(ax, labels, *effect, verdicts=list(part["verdict"]), margin=part["margin"].iloc[0])
+        ax.set_xlabel(f"Change of {name}", fontsize=9)
+    figure.supxlabel(note, fontsize=8, color=plots.GREY)
+    return figure
+
+
+def standard_errors(published: Mapping[tuple, pd.DataFrame], note: str) -> Figure:
+    """Bootstrap standard errors of the EODD of clean, of an arm, and of their paired difference, means over tasks."""
+    columns = {
+        "baseline_standard_error": "clean",
+        "standard_error": "arm",
+        "delta_standard_error": "their difference, paired",
+    }
+    rows = pd.concat(published.values()).query("arm != 'clean' and metric == 'eodd'")
+    means = rows.groupby(["attribute", "arm"], sort=False)[list(columns)].mean().rename(columns=columns)
+    figure, ax = plots.canvas(8, 0.9 + 0.26 * len(means))
+    y = np.arange(len(means))[::-1]
+    for name, marker, colour in zip(means, ("s", "o", "|"), ("#000000", "#8C8C8C", "#000000")):
+        ax.plot(means[name], y, marker, color=colour, label=name, markersize=7, markerfacecolor="none")
+    ax.set_yticks(y, [f"{attribute.replace('_', ' ')}, {arm}" for attribute, arm in means.index], fontsize=8)
+    ax.set_xlabel(f"Bootstrap standard error of EODD ({note})", fontsize=9)
+    ax.set_xlim(left=0)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def gaps_and_bands(rows: pd.DataFrame, metric: str, note: str) -> Figure:
+    """Every task's max-min gap on clean images and of one arm, in `rows` of an audit table, with the band of noise."""
+    rows = rows[(rows["estimator"] == "plug_in") & (rows["metric"] == metric)]
+    arm = "placebo" if "placebo" in set(rows["arm"]) else rows["arm"].iloc[0]
+    rows = rows[rows["arm"] == arm]
+    figure, ax = plots.canvas(8, 0.9 + 0.26 * len(rows))
+    y, width = np.arange(len(rows))[::-1], rows["band_high"] - rows["band_low"]
+    ax.barh(y, width, left=rows["band_low"], height=0.6, color="#E3E3E3", label="equal groups, 95 %")
+    ax.plot(rows["baseline"], y, "s", color="#000000", markersize=5, label="clean images")
+    ax.plot(rows["value"], y, "o", color=plots.colour_of(arm), markersize=4, markerfacecolor="none", label=arm)
+    labels = [f"{row.task.replace('_', ' ')} (smallest n = {row.smallest_group})" for row in rows.itertuples()]
+    ax.set_yticks(y, labels, fontsize=8)
+    ax.set_xlabel(f"{label_of(metric)} ({note})", fontsize=9)
+    ax.set_xlim(left=0)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def known_truth(rows: pd.DataFrame, truth, margin: float) -> Figure:
+    """Changes found in worlds of known truth, and the `truth` as a black bar.
+
+    `rows` are signed audit rows, one per world, whose name is the index.
+    """
+    figure, ax = plots.canvas(7, 2.3)
+    effect = rows[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy(float).T
+    bands = rows[["band_low", "band_high"]].to_numpy(float)
+    plots.forest(ax, list(rows.index), *effect, verdicts=list(rows["verdict"]), bands=bands, margin=margin)
+    y = np.arange(len(rows))[::-1]
+    ax.plot(truth, y, "|", color="#000000", markersize=16, markeredgewidth=2)
+    ax.set_xlabel("Added bias in TPR, women − men; black bar: the truth (simulated)", fontsize=9)
+    return figure
