@@ -455,7 +455,10 @@ for (name, attribute), found in tests.items():
 
 
 # %%
-def by_subgroup(cohort=first.name, attribute=subgroup_attributes(first.cohort)[0], metric="psnr_db"):
+SHOWN_FIRST = subgroup_attributes(first.cohort)[0]
+
+
+def by_subgroup(cohort=first.name, attribute=SHOWN_FIRST, metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
     steps, cells = steps_of[cohort], signed_cells(audits[cohort, attribute])
     options = GROUP | BOOT | {"metric": metric}

@@ -23,7 +23,7 @@ SHIFTS = ("flip rate", "logit shift, with", "logit shift, without")
 
 # ---------------------------------------------------------------------- readings of units
 def on_test_images(table: pd.DataFrame, cohort, folds: Iterable[int]) -> pd.DataFrame:
-    """Rows of a `table` on test images of the `cohort`, each as that of the `folds` sees it that never trained on it."""
+    """Rows of a `table` on test images of the `cohort`, each from the one of its `folds` that never trained on it."""
     names = cohort.table["image_id"].astype(str)
     ids = [(fold, name) for fold in folds for name in names.iloc[cohort.select("test", "prediction", fold)]]
     return table[pd.MultiIndex.from_frame(table[["fold", "image_id"]]).isin(ids)]
@@ -54,7 +54,7 @@ def unit_scores(predictions: pd.DataFrame, cohort) -> pd.DataFrame:
 
 
 def labels_of(cohort, task: str, units, kind: str = "y") -> np.ndarray:
-    """Recorded (`kind` "y") or true ("true") labels of a `task` for some `units` of a `cohort`; NaN where nobody knows."""
+    """Recorded (`kind` "y") or true ("true") labels of a `task` for `units` of a `cohort`; NaN where nobody knows."""
     index, column = "patient_id" if cohort.modality == "mri" else "image_id", f"{kind}_{task}"
     if column not in cohort.table:
         return np.full(len(units), np.nan)
