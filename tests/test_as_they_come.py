@@ -233,6 +233,15 @@ def test_identical_images_of_one_arm_do_not_touch_another(tmp_path, capsys):
     assert status == 0 and f"identical images have a psnr_db of 100, the cap for every arm: {N} results" in out
 
 
+def test_measures_that_are_undefined_for_some_images_are_counted():
+    half = QUALITY.assign(
+        nmse=np.where(QUALITY["image_id"].isin(C["image_id"][:8]) & (QUALITY["arm"] == "unet"), np.inf, 0.1)
+    )
+    notes = audit(half, C).attrs["notes"]
+    assert "unet at level 1: 8 images have no nmse and are left out of it" in notes
+    assert "8 results have an infinite nmse (a blank original): left out, with the same image of every arm" in notes
+
+
 def test_thresholds_are_chosen_on_the_baseline_that_the_note_names():
     shifted = P[P["arm"] == "clean"].assign(arm="degraded", score=lambda frame: frame["score"] * 0.5)
     both = pd.concat([P, shifted])

@@ -357,8 +357,11 @@ def _check_pairs(matched: Matched, baseline_arm: str) -> None:
         if baseline not in (-1, i):
             both = present[i] & present[baseline]
             pairs += int(both.sum())
-            half = [name for name, values in matched.measure.items() if np.isnan(values[[i, baseline]])[:, both].any()]
-            matched.notes += [f"{arm} at level {level:g}: {name} is undefined for some images" for name in half]
+            for name, values in matched.measure.items():
+                n = int((np.isnan(values[[i, baseline]]).any(axis=0) & both).sum())
+                matched.notes += [f"{arm} at level {level:g}: {n} images have no {name} and are left out of it"] * (
+                    n > 0
+                )
     if not pairs:
         there = ", ".join(f"{arm} at level {level:g}" for arm, level in matched.conditions)
         raise ValueError(f"no image has results of an arm and of its baseline {baseline_arm!r}; there are {there}")
