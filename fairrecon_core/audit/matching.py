@@ -211,8 +211,8 @@ def codes_of(frame: pd.DataFrame, name: str, what: str = "results") -> tuple[np.
         codes, names = text_codes(frame[name])
     if (codes < 0).any():
         way_out = "the identity level is 1, or inf photons" if name == "level" else "fill it"
-        where = at(frame, what, int(np.argmax(codes < 0)))
-        raise ValueError(f"{int((codes < 0).sum())} rows have no {name!r}, the first is {where}: {way_out}")
+        n, where = int((codes < 0).sum()), at(frame, what, int(np.argmax(codes < 0)))
+        raise ValueError(f"{n} rows have no {name!r}, the first is {where}: {way_out}")
     codes, used = _compressed(codes)
     return codes, np.asarray(names)[used]
 
@@ -271,8 +271,7 @@ def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
             f"the cohort has folds {', '.join(order)}, the results no column 'fold': add it (the fold whose network "
             "made the result); if each image has one result, made out of its fold, take 'fold' out of the cohort"
         )
-    codes, names = fold
-    strange = [name for name in names if name not in order]
+    (codes, names), strange = fold, [name for name in fold[1] if name not in order]
     if strange:
         raise ValueError(f"results of fold {strange[0]!r}; the cohort has folds {', '.join(order)}: number both alike")
     seen, own = np.array([order.index(name) for name in names])[codes], np.array([order.index(name) for name in folds])
@@ -318,8 +317,7 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
     used = np.isin(keys.condition, list(levels.values())) & (keys.role == 1)
     rows = np.unique(keys.image[used])
     meant = np.unique(keys.image[keys.role == 1])
-    if len(rows) < len(meant):
-        n = len(meant) - len(rows)
+    if n := len(meant) - len(rows):
         keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
     images = _people(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)
@@ -337,8 +335,9 @@ def _people(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> pd
         codes, texts = text_codes(images[name])
         lost = np.flatnonzero(is_word(texts)[codes])
         if lost.size:
-            where = at(cohort, "cohort", rows[lost[0]])
-            raise ValueError(f"{lost.size} images have no {name}, e.g. {where}: fill or drop them")
+            raise ValueError(
+                f"{lost.size} images have no {name}, e.g. {at(cohort, 'cohort', rows[lost[0]])}: fill or drop"
+            )
         images[name] = texts[codes]
     for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
         wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
