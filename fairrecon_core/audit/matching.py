@@ -264,7 +264,7 @@ def _roles(predictions, cohort: pd.DataFrame, image, fold, split: str, notes: li
 
 def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
     """As a result's fold sees its image: its own fold is test, the next validation (see `cohort/splits.py`)."""
-    natural = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    natural = lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     order = sorted(folds, key=natural)
     if not named:
         raise ValueError(
@@ -287,9 +287,7 @@ def _roles_by_split(codes, words, image, split: str, notes: list) -> np.ndarray:
         raise ValueError(f"no results on images of split {split!r}; there are {sorted(words)}: pass split=...")
     strange = [word for word, name in zip(words, names) if name not in (*SPLITS, wanted)]
     if strange and wanted == "test":
-        raise ValueError(
-            f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split=..."
-        )
+        raise ValueError(f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split")
     renamed = [f"{word!r} as {name}" for word, name in zip(words, names) if word != name]
     notes += [f"splits: {', '.join(renamed)}"] if renamed else []
     return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)
