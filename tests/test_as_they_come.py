@@ -215,6 +215,8 @@ def test_words_for_splits_are_read_and_said(tmp_path, capsys):
 
 
 def test_labels_as_words_are_labels(tmp_path, capsys):
+    out = run(tmp_path, P, C.assign(y_edema=np.where(C["y_edema"] == 1, "Y", "N")), capsys=capsys)[1]
+    assert "y_edema: 'N' read as 0, 'Y' read as 1" in out
     for words in (("no", "yes"), ("False", "TRUE"), ("negative", "Positive"), ("0.0", "1.0")):
         table = run(tmp_path, P, C.assign(y_edema=[words[label] for label in C["y_edema"]]), capsys=capsys)
         assert table[0] == 0 and table[1].splitlines()[:20] == run(tmp_path, P, C, capsys=capsys)[1].splitlines()[:20]
