@@ -108,8 +108,8 @@ def noise_band(rng, seed, n_boot):
             "coverage: change of a gap": figures["coverage: change of a gap"]}  # fmt: skip
 
 
-SIGNALS = np.array([[1.2, -1.0], [0.5, -0.7]])  # of the two groups: with and without the finding
-SHIFT = -0.6  # of the second group's images with the finding, in the arm
+SIGNALS = np.array([[1.2, -1.0], [1.0, -1.0]])  # of the two groups: with and without the finding
+SHIFT = -1.0  # of the second group's images with the finding, in the arm
 
 
 def population_cut() -> float:
@@ -119,11 +119,11 @@ def population_cut() -> float:
     return float(brentq(lambda cut: tpr(cut) - specificity(cut), -3, 3))
 
 
-def threshold(rng, seed, n_boot, policy, shift, n_validation=100):
+def threshold(rng, seed, n_boot, policy, shift, n_test=300, n_validation=100):
     """The threshold is chosen on few validation patients; the change is that at the population's threshold."""
     n = n_validation // 2
-    readers = Readers(rng, groups_of(300 + n, 300 + n), np.ones(600 + 2 * n, int))
-    split = np.where(np.r_[np.arange(300 + n), np.arange(300 + n)] < n, "validation", "test")
+    readers = Readers(rng, groups_of(n_test + n, n_test + n), np.ones(2 * (n_test + n), int))
+    split = np.where(np.tile(np.arange(n_test + n), 2) < n, "validation", "test")
     truth = readers.truth["finding"]
     signal = SIGNALS[readers.g, np.where(truth, 0, 1)]
     moved = signal + shift * ((readers.g == 1) & truth)
@@ -242,8 +242,8 @@ WORLDS = [
     World("noise_band", "300 patients with 10 images against 60 with 1 (ICC .5), groups alike: gap above 97.5 % band",
           noise_band, {"eop above the band": (None, 0.045), "fpr_gap above the band": (None, 0.045),
                        "flagged: any claimed cell": LESS, "coverage: change of a gap": COVER}),
-    World("threshold", "Threshold from 100 validation patients; TPR of one group falls; truth at the population's cut",
-          partial(threshold, policy="validation_frozen", shift=SHIFT),
+    World("threshold_frozen", "Threshold from 100 validation patients; TPR of a group falls; truth at the population's cut",
+          partial(threshold, policy="validation_frozen", shift=SHIFT, n_test=1000),
           {"coverage: TPR change of a gap": COVER, "coverage: TPR change in the subgroup": COVER,
            "a row denies its interval": (None, 0.0)}),
     World("threshold_per_arm", "A threshold for each arm from 100 validation patients; nothing changed",

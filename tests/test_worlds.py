@@ -110,7 +110,7 @@ def test_offsets_move_the_pooled_auroc_and_not_that_of_a_fold(tables):
 
 
 def test_threshold_world_truth_is_that_of_a_huge_sample(tables):
-    table = tables("threshold", 60)
+    table = tables("threshold_frozen", 30)
     cut = worlds_null.population_cut()
     clean = table[table["arm"] == "clean"]
     decided = clean["score"] >= 1 / (1 + np.exp(-cut))
@@ -173,6 +173,17 @@ def test_the_detectable_change_is_what_is_planted(tables, monkeypatch, name):
     assert found.loc["a", "arm"] - found.loc["a", "clean"] == pytest.approx(0, abs=0.02)
 
 
+@pytest.mark.parametrize("name, least, most", [("power_correlated", 0.5, 1.0), ("power_independent", -0.05, 0.05)])
+def test_power_worlds_lose_true_positives_in_every_second_group(tables, name, least, most):
+    table = tables(name, 60)
+    found = rates(table, 1, task="t1")
+    before, after = norm.ppf(wt.SENSITIVITY), (norm.ppf(wt.SENSITIVITY) - 0.9) / np.hypot(1, 0.4)
+    assert found.loc["b", "arm"] == pytest.approx(norm.cdf(after), abs=0.05)
+    assert found.loc["a", "arm"] == pytest.approx(norm.cdf(before / np.hypot(1, 0.4)), abs=0.03)
+    clean = table[(table["arm"] == "clean")].pivot_table(index=["trial", "image_id"], columns="task", values="score")
+    assert least <= clean["t1"].corr(clean["t2"]) <= most
+
+
 def test_holm_by_hand_is_the_worked_example():
     # .01 * 4, .02 * 3, .03 * 2, .04 * 1, each no less than the one before
     assert worlds_planted.holm_by_hand(np.array([0.04, 0.01, 0.03, 0.02])) == pytest.approx([0.06, 0.04, 0.06, 0.06])
@@ -212,6 +223,13 @@ def test_flags_and_coverage_count_what_could_be_estimated():
     both = pd.DataFrame([row(), row(delta_ci_low=-0.1, verdict="undetermined"), lost])
     assert wt.flagged(both) == 1 and wt.covers(both, 0.0) == 0.5
     assert np.isnan(wt.flagged(pd.DataFrame([lost]))) and np.isnan(wt.covers(pd.DataFrame([lost]), 0.0))
+
+
+def test_flips_within_a_group_are_no_false_flag():
+    flip = row(metric="flip_rate", subgroup="a", reference="", estimator="plug_in")
+    quiet = flip | {"metric": "tpr", "verdict": "undetermined", "delta_ci_low": -0.1}
+    assert wt.null_figures(pd.DataFrame([flip, quiet]))["flagged: any row"] == 0
+    assert wt.null_figures(pd.DataFrame([flip | {"reference": "b"}, quiet]))["flagged: any row"] == 1
 
 
 def test_audits_do_not_depend_on_how_a_run_is_cut(tmp_path):
