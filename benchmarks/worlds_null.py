@@ -242,7 +242,7 @@ WORLDS = [
     World("noise_band", "300 patients with 10 images against 60 with 1 (ICC .5), groups alike: gap above 97.5 % band",
           noise_band, {"eop above the band": (None, 0.045), "fpr_gap above the band": (None, 0.045),
                        "flagged: any claimed cell": LESS, "coverage: change of a gap": COVER}),
-    World("threshold_frozen", "Threshold from 100 validation patients; TPR of a group falls; truth at the population's cut",
+    World("threshold_frozen", "Threshold from 100 validation patients; a TPR falls; truth at the population's cut",
           partial(threshold, policy="validation_frozen", shift=SHIFT, n_test=1000),
           {"coverage: TPR change of a gap": COVER, "coverage: TPR change in the subgroup": COVER,
            "a row denies its interval": (None, 0.0)}),

@@ -97,9 +97,8 @@ def holm_by_hand(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def adjusted_power(rng, seed, n_boot, shared):
+def adjusted_power(rng, seed, n_boot, shared, sizes, shift):
     """Six small groups, four tasks that share some of their residual; three groups lose: max-T beside Holm."""
-    sizes = (160, 80, 60, 50, 40, 30)
     tasks = ("t1", "t2", "t3", "t4")
     readers = Readers(rng, groups_of(*sizes), np.ones(sum(sizes), int), icc=0.0, tasks=tasks)
     readers.truth = {task: np.ones(sum(sizes), bool) for task in tasks}
@@ -108,7 +107,7 @@ def adjusted_power(rng, seed, n_boot, shared):
     moves = [np.sqrt(shared) * common + np.sqrt(1 - shared) * readers.residuals() for _ in tasks]
     for task in tasks:
         readers.residual[task] = np.sqrt(shared) * trait + np.sqrt(1 - shared) * readers.residuals()
-    arm = readers.scores("arm", shift=-0.9 * (readers.g % 2 == 1))
+    arm = readers.scores("arm", shift=shift * (readers.g % 2 == 1))
     latent = np.log(arm["score"] / (1 - arm["score"]))
     arm["score"] = 1 / (1 + np.exp(-(latent + 0.4 * np.concatenate(moves))))
     tables = pd.concat([readers.scores("clean"), arm])
@@ -181,11 +180,13 @@ WORLDS = [
     World("hallucinated", "A tumour of 300 pixels in every healthy slice of one group, in no other",
           hallucinated, {"the harm is found": (0.95, None),
                          "Dice and its gaps all said to be equivalent": (None, 0.0)}),
-    *(World(name, f"Six small groups, four tasks ({how}); three groups lose true positives: max-T beside Holm",
-            partial(adjusted_power, shared=shared),
+    *(World(name, f"Six groups ({how}), four tasks; three groups lose true positives: max-T beside Holm",
+            partial(adjusted_power, shared=shared, sizes=sizes, shift=shift),
             {"power: max-T": None, "power: Holm": None, "gain of max-T over Holm": (least, None)}, 999)
-      for name, how, shared, least in (("power_correlated", "much alike", 0.8, 0.0),
-                                       ("power_independent", "unrelated", 0.0, -0.03))),
+      for name, how, shared, sizes, shift, least in (
+          ("power_correlated", "30 to 160 patients, tasks much alike", 0.8, (160, 80, 60, 50, 40, 30), -0.7, 0.0),
+          ("power_independent", "30 to 160 patients, unrelated tasks", 0.0, (160, 80, 60, 50, 40, 30), -0.7, -0.03),
+          ("power_small", "12 to 100 patients, unrelated tasks", 0.0, (100, 25, 20, 18, 15, 12), -1.2, -0.04))),
     World("mde_shift", "The printed detectable change of a TPR is planted as a shift of the scores",
           partial(detectable, own_flips=False),
           {"power at the printed MDE, unadjusted": (0.75, 0.87), "coverage": COVER, "printed MDE": None}),

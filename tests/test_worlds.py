@@ -173,11 +173,14 @@ def test_the_detectable_change_is_what_is_planted(tables, monkeypatch, name):
     assert found.loc["a", "arm"] - found.loc["a", "clean"] == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.parametrize("name, least, most", [("power_correlated", 0.5, 1.0), ("power_independent", -0.05, 0.05)])
-def test_power_worlds_lose_true_positives_in_every_second_group(tables, name, least, most):
-    table = tables(name, 60)
+@pytest.mark.parametrize(
+    "name, shift, least, most",
+    [("power_correlated", 0.7, 0.5, 1), ("power_independent", 0.7, -0.05, 0.05), ("power_small", 1.2, -0.05, 0.05)],
+)
+def test_power_worlds_lose_true_positives_in_every_second_group(tables, name, shift, least, most):
+    table = tables(name, 90)
     found = rates(table, 1, task="t1")
-    before, after = norm.ppf(wt.SENSITIVITY), (norm.ppf(wt.SENSITIVITY) - 0.9) / np.hypot(1, 0.4)
+    before, after = norm.ppf(wt.SENSITIVITY), (norm.ppf(wt.SENSITIVITY) - shift) / np.hypot(1, 0.4)
     assert found.loc["b", "arm"] == pytest.approx(norm.cdf(after), abs=0.05)
     assert found.loc["a", "arm"] == pytest.approx(norm.cdf(before / np.hypot(1, 0.4)), abs=0.03)
     clean = table[(table["arm"] == "clean")].pivot_table(index=["trial", "image_id"], columns="task", values="score")
