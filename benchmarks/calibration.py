@@ -5,11 +5,12 @@
 
 Worlds (`worlds_null.py`, `worlds_planted.py`) call `audit_change` as a user does and share no code with the audit. Each
 figure has its Monte Carlo error; a goal is missed where the figure is out of its range by more than two of them.
-`--json` is written after every 50 audits and a later run goes on from there. Sections (`worlds_engine.py`,
+`--json` is written after every 50 audits and a later run goes on from there, unless audit or worlds have changed. Sections (`worlds_engine.py`,
 `worlds_scores.py`) try the parts of the audit one by one.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -26,8 +27,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import worlds_null
 import worlds_planted
 
+import fairrecon_core.audit
+
 WORLDS = {world.name: world for world in (*worlds_null.WORLDS, *worlds_planted.WORLDS)}
 CHUNK = 50
+
+
+def fingerprint() -> str:
+    """Of the source of audit and worlds: figures of two different audits must not be put together."""
+    files = [Path(__file__).with_name(f"worlds_{part}.py") for part in ("tables", "null", "planted")]
+    files += sorted(Path(fairrecon_core.audit.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def trials(name: str, first: int, last: int, n_boot: int) -> dict[str, list[float]]:
@@ -44,9 +54,10 @@ def trials(name: str, first: int, last: int, n_boot: int) -> dict[str, list[floa
 def simulate(name: str, reps: int, n_boot: int | None, state: dict, save, pool=None) -> None:
     """Bring one world to `reps` audits; what `state` holds of it already is kept."""
     n_boot = n_boot or WORLDS[name].n_boot
+    source = fingerprint()
     kept = state.get(name, {})
-    if kept.get("n_boot") != n_boot:
-        kept = {"n_boot": n_boot, "n": 0, "seconds": 0.0, "figures": {}}
+    if (kept.get("n_boot"), kept.get("source")) != (n_boot, source):
+        kept = {"n_boot": n_boot, "source": source, "n": 0, "seconds": 0.0, "figures": {}}
     starts = range(kept["n"], reps, CHUNK)
     asked = [(name, first, min(first + CHUNK, reps), n_boot) for first in starts]
     results = pool.map(trials, *zip(*asked)) if pool and asked else (trials(*each) for each in asked)
@@ -101,6 +112,7 @@ def table_of(state: dict) -> pd.DataFrame:
             low, high = goal if goal else (None, None)
             rows.append({"world": name, "words": world.words, "figure": figure, "low": low, "high": high,
                          "found": value, "error": error, "n": n, "n_boot": kept["n_boot"],
+                         "source": kept["source"],
                          "reached": reached(value, error, goal)})  # fmt: skip
     return pd.DataFrame(rows)
 

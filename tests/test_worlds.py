@@ -245,6 +245,19 @@ def test_audits_do_not_depend_on_how_a_run_is_cut(tmp_path):
     assert len(calibration.table_of(later)) == 3
 
 
+def test_figures_of_another_audit_are_not_continued(monkeypatch):
+    state = {}
+    calibration.simulate("fold_missing", 2, 100, state, lambda: None)
+    calibration.simulate("fold_missing", 3, 100, state, lambda: None)
+    assert state["fold_missing"]["n"] == 3
+    state["fold_missing"]["figures"] = {"a figure of before": [1.0] * 3}
+    calibration.simulate("fold_missing", 3, 100, state, lambda: None)
+    assert "a figure of before" in state["fold_missing"]["figures"]  # the same source: kept
+    monkeypatch.setattr(calibration, "fingerprint", lambda: "another")
+    calibration.simulate("fold_missing", 3, 100, state, lambda: None)
+    assert list(state["fold_missing"]["figures"]) == ["refused, and the fold is named"]
+
+
 def test_every_world_has_a_sentence_and_goals_that_are_counted():
     assert len({world.words for world in calibration.WORLDS.values()}) == len(calibration.WORLDS) >= 24
     for world in calibration.WORLDS.values():
