@@ -1,12 +1,12 @@
 """Does the audit keep its promises in worlds of known truth? The table is kept in results/calibration/.
 
-    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot 499] [--jobs 2] [--json FILE]
+    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot 499] [--jobs 2] [--json FILE] [--out FOLDER]
     python benchmarks/calibration.py --sections [NAME ...] [--quick] [--out FOLDER]
 
 Worlds (`worlds_null.py`, `worlds_planted.py`) call `audit_change` as a user does and share no code with the audit. Each
 figure has its Monte Carlo error; a goal is missed where the figure is out of its range by more than two of them.
-`--json` is written after every 50 audits and a later run goes on from there, unless audit or worlds have changed. Sections (`worlds_engine.py`,
-`worlds_scores.py`) try the parts of the audit one by one.
+`--json` is written after every 50 audits, and a later run goes on from there unless audit or worlds have changed since.
+Sections (`worlds_engine.py`, `worlds_scores.py`) try the parts of the audit one by one.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def table_of(state: dict) -> pd.DataFrame:
             low, high = goal if goal else (None, None)
             rows.append({"world": name, "words": world.words, "figure": figure, "low": low, "high": high,
                          "found": value, "error": error, "n": n, "n_boot": kept["n_boot"],
-                         "source": kept["source"],
+                         "source": kept.get("source", ""),
                          "reached": reached(value, error, goal)})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -153,6 +153,9 @@ def run_worlds(arguments) -> None:
         show(table_of({name: state[name]}))
         print(f"  {state[name]['seconds']:.0f} s", flush=True)
     table = table_of(state)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(arguments.out / "worlds.csv", index=False, float_format="%.6g")
     missed = table[table["reached"] == "NO"]
     print(f"\n{len(table)} figures, {len(missed)} goals missed in {missed['world'].nunique()} worlds")
 
@@ -223,7 +226,7 @@ def main() -> None:
     options.add_argument("--json", metavar="FILE", help="keep the figures there, and go on from what it holds")
     options.add_argument("--sections", nargs="*", metavar="NAME", help="try the parts instead; all, or these")
     options.add_argument("--quick", action="store_true", help="sections: a fifth of the simulations")
-    options.add_argument("--out", type=Path, help="sections: folder for calibration.csv and README.md")
+    options.add_argument("--out", type=Path, help="folder for worlds.csv, or calibration.csv and README.md of sections")
     arguments = options.parse_args()
     if arguments.sections is None:
         run_worlds(arguments)
