@@ -1,6 +1,6 @@
 """Does the audit keep its promises in worlds of known truth? The table is kept in results/calibration/.
 
-    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot 499] [--jobs 2] [--json FILE] [--out FOLDER]
+    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot N] [--json FILE] [--out FOLDER]
     python benchmarks/calibration.py --sections [NAME ...] [--quick] [--out FOLDER]
 
 Worlds (`worlds_null.py`, `worlds_planted.py`) call `audit_change` as a user does and share no code with the audit. Each

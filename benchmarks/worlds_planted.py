@@ -166,6 +166,20 @@ def fold_missing(rng, seed, n_boot):
     return {"refused, and the fold is named": 0.0}
 
 
+def random_table(rng, seed, n_boot):
+    """Any table: 2 to 5 groups of 12 to 250 patients, 1 to 3 images each, any change in any group, every measure."""
+    sizes = rng.integers(12, 250, rng.integers(2, 6))
+    images = rng.integers(1, 4, sizes.sum())
+    readers = Readers(rng, groups_of(*sizes), images, icc=rng.random(), prevalence=rng.uniform(0.15, 0.85))
+    before, moved = rng.normal(scale=0.5, size=(2, len(sizes)))
+    signal = np.where(readers.truth["finding"], *readers.cuts()) + before[readers.g]
+    arm = readers.scores("arm", signal=signal, noise=rng.uniform(0.05, 1), shift=rng.random() * moved[readers.g])
+    tables = pd.concat([readers.scores("clean", signal=signal), arm])
+    margin = float(rng.choice([0.02, 0.05, 0.15]))
+    table = audit_change(tables, readers.cohort(), thresholds=0.5, n_boot=n_boot, seed=seed, margin=margin)
+    return {"a row denies its interval": contradictions(table), "rows of the table": float(len(table))}
+
+
 HARM = {"power": None, "wrong sign": (None, 0.005), "coverage": COVER, "a row denies its interval": (None, 0.0)}
 WORLDS = [
     World("tpr_loss_60", "TPR of a group of 60 falls from .80 to .50 beside 600 others",
@@ -193,6 +207,8 @@ WORLDS = [
     World("mde_flips", "The printed detectable change of a TPR is planted as flips of its own",
           partial(detectable, own_flips=True),
           {"power at the printed MDE, unadjusted": (0.75, 0.87), "coverage": COVER, "printed MDE": None}),
+    World("random_table", "Any groups, sizes, changes: no row is changed with 0 inside, or equivalent beyond its margin",
+          random_table, {"a row denies its interval": (None, 0.0), "rows of the table": None}, 299),
     World("fold_missing", "Predictions without a fold beside a cohort with folds are refused",
           fold_missing, {"refused, and the fold is named": (1.0, None)}, 199),
 ]  # fmt: skip

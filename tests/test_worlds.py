@@ -258,6 +258,11 @@ def test_figures_of_another_audit_are_not_continued(monkeypatch):
     assert list(state["fold_missing"]["figures"]) == ["refused, and the fold is named"]
 
 
+def test_a_thousand_random_tables_have_more_than_ten_thousand_rows():
+    found = calibration.trials("random_table", 0, 12, 100)
+    assert np.mean(found["rows of the table"]) > 10 and len(set(found["rows of the table"])) > 2
+
+
 def test_every_world_has_a_sentence_and_goals_that_are_counted():
     assert len({world.words for world in calibration.WORLDS.values()}) == len(calibration.WORLDS) >= 24
     for world in calibration.WORLDS.values():
