@@ -207,7 +207,7 @@ WORLDS = [
     World("mde_flips", "The printed detectable change of a TPR is planted as flips of its own",
           partial(detectable, own_flips=True),
           {"power at the printed MDE, unadjusted": (0.75, 0.87), "coverage": COVER, "printed MDE": None}),
-    World("random_table", "Any groups, sizes, changes: no row is changed with 0 inside, or equivalent beyond its margin",
+    World("random_table", "Any groups, sizes, changes: no row changed with 0 inside, or equivalent beyond its margin",
           random_table, {"a row denies its interval": (None, 0.0), "rows of the table": None}, 299),
     World("fold_missing", "Predictions without a fold beside a cohort with folds are refused",
           fold_missing, {"refused, and the fold is named": (1.0, None)}, 199),
