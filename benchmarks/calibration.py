@@ -10,6 +10,7 @@ Sections (`worlds_engine.py`, `worlds_scores.py`) try the parts of the audit one
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import subprocess
@@ -33,6 +34,7 @@ WORLDS = {world.name: world for world in (*worlds_null.WORLDS, *worlds_planted.W
 CHUNK = 50
 
 
+@functools.cache  # of the source that is running, also where it is edited meanwhile
 def fingerprint() -> str:
     """Of the source of audit and worlds: figures of two different audits must not be put together."""
     files = [Path(__file__).with_name(f"worlds_{part}.py") for part in ("tables", "null", "planted")]
