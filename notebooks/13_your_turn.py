@@ -38,13 +38,12 @@ level = steps.audit_level
 import torch.nn.functional as F
 
 row = int(steps.setup.rows(level)[0])
-clean = torch.from_numpy(steps.cohort.image(row))
-degraded = steps.setup.degradation(clean, level, steps.setup.names_of([row])[0], seed=settings.seed)
+clean, name = torch.from_numpy(steps.cohort.image(row)), steps.setup.names_of([row])[0]
+degraded = steps.setup.degradation(clean, level, name, seed=settings.seed)
 neighbours = F.unfold(degraded[None, None], 5, padding=2)[0]  # (25, pixels)
 weights = torch.linalg.lstsq(neighbours.T, clean.reshape(-1, 1)).solution[:, 0]
 by_hand = (weights @ neighbours).reshape(clean.shape)
-error = lambda image: float(((image - clean) ** 2).mean())
-assert error(by_hand) < error(degraded), "leaving the image alone is one of the choices, so the best cannot be worse"
+assert ((by_hand - clean) ** 2).mean() < ((degraded - clean) ** 2).mean(), "leaving it alone is one of the choices"
 
 # %% [markdown]
 # That was learned and judged on the same image, which is cheating. As a class it learns from other patients. A reconstructor needs a
@@ -77,7 +76,11 @@ class Linear(Reconstructor):
 
 
 # %% [markdown]
-# The class and the lines by hand must agree: learned from the one image above, it restores that image as we did.
+# The class and the lines by hand must agree: learned from the one image above, it restores that image as we did. Do this with yours, too:
+# a reconstructor that is right on one image that you can follow by hand is the best start for one that is trained on thousands.
+#
+# A network is a class as well. It derives from `NetworkReconstructor`, says what its modules and its loss are, and the training loop, the
+# weights on disk and the resuming after a stop come with it; `fairrecon_core/reconstruct/unet.py` is the shortest example.
 
 # %%
 from fairrecon_core.learn.loop import Images
@@ -128,6 +131,10 @@ slider_image(
 # ## Audited like everybody else
 # The frozen readers of notebook 08 read the new arm, and the audit asks of each finding whether the gap between the sexes changed. Nothing
 # in it knows what a linear filter is: it sees two scores for each image, one for clean and one for the arm, and who the patient was.
+#
+# Before you trust what it says of *your* arm, ask three things. Were the test patients kept away from everything that was trained or tuned?
+# Are there enough of them, in the smallest group, for the change that would matter to you (the last line of the summary tells)? And is
+# the margin one that you would have named before you saw the numbers?
 
 # %%
 from fairrecon_core.audit import audit_change, summary
@@ -158,6 +165,12 @@ def disc(rng, old, spot):
     return (image + 0.45 * spot * ((np.abs(y - cy) < half) & (np.abs(x - cx) < half))).clip(0, 1)
 
 
+# %% [markdown]
+# One generator walks through the people. Age and spot are drawn, then the image, and the row says what is known of it. Memory does not
+# grow with the number of images, so the same lines serve for six hundred phantoms and for two hundred thousand films.
+
+
+# %%
 def phantoms(seed=0):
     """Yield images with the table row that describes each."""
     rng = np.random.default_rng(seed)
@@ -168,7 +181,8 @@ def phantoms(seed=0):
 
 
 # %% [markdown]
-# `write_cohort` splits by patient, checks every row and writes the files. A run of its own gets the settings it needs: `train: true`
+# `write_cohort` splits by patient, so that no one is both learned from and tested, checks every row and writes the files; a conversion that
+# was stopped goes on where it was. A run of its own gets the settings it needs: `train: true`
 # trains a small reader, here in seconds, on what the core has never seen.
 
 # %%
