@@ -15,9 +15,9 @@ import pandas as pd
 from IPython.display import display
 
 from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohorts
 from fairrecon_core.steps.setup import subgroup_attributes
-from fairrecon_core.steps.folder import begin
 from fairrecon_lab import plots
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -450,15 +450,15 @@ for (name, attribute), found in tests.items():
 
 # %% [markdown]
 # The same as a picture. Left: mean PSNR of every subgroup. Right: what the arm added to the difference to the reference subgroup, with the
-# noise band in grey and the margin of half a decibel dotted. The colour of a line is its verdict: changed, equivalent or undetermined. A
+# noise band in grey and the margin of half a decibel dotted. The shape of a point is its verdict: changed, equivalent or undetermined. A
 # subgroup below the minimum support has no mean and no row. A slider may ask for another attribute or measure, so the figure is a function.
 
 
 # %%
-ATTRIBUTE = subgroup_attributes(first.cohort)[0]
+SHOWN_FIRST = subgroup_attributes(first.cohort)[0]
 
 
-def by_subgroup(cohort=first.name, attribute=ATTRIBUTE, metric="psnr_db"):
+def by_subgroup(cohort=first.name, attribute=SHOWN_FIRST, metric="psnr_db"):
     """Subgroup means of every arm, and the change of the signed gap against `degraded`."""
     steps, cells = steps_of[cohort], signed_cells(audits[cohort, attribute])
     options = GROUP | BOOT | {"metric": metric}
@@ -475,11 +475,11 @@ for name, attribute in audits:
 
 # %%
 last = steps_of[list(steps_of)[-1]]
-measures = ("psnr_db", "lpips") + ("psnr_foreground_db",) * (last.modality == "mri")
-by_subgroup(last.name, last.attributes[0], "lpips")
+measures = ("psnr_db", "lpips") + ("psnr_foreground_db",) * (last.cohort.modality == "mri")
+by_subgroup(last.name, subgroup_attributes(last.cohort)[0], "lpips")
 
 # %% tags=["widget"]
-slider_image(by_subgroup, cohort=last.name, attribute=tuple(last.attributes), metric=measures)
+slider_image(by_subgroup, cohort=last.name, attribute=tuple(subgroup_attributes(last.cohort)), metric=measures)
 
 # %% [markdown]
 # **What to look for:** an arm can widen a gap, and it can close one (left of zero, where the group named first was ahead). A gap that is
@@ -517,7 +517,7 @@ assert np.isclose(in_db(values), in_db(moved)) and in_percent(values) > 2 * in_p
 # stack of images and a stack of clean ones. (Notebook 12 shows how such a filter becomes an arm of its own, with a curve in every figure.)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-part = last.rows(last.audit_level)[:16]
+part = last.setup.rows(last.audit_level)[:16]
 before = images_of(last, "degraded", last.audit_level)[0][:16]
 after = np.stack([gaussian_filter(image, 1) for image in before])
 truths = last.cohort.images_at(part)

@@ -337,6 +337,34 @@ def test_equal_runs_make_equal_pages(run):
     assert (run / "report.html").read_bytes() == before and not list(run.glob("*.part"))
 
 
+# whose images
+
+
+@pytest.mark.parametrize("case", ["real", "beside a simulated one", "damaged", "only in a table"])
+def test_images_stay_out_unless_every_cohort_is_known_as_simulated(tmp_path, case):
+    make_record(tmp_path)
+    known = {"simulator_version": "1"}
+    make_cohort(tmp_path, "chest", 60, **({"licence": "Agreement <X>"} if case == "real" else known))
+    if case == "beside a simulated one":
+        make_cohort(tmp_path, "brain", 20)
+    elif case == "damaged":
+        brain = make_cohort(tmp_path, "brain", 20)
+        (brain.folder / "cohort.parquet").write_bytes(b"damaged")
+    elif case == "only in a table":
+        rows = {"image_id": ["a"], "psnr_db": [20.0], "cohort": "brain", "arm": "unet", "level": 8.0}
+        tables.write_table(tmp_path, "quality", tables.with_defaults("quality", pd.DataFrame(rows)))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "00_patient.png").write_bytes(PIXEL)
+    write_report(tmp_path)
+    without = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in without and "Figures left out of this page: 1;" in without
+    write_report(tmp_path, with_images=True)
+    shown = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert shown.count("<img") == 1 and "left out of this page" not in shown
+    if case == "real":
+        assert "Data agreement: chest: Agreement &lt;X&gt;." in without
+
+
 # words for figures
 
 

@@ -19,7 +19,7 @@ RANK = {name: rank for rank, rooms in enumerate((
     ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
     ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
-    ["fairrecon_lab.paper", "fairrecon_lab.analysis"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
+    ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
     ["fairrecon_lab.progress"], ["fairrecon_lab.runner"], ["fairrecon_lab.reading"],
     ["fairrecon_lab.audit_command"], ["fairrecon_lab.cli"],
 )) for name in rooms}  # fmt: skip

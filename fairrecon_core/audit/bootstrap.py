@@ -38,6 +38,10 @@ def patient_bootstrap(
     patient_ids : array, shape (rows,)
     statistic : "mean", "median", or a function of a 1-D array
         Anything but the mean is computed once per resample: choose a smaller `n_boot`.
+    n_boot, seed : int
+        Resamples of patients; their seed.
+    alpha : float
+        One less the coverage.
     baseline : array, shape (rows,), optional
         The same rows under the baseline: the result is the paired difference, statistic(values) - statistic(baseline).
     per : {"row", "patient"}

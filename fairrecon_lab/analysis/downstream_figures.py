@@ -31,7 +31,7 @@ def losses_figure(losses: dict[str, pd.DataFrame], note: str) -> Figure:
 
 
 def clean_figure(table: pd.DataFrame, note: str) -> Figure:
-    """Forest of AUROCs on clean images from `downstream.clean_aurocs`: recorded labels filled, true labels hollow."""
+    """Forest of AUROCs on clean images, a `table` of `downstream.clean_aurocs`: recorded labels filled, true hollow."""
     tasks = list(table["task"].unique())
     figure, ax = plots.canvas(6.5, 1.1 + 0.3 * len(tasks))
     y, look = np.arange(len(tasks))[::-1], {"fmt": "s", "color": "#000000", "markersize": 5, "capsize": 2}

@@ -76,8 +76,15 @@ def with_controls(clean: pd.DataFrame, table: pd.DataFrame, level: float, seed: 
 def drawn_overlaps(cohort, level: float, seed: int) -> pd.DataFrame:
     """Overlap counts with a Dice near .72, where no segmenter has read: clean and three controls.
 
-    `placebo` is noise for all; in `planted` women lose .05, in `blurred_reader` everybody does. Tumours have the sizes
-    of the `cohort`'s masks, where all of these are there.
+    `placebo` is noise for all; in `planted` women lose .05, in `blurred_reader` everybody does.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Tumours have the sizes of its masks, where all of these are there.
+    level : float
+        Of the controls.
+    seed : int
     """
     rng, table = np.random.default_rng(seed), cohort.table
     drawn = rng.integers(200, 600, len(table))

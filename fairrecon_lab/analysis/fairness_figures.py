@@ -90,7 +90,7 @@ def change_by_task(cells: pd.DataFrame, metric: str, reference: str, note: str) 
 
 
 def folded_figure(folded: pd.DataFrame, note: str) -> Figure:
-    """Mean |change| per attribute and arm, and what swapping clean and arm at random gives (black dash)."""
+    """Mean |change| per attribute and arm, from `fairness.folded_table` (`folded`), and that of swaps (black dash)."""
     figure, axes = plots.canvas(10, 3.4, 1, 2, sharey=True)
     for ax, metric in zip(axes, ("EODD", "EOP")):
         rows = folded[folded["metric"] == metric].groupby(["attribute", "arm"], sort=False)[["observed", "noise"]]
@@ -123,7 +123,10 @@ def overlap_changes(audits: Mapping[str, pd.DataFrame], note: str) -> Figure:
 
 
 def standard_errors(published: Mapping[tuple, pd.DataFrame], note: str) -> Figure:
-    """Bootstrap standard errors of the EODD of clean, of an arm, and of their paired difference, means over tasks."""
+    """Bootstrap standard errors of the EODD of clean, of an arm, and of their paired difference, means over tasks.
+
+    `published` maps (cohort, attribute) to tables of `paper.evaluation.published_audit`.
+    """
     columns = {
         "baseline_standard_error": "clean",
         "standard_error": "arm",
@@ -143,7 +146,7 @@ def standard_errors(published: Mapping[tuple, pd.DataFrame], note: str) -> Figur
 
 
 def gaps_and_bands(rows: pd.DataFrame, metric: str, note: str) -> Figure:
-    """Every task's max-min gap on clean images and of one arm, in `rows` of an audit table, with the band of noise."""
+    """Every task's gap in a `metric`, clean and of one arm, in `rows` of an audit table, with the band of noise."""
     rows = rows[(rows["estimator"] == "plug_in") & (rows["metric"] == metric)]
     arm = "placebo" if "placebo" in set(rows["arm"]) else rows["arm"].iloc[0]
     rows = rows[rows["arm"] == arm]

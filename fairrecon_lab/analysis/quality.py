@@ -22,7 +22,7 @@ from fairrecon_lab.paper.evaluation import published_psnr_gap
 
 # ---------------------------------------------------------------------- images
 def lesion_or_disc(cohort, row: int) -> np.ndarray:
-    """The tumour's mask of a `row` of the cohort; without one, a disc of 6 % of the image's side stands in for it."""
+    """The tumour's mask of a `row` of the cohort; without one, a disc that stands in for it."""
     if cohort.masks is not None and cohort.mask(row).any():
         return cohort.mask(row)
     size = cohort.image(row).shape

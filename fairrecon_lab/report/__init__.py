@@ -7,24 +7,35 @@ says what was asked, on which data, and what came out; the rest is for looking u
 
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fairrecon_lab.plots import VERDICT_COLOURS
 from fairrecon_lab.report import sections
 from fairrecon_lab.report.contents import Contents
-from fairrecon_lab.report.markup import safe
+from fairrecon_lab.report.formats import VERDICTS, words
 from fairrecon_lab.report.pictures import cell_texts, figure_texts
 
 __all__ = ["STYLE", "cell_texts", "figure_texts", "page", "write_report"]
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-ON_PRINT = "addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(d => d.open = true))"
+templates = Environment(
+    loader=PackageLoader("fairrecon_lab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)  # fmt: skip
+templates.filters["words"] = words
+templates.globals |= {"colours": VERDICT_COLOURS, "verdicts": VERDICTS}
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, with_images: bool = False) -> Path:
     """Write `report.html` into the folder of a run.
 
     Parameters
     ----------
     folder : path
         `runs/<profile>`, with a `run.json`; tables, cohorts and figures as far as there are any.
+    with_images : bool
+        Whether figures are shown although the run has, or may have, a cohort that is not simulated. A figure may hold
+        an image of a patient, and a page travels further than a folder.
 
     Returns
     -------
@@ -38,21 +49,24 @@ def write_report(folder: str | Path) -> Path:
     """
     path = Path(folder) / "report.html"
     part = path.with_name("report.html.part")
-    part.write_text(page(Contents(folder)), encoding="utf-8")
+    part.write_text(page(Contents(folder, with_images)), encoding="utf-8")
     part.replace(path)
     return path
 
 
 def page(run: Contents) -> str:
     """The whole page as HTML."""
-    parts = [(title.lower().replace(" ", "-"), title, make(run)) for title, make in sections.SECTIONS.items()]
-    parts = [part for part in parts if part[2]]
-    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in parts)
-    body = "".join(f'<section id="{key}"><h2>{title}</h2>{text}</section>' for key, title, text in parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Run report: {safe(run.profile)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>\n{STYLE}</style></head>\n<body>'
-        f'<a class="skip" href="#first">Skip to the results</a>\n<header>{sections.head(run)}</header>\n'
-        f'<main>{sections.first_screen(run)}<nav aria-label="Sections"><ul>{links}</ul></nav>\n{body}</main>\n'
-        f"<script>{ON_PRINT}</script></body></html>\n"
-    )
+    told = templates.get_template("sections.html.j2").module
+    parts = [(title, getattr(told, sections.MACROS[title])(found))
+             for title, make in sections.SECTIONS.items() if (found := make(run))]  # fmt: skip
+    parts = [(title.lower().replace(" ", "-"), title, text) for title, text in parts if str(text).strip()]
+    when = run.record.get("finished", run.record.get("started", ""))[:16].replace("T", " ")
+    first = {name: getattr(sections, name)(run) for name in ("answer", "banners", "asked", "data", "outcome")}
+    known = {
+        "profile": run.profile,
+        "when": when,
+        "style": STYLE,
+        "sections": parts,
+        "links": [part[:2] for part in parts],
+    }
+    return templates.get_template("page.html.j2").render(known | first)

@@ -34,6 +34,8 @@ class Contents:
     ----------
     folder : path
         The run, with `run.json`. A table that is damaged is left out and named in `problems`.
+    with_images : bool
+        Whether figures may be shown although not every cohort is known to be simulated.
 
     Raises
     ------
@@ -41,8 +43,9 @@ class Contents:
         There is no `run.json`.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, with_images: bool = False):
         self.folder, self.problems = Path(folder), []
+        self.with_images = with_images
         path = self.folder / "run.json"
         if not path.exists():
             raise FileNotFoundError(f"no run.json in {self.folder}: run the series first")
@@ -72,6 +75,16 @@ class Contents:
     def simulated(self) -> list[str]:
         """Names of the cohorts that the simulator drew."""
         return [name for name, cohort in self.cohorts.items() if "simulator_version" in cohort.info]
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether figures may be shown: on request, or if every cohort of folders and tables is known as simulated.
+
+        A cohort that cannot be read, or that only a table names, counts as real.
+        """
+        named = {path.name for path in self.folder.glob("cohorts/*") if path.is_dir()}
+        named |= {str(name) for table in self.tables.values() for name in table["cohort"].unique()}
+        return self.with_images or (bool(named) and named <= set(self.simulated))
 
     @property
     def arms(self) -> list[str]:

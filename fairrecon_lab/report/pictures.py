@@ -6,8 +6,6 @@ from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
 
-from fairrecon_lab.report.markup import safe
-
 LOOK = "**What to look for"
 PARAGRAPHS = re.compile(r"\n\s*\n|^#.*$", re.M)
 
@@ -91,27 +89,41 @@ def _short(text: str, limit: int = 300) -> str:
     return kept
 
 
-def gallery(folder: Path) -> str:
-    """Every figure of the run in `folder`, by notebook, as HTML."""
+def gallery(folder: Path, most_bytes: float) -> tuple[list[dict], list[str]]:
+    """Every figure of the run in `folder`, by notebook, as long as they fit into `most_bytes` as they are embedded.
+
+    Returns
+    -------
+    groups : list of dict
+        `title` and `figures` of each notebook.
+    left_out : list of str
+        Files that did not fit: the largest of all.
+    """
     paths = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
+    left_out = _too_much(list(paths.values()), most_bytes)
     groups = []
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title = next((heading for heading, _ in cell_texts(notebook) if heading), path.stem)
         mine = [(paths.pop(name), *text) for name, text in figure_texts(notebook, paths).items()]
-        groups.append((safe(title), mine))
+        groups.append((title, mine))
     groups.append(("others", [(path, "", "") for path in paths.values()]))
-    return "".join(
-        f'<h3>{title}</h3><div class="figures">{"".join(_figure(*one) for one in mine)}</div>\n'
-        for title, mine in groups
-        if mine
-    )
+    shown = [(title, [_figure(*one) for one in mine if one[0] not in left_out]) for title, mine in groups]
+    return [{"title": title, "figures": mine} for title, mine in shown if mine], [path.name for path in left_out]
 
 
-def _figure(path: Path, heading: str, text: str) -> str:
+def _too_much(paths: list[Path], most_bytes: float) -> list[Path]:
+    """The largest files, without which the others fit; base64 takes four bytes for three."""
+    total, left_out = sum(path.stat().st_size for path in paths) * 4 / 3, []
+    for path in sorted(paths, key=lambda path: -path.stat().st_size):
+        if total <= most_bytes:
+            break
+        left_out.append(path)
+        total -= path.stat().st_size * 4 / 3
+    return sorted(left_out)
+
+
+def _figure(path: Path, heading: str, text: str) -> dict:
     caption = heading or path.stem.replace("_", " ")
-    data = b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{safe(f"{caption}. {text}".strip())}">'
-        f"<figcaption>{safe(caption)} <small>{safe(path.name)}</small></figcaption></figure>"
-    )
+    alt = f"{caption}. {text}".strip()
+    return {"caption": caption, "file": path.name, "alt": alt, "data": b64encode(path.read_bytes()).decode()}
