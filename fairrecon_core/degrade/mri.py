@@ -25,12 +25,8 @@ SPOKE_ANGLES: dict[str, Callable[[int], np.ndarray]] = {  # number of full spoke
 PUBLISHED = "published"  # the order of the released code, of half-spokes
 MODES = ("physical", "published")
 PARTS = ("magnitude", "real")
-PUBLISHED_HALF_SPOKES: dict[float, int] = {
-    4: 140,
-    8: 60,
-    16: 32,
-    24: 22,
-}  # at 256 px, as configured; 24 never reached the paper
+# at 256 px, as configured; 24 never reached the paper
+PUBLISHED_HALF_SPOKES: dict[float, int] = {4: 140, 8: 60, 16: 32, 24: 22}
 PLANE = (-2, -1)
 
 

@@ -229,9 +229,8 @@ def lpips_network() -> LPIPS:
     package = importlib.util.find_spec("lpips")  # found, not imported
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("LPIPS needs the weights in the package lpips: pip install lpips")
-    heads = torch.load(
-        Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True
-    )
+    home = Path(package.submodule_search_locations[0])
+    heads = torch.load(home / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
     network = LPIPS().eval().requires_grad_(False)
     convolutions = [layer for layer in network.layers.modules() if isinstance(layer, nn.Conv2d)]
     for number, layer in zip((0, 3, 6, 8, 10), convolutions):

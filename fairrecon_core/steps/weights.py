@@ -100,10 +100,10 @@ class Weights:
                 self.make(arm, variant["fold"], variant["train_seed"])
 
     def made_from(self, arm: str, fold: int = 0, train_seed: int = 0) -> Stamp:
-        """The stamp of weights that are trained in the run."""
+        """The stamp of weights that are trained in the run; ValueError for an arm without weights."""
         network, code = self.network(arm), "fairrecon_core.reconstruct.training"
-        described = parameters(network, without=network.at_inference) | network.card()
-        options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels), "network": described}
+        options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels)}
+        options["network"] = parameters(network, without=network.at_inference) | network.card()
         return degradation_stamp(self.setup.degradation, self.setup.cohort) | stamp(type(network), code, **options)
 
     def path(self, arm: str, fold: int = 0, train_seed: int = 0) -> Path:
