@@ -220,4 +220,4 @@ def _check_size(n_bytes: int, packed: int | None = None) -> None:
 
 def natural(name: str) -> list:
     """Sort key under which `slice_10` comes after `slice_9`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

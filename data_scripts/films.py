@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MOST_PIXELS = 2**26  # of one film; the largest radiographs have a quarter
+MOST_PACKED = 4000  # pixels that a byte of a file can hold, at most
 FULL_SCALES = (1, 255, 65535)  # what a mask says where there is tumour
 HIGH_PERCENTILE = 99.9  # of a volume: what becomes 1 with --scale volume-percentile
 
@@ -37,7 +38,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as film:
-            if film.width * film.height > MOST_PIXELS:
+            if film.width * film.height > min(MOST_PIXELS, 2**16 + MOST_PACKED * len(data)):
                 raise ValueError(f"it claims {film.width} x {film.height} pixels")
             if getattr(film, "n_frames", 1) > 1:
                 raise ValueError(f"it holds {film.n_frames} pages, one image a file is expected")

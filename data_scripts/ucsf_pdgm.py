@@ -166,8 +166,10 @@ def read_volume(source: Source, name: str):
         raise ImportError("reading NIfTI needs nibabel: pip install nibabel") from error
     data = source.read(name)
     try:
-        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
-        image = nibabel.Nifti1Image.from_bytes(data)
+        packed, data = gzip.GzipFile(fileobj=io.BytesIO(data)), bytearray()
+        while len(data) <= LARGEST and (part := packed.read(2**22)):  # read(n) asks for n bytes of memory at once
+            data += part
+        image = nibabel.Nifti1Image.from_bytes(bytes(data))
         shape, bits = image.shape, int(image.header["bitpix"])
         if min(shape, default=0) < 1 or math.prod(map(int, shape)) * bits // 8 > min(len(data), LARGEST):
             raise ValueError(f"it claims {' x '.join(map(str, shape))} voxels of {bits} bits in {len(data):,} bytes")

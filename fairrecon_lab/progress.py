@@ -54,10 +54,10 @@ class Progress:
     def tick(self, cell: int, n_cells: int) -> None:
         """A cell is done."""
         share = self.expected[self.path] * (cell + 1) / n_cells
-        if self.bar.n > self.WARM * self.bar.total:
-            self.bar.bar_format = self.FORM + ", about {remaining} left"
         self.bar.update(max(0.0, share - self.shown))
         self.shown = max(share, self.shown)
+        if self.bar.n > self.WARM * self.bar.total:
+            self.bar.bar_format = self.FORM + ", about {remaining} left"
 
     def say(self, text: str) -> None:
         """One line, `text`, above the bar."""

@@ -101,14 +101,16 @@ def _unpacked(path: Path) -> bytes:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(LARGEST + 1)
+            data, source = bytearray(), gzip.GzipFile(fileobj=file) if packed else file
+            while len(data) <= LARGEST and (part := source.read(2**24)):  # read(n) asks for n bytes of memory at once
+                data += part
         except (EOFError, zlib.error, OSError) as error:
             raise ValueError(f"{path} is truncated or damaged ({error}): pack it again, or fetch it again") from None
     if len(data) > LARGEST:
         raise ValueError(f"{path} holds more than {LARGEST:,} bytes: cut it into tasks, or use Parquet")
     if not data.strip():
         raise ValueError(f"{path} is empty: a table has a header and rows")
-    return data
+    return bytes(data)
 
 
 def _read_parquet(data: bytes, path: Path) -> pd.DataFrame:

@@ -215,6 +215,8 @@ def test_words_for_splits_are_read_and_said(tmp_path, capsys):
 
 
 def test_labels_as_words_are_labels(tmp_path, capsys):
+    out = run(tmp_path, P, C.assign(y_edema=np.where(C["y_edema"] == 1, "Y", "N")), capsys=capsys)[1]
+    assert "y_edema: 'N' read as 0, 'Y' read as 1" in out
     for words in (("no", "yes"), ("False", "TRUE"), ("negative", "Positive"), ("0.0", "1.0")):
         table = run(tmp_path, P, C.assign(y_edema=[words[label] for label in C["y_edema"]]), capsys=capsys)
         assert table[0] == 0 and table[1].splitlines()[:20] == run(tmp_path, P, C, capsys=capsys)[1].splitlines()[:20]
@@ -231,6 +233,15 @@ def test_identical_images_of_one_arm_do_not_touch_another(tmp_path, capsys):
         tmp_path, pd.concat([others, clean.assign(psnr_db=np.inf)]), C, "--baseline", "degraded", capsys=capsys
     )
     assert status == 0 and f"identical images have a psnr_db of 100, the cap for every arm: {N} results" in out
+
+
+def test_measures_that_are_undefined_for_some_images_are_counted():
+    half = QUALITY.assign(
+        nmse=np.where(QUALITY["image_id"].isin(C["image_id"][:8]) & (QUALITY["arm"] == "unet"), np.inf, 0.1)
+    )
+    notes = audit(half, C).attrs["notes"]
+    assert "unet at level 1: 8 images have no nmse and are left out of it" in notes
+    assert "8 results have an infinite nmse (a blank original): left out, with the same image of every arm" in notes
 
 
 def test_thresholds_are_chosen_on_the_baseline_that_the_note_names():

@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 
 from fairrecon_core.cohort.folder import (
+    amend_info,
     assign_age_groups,
     assign_folds,
     assign_roles,
     assign_splits,
+    funnel,
     load_cohort,
     write_cohort,
     write_excerpt,
@@ -675,3 +677,29 @@ def test_a_flipped_pixel_is_found_when_asked(tmp_path):
     load_cohort(tmp_path)
     with pytest.raises(ValueError, match="content hash differs"):
         load_cohort(tmp_path, verify=True)
+
+
+def test_the_funnel_counts_people_from_the_record_to_the_audit(tmp_path):
+    items = [
+        (make_image(i), make_row(i, y_edema=[0, 1, None][i % 3], sex=["female", None][i // 2 % 2])) for i in range(40)
+    ]
+    cohort = write(tmp_path, items)
+    steps = {row["step"]: (row["patients"], row["images"]) for row in funnel(cohort)}
+    labelled = cohort.table["y_edema"].notna()
+    assert steps["in the cohort"] == (20, 40) and steps["with a label"] == (20, int(labelled.sum()))
+    assert steps["of these with a known sex"] == (10, int((labelled & (cohort.table["sex"] == "female")).sum()))
+    test = cohort.table[cohort.table["split"] == "test"]
+    asked = {row["step"]: row for row in funnel(cohort, test["image_id"].iloc[:-2])}
+    seen = test.iloc[:-2][test.iloc[:-2]["y_edema"].notna() & (test.iloc[:-2]["sex"] != "unknown")]
+    assert asked["audited by sex"]["patients"] == seen["patient_id"].nunique() > 0
+    assert asked["audited by sex"]["images"] == len(seen)
+    told = amend_info(cohort, funnel=[{"step": "recorded", "patients": 99, "images": 100}])
+    assert funnel(told)[0]["patients"] == 99 and told.info["content_hash"] == cohort.info["content_hash"]
+
+
+def test_ids_are_texts_without_blanks_whatever_their_type(tmp_path):
+    rows = [
+        make_row(i, patient=0) | {"image_id": name, "patient_id": 7.0} for i, name in enumerate([1, 2.0, " a ", "07"])
+    ]
+    table = write(tmp_path, [(make_image(i), row) for i, row in enumerate(rows)]).table
+    assert table["image_id"].tolist() == ["1", "2", "a", "07"] and set(table["patient_id"]) == {"7"}

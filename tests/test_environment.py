@@ -51,6 +51,15 @@ def test_setup_script_uses_the_standard_library_alone(root):
     assert imported and set(imported) <= set(sys.stdlib_module_names)
 
 
+def test_setup_script_installs_into_its_own_environment_alone(root):
+    code = "import run; print(sorted(run.into_venv().items()))"
+    asked = {"PIP_USER": "1", "PIP_TARGET": "/elsewhere", "PIP_PREFIX": "/elsewhere", "UV_TARGET": "/elsewhere"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=os.environ | asked, capture_output=True, text=True
+    )
+    assert "('PIP_USER', '0')" in found.stdout and "elsewhere" not in found.stdout
+
+
 def test_setup_script_refuses_an_unknown_torch_build(root):
     done = subprocess.run(
         [sys.executable, str(root / "run.py"), "--torch", "gpu"], capture_output=True, text=True, check=False

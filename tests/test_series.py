@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from fairrecon_lab.progress import Progress
 from fairrecon_lab.runner import choose, widget_failures
 
 PARAMETERS = '# %% tags=["parameters"]\nprofile = "tiny"\noverrides = {}\n\n# %%\n'
@@ -172,7 +173,43 @@ def test_a_profile_file_is_found_from_the_folder_of_the_caller(clone):
     assert json.loads((clone / "runs/mine/run.json").read_text())["seed"] == 4
 
 
+@pytest.mark.series
+def test_the_series_runs_on_its_own_interpreter_whatever_kernel_is_called_python3(clone, tmp_path):
+    foreign = tmp_path / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": [sys.executable, "-c", "raise SystemExit('foreign')"], "display_name": "x", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "tiny", "--only", "00", "-p", "seed=010"]
+    home = environment(clone) | {"JUPYTER_PATH": str(tmp_path / "jupyter")}
+    done = subprocess.run(command, cwd=clone, env=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = (clone / "runs").glob("*/run.json")
+    assert json.loads(record.read_text())["seed"] == 10
+
+
+def test_a_folder_that_cannot_be_written_names_the_way_out(clone):
+    (clone / "file").write_text("")
+    home = environment(clone) | {"FAIRRECON_RUNS": str(clone / "file")}
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "tiny", "--only", "00"]
+    refused = subprocess.run(command, cwd=clone, env=home, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "set FAIRRECON_RUNS to a folder of yours" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_the_time_left_is_shown_once_it_was_measured_and_scales_with_this_machine():
+    paths, record = [Path("00_a.ipynb"), Path("01_b.ipynb")], {"00_a": {"wall_s": 30}, "01_b": {"wall_s": 70}}
+    with Progress(paths, {"notebooks": record}) as progress:
+        with progress.notebook(paths[0]):
+            progress.tick(0, 10)
+            assert "left" not in progress.bar.bar_format and progress.bar.n == 3
+            progress.tick(4, 10)
+            assert "about {remaining} left" in progress.bar.bar_format and progress.bar.smoothing == 0
+        assert progress.bar.n == 30 and progress.bar.total == 100
+
+
 def test_numbers_choose_notebooks_in_order():
+    with pytest.raises(ValueError, match="no notebook '100'; there are 00, 01"):
+        choose([Path(f"{number:02}_x.ipynb") for number in range(11)], ["100"], "")
     paths = [Path(f"{number:02}_x.ipynb") for number in range(5)]
     assert choose(paths, ["3", "01"], "") == [paths[1], paths[3]]
     assert choose(paths, [], "02") == paths[2:]

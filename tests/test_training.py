@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fairrecon_core.degrade import degradation
-from fairrecon_core.learn.loop import Images, Trainable, _validate, batches, fit, pairs
+from fairrecon_core.learn.loop import Images, Trainable, _validate, batches, fit, pairs, precision_of
 from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.learn.weights import load_weights, read_safetensors, save_weights
 from fairrecon_core.reconstruct.unet import UNetReconstructor
@@ -179,3 +179,11 @@ def test_side_by_side_keeps_the_order_the_errors_and_the_number_of_threads():
         assert side_by_side(str, []) == [] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_auto_precision_asks_the_processor(monkeypatch):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+    assert precision_of("cpu") == "32-true"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert precision_of("cpu") == "bf16-mixed"

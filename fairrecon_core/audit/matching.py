@@ -211,8 +211,8 @@ def codes_of(frame: pd.DataFrame, name: str, what: str = "results") -> tuple[np.
         codes, names = text_codes(frame[name])
     if (codes < 0).any():
         way_out = "the identity level is 1, or inf photons" if name == "level" else "fill it"
-        where = at(frame, what, int(np.argmax(codes < 0)))
-        raise ValueError(f"{int((codes < 0).sum())} rows have no {name!r}, the first is {where}: {way_out}")
+        n, where = int((codes < 0).sum()), at(frame, what, int(np.argmax(codes < 0)))
+        raise ValueError(f"{n} rows have no {name!r}, the first is {where}: {way_out}")
     codes, used = _compressed(codes)
     return codes, np.asarray(names)[used]
 
@@ -264,15 +264,14 @@ def _roles(predictions, cohort: pd.DataFrame, image, fold, split: str, notes: li
 
 def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
     """As a result's fold sees its image: its own fold is test, the next validation (see `cohort/splits.py`)."""
-    natural = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    natural = lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     order = sorted(folds, key=natural)
     if not named:
         raise ValueError(
             f"the cohort has folds {', '.join(order)}, the results no column 'fold': add it (the fold whose network "
             "made the result); if each image has one result, made out of its fold, take 'fold' out of the cohort"
         )
-    codes, names = fold
-    strange = [name for name in names if name not in order]
+    (codes, names), strange = fold, [name for name in fold[1] if name not in order]
     if strange:
         raise ValueError(f"results of fold {strange[0]!r}; the cohort has folds {', '.join(order)}: number both alike")
     seen, own = np.array([order.index(name) for name in names])[codes], np.array([order.index(name) for name in folds])
@@ -288,9 +287,7 @@ def _roles_by_split(codes, words, image, split: str, notes: list) -> np.ndarray:
         raise ValueError(f"no results on images of split {split!r}; there are {sorted(words)}: pass split=...")
     strange = [word for word, name in zip(words, names) if name not in (*SPLITS, wanted)]
     if strange and wanted == "test":
-        raise ValueError(
-            f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split=..."
-        )
+        raise ValueError(f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split")
     renamed = [f"{word!r} as {name}" for word, name in zip(words, names) if word != name]
     notes += [f"splits: {', '.join(renamed)}"] if renamed else []
     return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)
@@ -318,8 +315,7 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
     used = np.isin(keys.condition, list(levels.values())) & (keys.role == 1)
     rows = np.unique(keys.image[used])
     meant = np.unique(keys.image[keys.role == 1])
-    if len(rows) < len(meant):
-        n = len(meant) - len(rows)
+    if n := len(meant) - len(rows):
         keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
     images = _people(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)
@@ -337,8 +333,9 @@ def _people(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> pd
         codes, texts = text_codes(images[name])
         lost = np.flatnonzero(is_word(texts)[codes])
         if lost.size:
-            where = at(cohort, "cohort", rows[lost[0]])
-            raise ValueError(f"{lost.size} images have no {name}, e.g. {where}: fill or drop them")
+            raise ValueError(
+                f"{lost.size} images have no {name}, e.g. {at(cohort, 'cohort', rows[lost[0]])}: fill or drop"
+            )
         images[name] = texts[codes]
     for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
         wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
@@ -357,8 +354,11 @@ def _check_pairs(matched: Matched, baseline_arm: str) -> None:
         if baseline not in (-1, i):
             both = present[i] & present[baseline]
             pairs += int(both.sum())
-            half = [name for name, values in matched.measure.items() if np.isnan(values[[i, baseline]])[:, both].any()]
-            matched.notes += [f"{arm} at level {level:g}: {name} is undefined for some images" for name in half]
+            for name, values in matched.measure.items():
+                n = int((np.isnan(values[[i, baseline]]).any(axis=0) & both).sum())
+                matched.notes += [f"{arm} at level {level:g}: {n} images have no {name} and are left out of it"] * (
+                    n > 0
+                )
     if not pairs:
         there = ", ".join(f"{arm} at level {level:g}" for arm, level in matched.conditions)
         raise ValueError(f"no image has results of an arm and of its baseline {baseline_arm!r}; there are {there}")

@@ -328,8 +328,8 @@ def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
         raise ValueError(
             f"labels {column} should be 0, 1 or empty, found {found} ({at(cohort, 'cohort', odd[0], column)})"
         )
-    words = [name for name in names if name.lower() in LABEL_WORDS]
-    notes += [f"{column}: {', '.join(map(repr, words))} read as 1 and 0"] if words else []
+    words = [f"{name!r} read as {LABEL_WORDS[name.lower()]}" for name in names if name.lower() in LABEL_WORDS]
+    notes += [f"{column}: {', '.join(words)}"] if words else []
     return truth
 
 
