@@ -236,7 +236,12 @@ def fit(
         accelerator = "cpu"
     if precision == "auto":
         precision = precision_of(accelerator)
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)  # type: ignore[arg-type]  # it checks
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=precision,  # type: ignore[arg-type]  # any text here: Fabric refuses what it does not know
+    )
     fabric.launch()
     modules, state = recipe.modules(), _State(recipe, folder)
     state.resume()
