@@ -47,12 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--from", dest="start", metavar="NN", default="", help="start at this notebook")
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
+    options.add_argument("--with-images", action="store_true", help="show images of real patients in the report")
     chosen = options.parse_args(argv)
     from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
 
     try:
         overrides = dict(_key_value(text) for text in chosen.settings)
-        run_series(chosen.profile, overrides, only=chosen.only, start=chosen.start, again=chosen.again)
+        which = {"only": chosen.only, "start": chosen.start, "again": chosen.again}
+        run_series(chosen.profile, overrides, **which, with_images=chosen.with_images)
     except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

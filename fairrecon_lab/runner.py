@@ -60,6 +60,7 @@ def run_series(
     start: str = "",
     again: bool = False,
     folder: Path | None = None,
+    with_images: bool = False,
 ) -> dict:
     """Run the notebooks of a profile in order and return the record that `run.json` holds.
 
@@ -77,6 +78,8 @@ def run_series(
         Run notebooks even if nothing changed.
     folder : Path, optional
         Where the notebooks are; the clone's `notebooks/` by default.
+    with_images : bool
+        Whether the report shows figures that may hold images of real patients.
 
     Returns
     -------
@@ -115,16 +118,19 @@ def run_series(
                 record["finished"] = _now()
                 write_json(out / "run.json", record)
     finally:
-        report(out)
+        report(out, with_images)
     return record
 
 
-def report(out: Path) -> Path | None:
-    """Put what the run in `out` has so far on one page; a page that fails costs a line, never the run's results."""
+def report(out: Path, with_images: bool = False) -> Path | None:
+    """Put what the run in `out` has so far on one page; a page that fails costs a line, never the run's results.
+
+    Images of real patients are shown only `with_images`.
+    """
     if not (out / "run.json").exists():  # the first notebook failed
         return None
     try:
-        page = write_report(out)
+        page = write_report(out, with_images=True) if with_images else write_report(out)
     except Exception as error:
         print(f"no report.html: {type(error).__name__}: {str(error)[:300]}")
         return None

@@ -223,7 +223,7 @@ run.figure(figure, "07_samples")
 #
 # ## Every arm, every level
 # One call per arm reconstructs what is missing and measures it; what exists and is current is read back. Then we read the **whole** table:
-# an arm of yours that wrote its rows (notebook 12 shows how) is in every figure from here on, without a change to this notebook.
+# an arm of yours that wrote its rows (notebook 13 shows how) is in every figure from here on, without a change to this notebook.
 
 # %%
 quality, arms_of = {}, {}
@@ -514,7 +514,7 @@ assert np.isclose(in_db(values), in_db(moved)) and in_percent(values) > 2 * in_p
 # %% [markdown]
 # **3.** Blur the degraded images: a Gaussian of one pixel, `gaussian_filter(image, 1)`, on 16 of them. Where does the result lie in the plane of
 # perception and distortion: further right than `degraded`, further down, both, or neither? `measure(images, truths)` of above takes a
-# stack of images and a stack of clean ones. (Notebook 12 shows how such a filter becomes an arm of its own, with a curve in every figure.)
+# stack of images and a stack of clean ones. (Notebook 13 shows how such a filter becomes an arm of its own, with a curve in every figure.)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 part = last.setup.rows(last.audit_level)[:16]

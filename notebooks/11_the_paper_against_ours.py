@@ -7,7 +7,7 @@
 #
 # There are two papers. The *seed* asks whether reconstruction changes the gaps between subgroups. The *follow-up*, a year later, uses the same
 # networks and predictions, adds a summary in per cent and two ways to reduce bias, and prints the tables of the seed again. This notebook puts
-# both beside what we computed. Whether a printed number could also have come from chance is the question of notebook 13.
+# both beside what we computed. Whether a printed number could also have come from chance is the question of notebook 12.
 
 # %% tags=["parameters"]
 profile = "tutorial"  # smoke | tutorial | lgg | covid_cxr | nih | paper
@@ -121,7 +121,7 @@ show("5a", "5b", "5c")
 # ### The follow-up's tables
 # Table 1 is the baseline, Table 2 the median change in per cent by model, Table 3 the same by attribute and by mitigation. Our rows "Reweighted"
 # and "EODD" are empty, as this run has no mitigated networks. Table 4 is about mitigation only. Below it stands the change of PSNR (%) arm by
-# arm, from the authors' slides: look at the spread behind each mean. What these medians mean is the subject of notebook 13.
+# arm, from the authors' slides: look at the spread behind each mean. What these medians mean is the subject of notebook 12.
 
 # %%
 from fairrecon_lab.paper.claims import placebo

@@ -30,6 +30,7 @@ LONG = (
     "10",
     "11",
     "12",
+    "13",
 )  # minutes each: FAIRRECON_BROWSER=all opens them too
 OTHERS = [path for path in WITH_WIDGETS if path not in IN_DEPTH]
 if os.environ.get("FAIRRECON_BROWSER") != "all":

@@ -34,7 +34,7 @@ def make(source: Path, target: Path) -> float:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     record = json.loads((source / "run.json").read_text())
-    arms = {"clean", *record["settings"]["classical"], *record["settings"]["arms"], *CONTROLS}  # none of notebook 12's
+    arms = {"clean", *record["settings"]["classical"], *record["settings"]["arms"], *CONTROLS}  # none of notebook 13's
     for folder in sorted((source / "cohorts").iterdir()):
         cohort = load_cohort(folder)
         test, validation = cohort.select("test"), cohort.select("validation")

@@ -125,7 +125,11 @@ def overlap_changes(audits: Mapping[str, pd.DataFrame], note: str) -> Figure:
 def standard_errors(published: Mapping[tuple, pd.DataFrame], note: str) -> Figure:
     """Bootstrap standard errors of the EODD of clean, of an arm, and of their paired difference, means over tasks.
 
-    `published` maps (cohort, attribute) to tables of `paper.evaluation.published_audit`.
+    Parameters
+    ----------
+    published : mapping of (cohort, attribute) to DataFrame
+        From `paper.evaluation.published_audit`.
+    note : str
     """
     columns = {
         "baseline_standard_error": "clean",

@@ -49,19 +49,19 @@ FIGURES = {  # the paper's result figures: what is in them, the notebook with th
     "20": ("standard errors, classification", "10", "10_fig_20"),
     "21": ("change of SER and Delta Dice", "10", "10_fig_21"),
 }
-FOLLOW_UP_FIGURES = {  # the same of the follow-up; its notebook 13 draws what the seed's notebooks do not
+FOLLOW_UP_FIGURES = {  # the same of the follow-up; its notebook 12 draws what the seed's notebooks do not
     "2": ("Dice, mean AUROC and PSNR over the noise level", "08", "08_noise"),
-    "3": ("histogram of the change in per cent", "13", "13_percent"),
-    "4": ("change by finding", "13", "13_change_chest"),
-    "5": ("change by brain task", "13", "13_change_brain"),
+    "3": ("histogram of the change in per cent", "12", "12_percent"),
+    "4": ("change by finding", "12", "12_change_chest"),
+    "5": ("change by brain task", "12", "12_change_brain"),
     "10": ("brain: AUROC and PSNR over acceleration", "08", "08_noise"),
     "14": ("change of EOP by finding", "10", "10_fig_13"),
     "15": ("change of EOP and Delta Dice, brain", "10", "10_fig_21"),
-    "16": ("histogram with merged races", "13", "13_merged"),
-    "17": ("change by finding with merged races", "13", "13_merged_change"),
-    "18": ("SSIM in place of PSNR", "13", "13_ssim"),
-    "19": ("SSIM, brain tasks", "13", "13_ssim"),
-    "20": ("histogram by attribute", "13", "13_percent"),
+    "16": ("histogram with merged races", "12", "12_merged"),
+    "17": ("change by finding with merged races", "12", "12_merged_change"),
+    "18": ("SSIM in place of PSNR", "12", "12_ssim"),
+    "19": ("SSIM, brain tasks", "12", "12_ssim"),
+    "20": ("histogram by attribute", "12", "12_percent"),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fairrecon_lab.paper.claims import sentences
 from fairrecon_lab.plots import VERDICT_COLOURS
 from fairrecon_lab.report import sections
 from fairrecon_lab.report.contents import Contents
@@ -66,6 +67,7 @@ def page(run: Contents) -> str:
         "profile": run.profile,
         "when": when,
         "style": STYLE,
+        "claims": sentences(),
         "sections": parts,
         "links": [part[:2] for part in parts],
     }

@@ -100,7 +100,12 @@ def asked(run: Contents) -> dict:
 
 
 def data(run: Contents) -> list[dict]:
-    """What is to be said of every cohort."""
+    """What is to be said of every cohort.
+
+    Parameters
+    ----------
+    run : Contents
+    """
     found = []
     for name, cohort in run.cohorts.items():
         people = cohort.table.drop_duplicates("patient_id")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 13. The claims against chance
+# # 12. The claims against chance
 # - **You will** see which printed gaps are no larger than equal rates would print; tell the change that a test split could have shown;
 #   understand what a median change in per cent is when nothing changed, and when change has no direction; weigh the claims of both papers one by one
 # - **Time** 20 s, **memory** 450 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
@@ -55,7 +55,7 @@ assert abs(two[:, 1].mean() - gap.mean()) < 4 * gap.std() / np.sqrt(2000)
 
 # %%
 against_chance = pictures.against_chance
-run.figure(against_chance(), "13_race_against_chance")
+run.figure(against_chance(), "12_race_against_chance")
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
@@ -107,7 +107,7 @@ mde.sort_values("positives", ascending=False)
 # to see. For the brain we can do the same sum with its hundred patients.
 
 # %%
-run.figure(pictures.detectable_changes(), "13_detectable")
+run.figure(pictures.detectable_changes(), "12_detectable")
 
 # %%
 from fairrecon_core.audit.bootstrap import se_from_flips
@@ -180,7 +180,7 @@ from fairrecon_lab.paper.against_chance import against_chance as measured
 
 laws = measured()
 percent = laws[laws["table"].isin(["F2", "F3"]) & (laws["statistic"] == "median change (%)")]
-run.figure(pictures.printed_on_laws(percent), "13_laws")
+run.figure(pictures.printed_on_laws(percent), "12_laws")
 
 # %% [markdown]
 # **What to look for:** the red diamonds against the grey bars, and then against the blue ones. "Standard: Sex" lies outside of the grey bar: +24 % is
@@ -251,7 +251,7 @@ performance_changes(ours).round(3)
 
 # %%
 if panels := noise_panels(ours):
-    display(run.figure(pictures.quality_and_task(panels, "this run"), "13_ssim"))
+    display(run.figure(pictures.quality_and_task(panels, "this run"), "12_ssim"))
 
 # %% [markdown]
 # Next the histogram of changes in per cent (Figures 3 and 20). The blue stripe is where the median would lie if nothing had changed. For a run of
@@ -279,7 +279,7 @@ for cohort in chest:
 # %%
 bands = {name: tuple(law.band()[[0, 2]]) for name, law in laws_here.items()}
 if of_chest:
-    display(run.figure(pictures.percent_histograms(of_chest, bands, "chest, this run"), "13_percent"))
+    display(run.figure(pictures.percent_histograms(of_chest, bands, "chest, this run"), "12_percent"))
 by_model = {name: {arm: law.band(arm).round(1) for arm in MODELS} for name, law in laws_here.items()}
 pd.DataFrame(by_model).rename_axis("median (%) if nothing changed: low, middle, high")
 
@@ -294,7 +294,7 @@ pd.DataFrame(by_model).rename_axis("median (%) if nothing changed: low, middle, 
 for cohort in ours.evaluated if "delta" in table else []:
     rows = table[table["cohort"] == cohort.name]
     picture = pictures.changes_by_task(rows, recorded(cohort), f"{cohort.name}, this run, 95 %")
-    display(run.figure(picture, f"13_change_{'chest' if cohort.modality == 'xray' else 'brain'}"))
+    display(run.figure(picture, f"12_change_{'chest' if cohort.modality == 'xray' else 'brain'}"))
 
 # %% [markdown]
 # In Figures 16 and 17 the follow-up counts the two smallest races as "other". With larger groups the gap itself becomes smaller and its change becomes
@@ -306,7 +306,7 @@ for cohort in [one for one in chest if "race" in of_chest]:
     law = null_percent(scores, merge_races(cohort.table), "race", MODELS, **options)
     merged = {"six groups": of_chest["race"], "four groups": law.observed}
     bands = {"six groups": bands["race"], "four groups": tuple(law.band()[[0, 2]])}
-    display(run.figure(pictures.percent_histograms(merged, bands, "chest by race, this run"), "13_merged"))
+    display(run.figure(pictures.percent_histograms(merged, bands, "chest by race, this run"), "12_merged"))
 pd.DataFrame({name: rows["baseline"].describe()[["mean", "max"]] for name, rows in merged.items()}).round(3)
 
 # %% [markdown]
@@ -322,7 +322,7 @@ for cohort in [one for one in chest if "race" in of_chest]:
     six = table[(table["cohort"] == cohort.name) & (table["attribute"] == "race")]
     both = pd.concat([six, percent_table(audit).assign(attribute="merged_race")])
     display(
-        run.figure(pictures.changes_by_task(both, ["race", "merged_race"], "chest, this run, 95 %"), "13_merged_change")
+        run.figure(pictures.changes_by_task(both, ["race", "merged_race"], "chest, this run, 95 %"), "12_merged_change")
     )
 
 # %% [markdown]

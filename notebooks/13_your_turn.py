@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 12. Your turn: a new reconstructor, a new cohort
+# # 13. Your turn: a new reconstructor, a new cohort
 # - **You will** add a reconstructor of your own in fifteen lines and see it beside the others; add a cohort in twenty and train a reader on
 #   it; audit both without touching the core
 # - **Time** 40 s, **memory** 1250 MB (tutorial); **needs** 01; **makes** an arm `linear` and a cohort `phantoms`
@@ -213,7 +213,7 @@ labels = [f"{row.arm} (n = {row.smallest_group})" for row in signed.itertuples()
 effect = signed[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy().T
 plots.forest(ax, labels, *effect, verdicts=list(signed["verdict"]))
 ax.set_xlabel("Change of the TPR gap, old − young, against clean (simulated phantoms)", fontsize=9)
-run.figure(figure, "12_phantoms")
+run.figure(figure, "13_phantoms")
 
 # %% [markdown]
 # ## Check your understanding
