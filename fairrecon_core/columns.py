@@ -113,7 +113,7 @@ def pairs_text(items: Iterable) -> str:
 def value_text(value) -> str:
     """A value as it stands in file names and messages: 8 for 8.0, inf for infinity."""
     if isinstance(value, float | np.floating):
-        return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+        return str(int(value)) if float(value).is_integer() and abs(float(value)) < 1e15 else repr(float(value))
     return str(value)
 
 

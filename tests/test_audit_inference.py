@@ -284,6 +284,13 @@ def test_patient_bootstrap_knows_that_images_of_a_patient_are_not_independent():
     assert paired.value == pytest.approx(0.1) and paired.se < 1e-6
 
 
+def test_a_misspelt_statistic_is_refused_and_a_function_is_taken():
+    with pytest.raises(ValueError, match="statistic is 'mean', 'median' or a function, got 'meen'"):
+        patient_bootstrap([1.0, 2.0], ["a", "b"], statistic="meen")
+    assert patient_bootstrap([1.0, 2.0, 6.0], list("abc"), statistic="median", n_boot=20).value == 2
+    assert patient_bootstrap([1.0, 2.0, 6.0], list("abc"), statistic=np.ptp, n_boot=20).value == 5
+
+
 def test_patient_bootstrap_weighs_rows_or_patients_and_drops_the_undefined():
     values, patient = [1.0, 1.0, 1.0, 3.0, np.nan], ["a", "a", "a", "b", "b"]
     assert patient_bootstrap(values, patient, n_boot=50).value == 1.5

@@ -471,6 +471,7 @@ def test_any_acceleration_from_two_to_the_size_works(acceleration):
             "no published spoke count for acceleration 6; there are: 4, 8, 16",
         ),
         (lambda: undersample(head(), 8, noise=0.1), "give image_ids"),
+        (lambda: acquire(head()[None], radial_mask(64, 8), noise=0.1), "noise 0.1 needs generators, one per image"),
         (lambda: RadialMRI(noise=-1), "noise is 0 or"),
         (lambda: RadialMRI(noise=math.nan), "noise is 0 or"),
         (lambda: RadialMRI("published", noise=0.1), "published mode"),

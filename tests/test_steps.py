@@ -1,5 +1,6 @@
 """The steps of a cohort: what is computed once, what is computed again, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +13,9 @@ from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.cached import CachedDegradation
 from fairrecon_core.learn.weights import read_safetensors
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.segmenter import Segmenter
+from fairrecon_core.predict.training import train_reader
 from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import load_settings
@@ -196,6 +200,30 @@ def test_truncated_weights_are_refused_by_name(trained, tmp_path):
     path.write_bytes(trained.weights.path("unet").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"brain-unet\.safetensors is corrupt or truncated"):
         trained.weights.network("unet").load(path)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("ask", ["path", "card", "losses"])
+def test_an_arm_without_weights_says_so(trained, ask, train):
+    steps = steps_in(trained.setup.run.folder, train=train)
+    assert steps.weights.make("tv") is None
+    with pytest.raises(ValueError, match="tv has no weights: it is tuned when it is loaded"):
+        getattr(steps.weights, ask)("tv")
+    with pytest.raises(ValueError, match="tv has no weights"):
+        steps.weights.made_from("tv")
+
+
+def test_a_reader_with_nothing_to_learn_from_names_what_is_missing(trained, tmp_path):
+    class Blind(Segmenter):
+        def training_targets(self, cohort, rows):
+            return rows[:0], cohort.masks_at(rows[:0])
+
+    with pytest.raises(ValueError, match="no train image with a mask: a segmenter cannot learn"):
+        train_reader(Blind(width=2), trained.cohort, folder=tmp_path)
+    nobody = Classifier(["grade"], "resnet18_half")
+    cohort = dataclasses.replace(trained.cohort, table=trained.cohort.table.assign(y_grade=np.nan))
+    with pytest.raises(ValueError, match=r"no train image with a label of \['grade'\]: a classifier cannot learn"):
+        train_reader(nobody, cohort, folder=tmp_path)
 
 
 def test_an_unknown_arm_lists_the_known_ones(trained):

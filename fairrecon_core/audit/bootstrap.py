@@ -55,7 +55,7 @@ def patient_bootstrap(
     Raises
     ------
     ValueError
-        Numbers of values and patients differ, or `per` is unknown.
+        Numbers of values and patients differ, or `per` or `statistic` is unknown.
 
     Examples
     --------
@@ -64,6 +64,8 @@ def patient_bootstrap(
     """
     if per not in ("row", "patient"):
         raise ValueError(f"per is 'row' or 'patient', got {per!r}")
+    if not callable(statistic) and statistic not in ("mean", "median"):
+        raise ValueError(f"statistic is 'mean', 'median' or a function, got {statistic!r}")
     values = np.stack([np.asarray(values, dtype=float)] + ([] if baseline is None else [np.asarray(baseline, float)]))
     patient_ids = np.asarray(patient_ids)
     if values.shape[1:] != patient_ids.shape:
@@ -72,7 +74,7 @@ def patient_bootstrap(
     if not keep.any():
         return Interval(np.nan, np.nan, np.nan, np.nan, 0, n_boot)
     patient, ids = patient_codes(patient_ids[keep])
-    n_rows = np.bincount(patient)
+    n_rows: np.ndarray = np.bincount(patient)
     sums = np.stack([np.bincount(patient, row) for row in values[:, keep]])  # (1 or 2, patients)
     if per == "patient":
         values, patient, keep = sums / n_rows, np.arange(len(ids)), np.ones(len(ids), dtype=bool)
@@ -83,7 +85,7 @@ def patient_bootstrap(
         draws = np.concatenate([weights.astype(float) @ sums.T / (weights @ n_rows)[:, None]
                                 for weights in patient_weights(len(ids), n_boot, seed)]).T  # fmt: skip
     else:
-        function = np.median if statistic == "median" else statistic
+        function = statistic if callable(statistic) else np.median
         point = np.array([[function(row)] for row in values])
         draws = np.array([[function(np.repeat(row, weight[patient])) for row in values]
                           for weights in patient_weights(len(ids), n_boot, seed) for weight in weights]).T  # fmt: skip

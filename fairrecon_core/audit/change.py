@@ -107,9 +107,9 @@ def audit_change(
     who = _reference(reference, names, codes, patient)
     parts = []
     for baseline, members, usable in _calls(matched):
-        rows = np.flatnonzero(usable)
+        chosen = np.flatnonzero(usable)
         parts += _measure(
-            matched, rows, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
+            matched, chosen, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
         )
     rows = signed_rows(parts, names, name, choices) + gap_rows(parts, name, choices)
     rows += nested_rows(matched, parts, codes, names, choices)

@@ -9,7 +9,7 @@ and Min 2005 for paired changes): ten patients without a single flipped decision
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from fairrecon_core.audit.engine import (
 )
 
 KINDS = ("level", "gap", "change", "did")
+Reference = int | Literal["rest"]  # number of a group, or all the others
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class GroupMeans:
     value: np.ndarray
     smoothed: np.ndarray
     resamples: np.ndarray
-    reference: int | str
+    reference: Reference
     reference_value: np.ndarray
     reference_resamples: np.ndarray
     variance: np.ndarray
@@ -133,17 +134,19 @@ def resample_means(
     return out
 
 
-def _as_reference(cells: CellSums, attribute: int, n_groups: int, reference: int | str) -> int | str:
+def _as_reference(cells: CellSums, attribute: int, n_groups: int, reference: int | str) -> Reference:
     if reference == "largest":
         code = cells.unit_codes[:, attribute]
         known = np.unique(np.stack([code, cells.patient])[:, code >= 0], axis=1)[0]
         return int(np.bincount(known, minlength=n_groups).argmax())
-    if reference == "rest" or (not isinstance(reference, str) and 0 <= reference < n_groups):
+    if reference == "rest":
+        return "rest"
+    if not isinstance(reference, str) and 0 <= reference < n_groups:
         return reference
     raise ValueError(f"unknown reference {reference!r}: choose 'largest', 'rest' or a group from 0 to {n_groups - 1}")
 
 
-def _group_values(totals, cells: CellSums, attribute: int, n_groups: int, reference: int | str):
+def _group_values(totals, cells: CellSums, attribute: int, n_groups: int, reference: Reference):
     """Means by group and of the reference, each (b, S, A, G or 1)."""
     by_group = group_totals(totals, cells.codes[:, attribute], n_groups)  # (b, G, S, 1 + A)
     other = by_group.sum(axis=1, keepdims=True) - by_group if reference == "rest" else by_group[:, [reference]]
@@ -181,15 +184,16 @@ class _Spread:
         return cls(stack("variance"), stack("smoothed"), se, df, stack("n_patients"), stack("n_rows"))
 
 
-def _spread_of_stratum(weight, total, reference: int | str, rate: bool, min_support: int) -> dict:
+def _spread_of_stratum(weight, total, reference: Reference, rate: bool, min_support: int) -> dict:
     """Standard errors in one stratum from its sums by patient and group: weight (P, G), total (A, P, G)."""
     own = _sides(weight, total, rate, min_support)
+    others: Sequence[_Side]
     if reference == "rest":
         remaining = weight.sum(axis=1, keepdims=True) - weight, total.sum(axis=2, keepdims=True) - total
         others = _sides(*remaining, rate, min_support)
     else:
         others = [_Side(*(part[..., [reference]] for part in side)) for side in own]
-    out = {"n_patients": own[0].n_patients, "n_rows": weight.sum(axis=0)}
+    out: dict[str | tuple[str, str], np.ndarray] = {"n_patients": own[0].n_patients, "n_rows": weight.sum(axis=0)}
     out |= {"variance": own[0].variance, "smoothed": own[0].value}
     for a, b, alone, compared in zip(own, others, ("level", "change"), ("gap", "did")):
         variance, variance_b = a.variance + a.extra, b.variance + b.extra
@@ -334,7 +338,7 @@ def resample_aurocs(
     (halves,) = resample_means(patient, group, strata, [n_groups], n_boot=n_boot, seed=seed, reference=reference,
                             min_support=min_support, n_patients=n_patients)  # fmt: skip
     cells = cell_sums(patient, group, strata, n_patients)
-    spread = _auroc_spread(cells, n_groups, halves.reference)
+    spread = _auroc_spread(cells, n_groups, int(halves.reference))
     point = halves.value.mean(axis=0, keepdims=True)  # both halves are the AUROC; NaN if either lacks support
     resamples = (halves.resamples.sum(axis=1, keepdims=True) - point).astype(np.float32)
     return GroupMeans(
@@ -358,7 +362,7 @@ def _auroc_spread(cells: CellSums, n_groups: int, reference: int) -> dict:
             halves.append(influence(dense[0], dense[1:]))
         n_patients.append((dense[0] > 0).sum(axis=0))
     psi, fewer = halves[0] + halves[1], np.minimum(*n_patients)
-    out = {"variance": (psi**2).sum(axis=1)}
+    out: dict[str | tuple[str, str], np.ndarray] = {"variance": (psi**2).sum(axis=1)}
     for kind in KINDS:
         own = psi if kind in ("level", "gap") else psi[1:] - psi[:1]
         own = own - own[..., [reference]] if kind in ("gap", "did") else own

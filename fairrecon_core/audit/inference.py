@@ -343,7 +343,7 @@ def null_means(
         rows = (code >= 0) & (cells.sums[:, s, 0] > 0)
         sums, n_patients = cells.sums[rows, s].astype(float), np.bincount(code[rows], minlength=n_groups)
         for g in np.flatnonzero(n_patients >= max(min_support, 1)):
-            totals = _draw_totals(sums, n_patients[g], n_draws, np.random.default_rng([seed, s, g]))
+            totals = _draw_totals(sums, n_patients[g], n_draws, np.random.default_rng([seed, s, int(g)]))
             draws[:, s, :, g] = totals[:, 1:] / totals[:, :1]
     return draws
 

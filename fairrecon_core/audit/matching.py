@@ -128,7 +128,7 @@ class _Keys:
         if len(columns["cohort"][1]) > 1:
             raise ValueError(f"results of several cohorts, {list(columns['cohort'][1])}: audit them one by one")
         image = _image_positions(predictions, cohort)
-        notes, (arm, arms), (level, levels) = [], columns["arm"], columns["level"]
+        notes, (arm, arms), (level, levels) = list[str](), columns["arm"], columns["level"]
         condition, pairs = _compressed(arm * np.int32(len(levels)) + level)
         conditions = [(str(arms[pair // len(levels)]), float(levels[pair % len(levels)])) for pair in pairs]
         order = sorted(range(len(pairs)), key=conditions.__getitem__)  # the order of rows must not show

@@ -12,6 +12,8 @@ and our default; aif360's `average_odds_error` is `agg="mean"` for two subgroups
 Source: paper Sec. 2.2; SER after doi:10.1038/s41598-024-66873-6 with Dice in place of IoU.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
@@ -19,7 +21,7 @@ from scipy.stats import rankdata
 UNKNOWN = "unknown"
 WEAK_SUPPORT = 20  # patients with, and without, the label: below, a rate is marked weak
 JOIN = " & "  # between the names of an intersection: "female & old"
-AGGREGATE = {"mean": lambda tpr_gap, fpr_gap: (tpr_gap + fpr_gap) / 2, "max": np.maximum}
+AGGREGATE: dict[str, Callable] = {"mean": lambda tpr_gap, fpr_gap: (tpr_gap + fpr_gap) / 2, "max": np.maximum}
 PSNR_UNITS = ("db", "percent", "mse_ratio")
 
 

@@ -7,6 +7,8 @@ conditions with the baseline first, G subgroups. Throughout: `parts` are the res
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -55,7 +57,7 @@ class Part:
     result: GroupMeans  # S = 1
     arms: list  # (arm, level) of the conditions, without the baseline
     did: inference.Contrast
-    change_p: np.ndarray | None = None  # (A - 1,) omnibus: did the subgroups change differently?
+    change_p: np.ndarray  # (A - 1,) omnibus: did the subgroups change differently?
     null: np.ndarray | None = None  # (draws, A, G)
 
 
@@ -82,6 +84,7 @@ def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Ch
         unit, result = unit_of(part.metric), part.result
         margin, n = choices.margin_of(unit), result.n_patients[0]
         rest = result.reference == "rest"
+        versus = "rest" if result.reference == "rest" else names[result.reference]
         n_reference = n.sum() - n if rest else np.full(len(n), n[result.reference])
         head = {"task": part.task, "metric": part.metric, "label": part.label, "estimator": "plug_in", "unit": unit}
         for kind, moved, p_used in (
@@ -101,8 +104,11 @@ def signed_rows(parts: list[Part], names: list[str], attribute: str, choices: Ch
                     smallest = min(n[g], n_reference[g]) if signed else n[g]
                     row = head | {"arm": arm, "level": level, "subgroup": subgroup}
                     row |= {name: array[0, a, g] for name, array in columns.items()}
-                    row["reference"] = ("rest" if rest else names[result.reference]) if signed else ""
-                    row |= {"p_adjusted": p_used[0, a, g] if signed else np.nan, "family": family[a] if signed else ""}
+                    row["reference"] = versus if signed else ""
+                    row |= {
+                        "p_adjusted": np.nan if p_used is None else p_used[0, a, g],
+                        "family": family[a] if signed else "",
+                    }
                     row |= {"margin": margin, "verdict": str(verdict[0, a, g]) or "not_estimable"}
                     row |= {"band_low": -half[0, a, g], "band_high": half[0, a, g]}
                     row |= {"n_patients": int(n[g] + n_reference[g] * signed), "smallest_group": int(smallest)}
@@ -169,7 +175,7 @@ def gap_rows(parts: list[Part], attribute: str, choices: Choices) -> list[dict]:
     rows = []
     for i, part in enumerate(parts):
         name = gap_of(part.metric)
-        band = _null_gap_of_aurocs(part, choices) if part.null is None else inference.group_range(part.null)
+        band = _null_gap(part, choices)
         own = _gap_row(part, name, part.label, *_gap_bounds(part.result, None, choices), part.change_p, band, choices)
         rows += own + _dispersion_rows(part, own)
         if part.metric == "tpr" and parts[i + 1].metric == "fpr":  # they come in pairs
@@ -179,8 +185,10 @@ def gap_rows(parts: list[Part], attribute: str, choices: Choices) -> list[dict]:
     return _holm(rows, attribute, choices)
 
 
-def _null_gap_of_aurocs(part: Part, choices: Choices) -> np.ndarray:
-    """Max-min gap of equal AUROCs under normal errors with their cluster-robust variances, (draws, A)."""
+def _null_gap(part: Part, choices: Choices) -> np.ndarray:
+    """Max-min gap with no true disparity, (draws, A): of AUROCs by normal errors with cluster-robust variances."""
+    if part.null is not None:
+        return inference.group_range(part.null)
     noise = np.random.default_rng(choices.seed).standard_normal((1000, *part.result.variance[0].shape))
     return inference.group_range(noise * np.sqrt(part.result.variance[0]))
 
@@ -242,14 +250,14 @@ def _dispersion_rows(part: Part, gap_rows: list[dict]) -> list[dict]:
 
 def _eodd_rows(tpr: Part, fpr: Part, choices: Choices) -> list[dict]:
     """EODD: the simultaneous bounds of TPR gap and FPR gap, combined; p is Bonferroni's over the two."""
-    both = dataclasses.replace(
-        tpr.result,
+    joint: dict[str, Any] = {
         **{name: np.concatenate([getattr(tpr.result, name), getattr(fpr.result, name)], axis)
            for name, axis in (("value", 0), ("smoothed", 0), ("resamples", 1), ("reference_value", 0),
                               ("reference_resamples", 1), ("variance", 0), ("n_patients", 0), ("n_rows", 0))},
-        se={kind: np.concatenate([tpr.result.se[kind], fpr.result.se[kind]]) for kind in tpr.result.se},
-        df={kind: np.concatenate([tpr.result.df[kind], fpr.result.df[kind]]) for kind in tpr.result.df},
-    )  # fmt: skip
+        "se": {kind: np.concatenate([tpr.result.se[kind], fpr.result.se[kind]]) for kind in tpr.result.se},
+        "df": {kind: np.concatenate([tpr.result.df[kind], fpr.result.df[kind]]) for kind in tpr.result.df},
+    }  # fmt: skip
+    both = dataclasses.replace(tpr.result, **joint)
     joined = []
     for k, gap in enumerate(_gap_bounds(both, [(0, 1)], choices)):
         joined.append(inference.Gap(*(aggregate(array[:1], array[1:], choices.agg) for array in gap)))
@@ -260,9 +268,10 @@ def _eodd_rows(tpr: Part, fpr: Part, choices: Choices) -> list[dict]:
             joined[k] = joined[k]._replace(
                 low=gap.low.min(axis=0, keepdims=True), high=gap.high.max(axis=0, keepdims=True)
             )
-    null = aggregate(inference.group_range(tpr.null), inference.group_range(fpr.null), choices.agg)
+    state, change, inner = joined
+    null = aggregate(_null_gap(tpr, choices), _null_gap(fpr, choices), choices.agg)
     p_value = np.minimum(1, 2 * np.minimum(tpr.change_p, fpr.change_p))
-    rows = _gap_row(tpr, "eodd", "", *joined, p_value, null, choices)
+    rows = _gap_row(tpr, "eodd", "", state, change, inner, p_value, null, choices)
     n = np.minimum(tpr.result.n_patients, fpr.result.n_patients)[0]
     known = ~np.isnan(tpr.result.value[0] + fpr.result.value[0]).any(axis=0)
     total = int((tpr.result.n_patients + fpr.result.n_patients).sum())
@@ -298,7 +307,8 @@ def _holm(rows: list[dict], attribute: str, choices: Choices) -> list[dict]:
         end = f"/{row['arm']}@{row['level']:g}" if choices.family == "arm" else ""
         row["family"] = f"{attribute}/{row['metric']}/{row['estimator']}{end}"
         families.setdefault(row["family"], []).append(row)
-    rule = {"max_t": multiplicity.holm, "bh": multiplicity.benjamini_hochberg, "none": np.array}[choices.adjust]
+    rules: dict[str, Callable] = {"max_t": multiplicity.holm, "bh": multiplicity.benjamini_hochberg, "none": np.array}
+    rule = rules[choices.adjust]
     for members in families.values():
         for row, p_adjusted in zip(members, rule([row["p_value"] for row in members])):
             row["p_adjusted"] = float(p_adjusted)
@@ -356,7 +366,7 @@ def _did_per_seed(matched: Matched, part: Part, codes, n_groups: int) -> np.ndar
         for g in range(n_groups):
             here = moved[(codes == g) & (truth == int(part.label)) & ~np.isnan(moved)]
             out[r, a, g] = here.mean() if len(here) else np.nan
-    return out - out[..., [part.result.reference]]
+    return out - out[..., [int(part.result.reference)]]
 
 
 def _nested_row(part, a, g, subgroup, names, both, inner, choices) -> dict:

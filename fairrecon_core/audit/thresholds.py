@@ -178,7 +178,7 @@ def cuts_of(thresholds, task: str, keys, rows, score, truth, matched, rule: str)
     if isinstance(thresholds, pd.DataFrame):
         return _tabled_cuts(thresholds, task, keys, rows)
     if np.isscalar(thresholds):
-        return np.full(len(rows), float(thresholds))
+        return np.full(len(rows), float(thresholds))  # type: ignore[arg-type]  # isscalar admits complex
     if task not in thresholds:
         raise ValueError(f"no threshold for task {task!r}; there are {sorted(thresholds)}")
     return np.full(len(rows), float(thresholds[task]))
@@ -349,7 +349,7 @@ def as_groups(values: pd.Series) -> tuple[pd.Series, list[str]]:
     """
     codes, names = text_codes(values)
     counts, column = np.bincount(codes[codes >= 0], minlength=len(names)), values.name
-    unknown, best = is_word(names, UNKNOWN_WORDS | UNKNOWN_CODES), {}
+    unknown, best = is_word(names, UNKNOWN_WORDS | UNKNOWN_CODES), dict[str, str]()
     for i in np.lexsort([np.arange(len(names)), -counts]):  # the most frequent spelling of each
         best.setdefault(names[i].casefold(), names[i])
     kept = [None if lost else best[name.casefold()] for name, lost in zip(names, unknown)]

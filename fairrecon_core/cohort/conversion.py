@@ -18,7 +18,8 @@ from fairrecon_core.cohort.splits import PLACES
 from fairrecon_core.columns import check_word
 from fairrecon_core.settings import suggest
 
-STORED = {"mri": np.dtype("uint16"), "xray": np.dtype("uint8"), "mask": np.dtype("bool")}  # types of a pixel on disk
+# types of a pixel on disk
+STORED: dict[str, np.dtype] = {"mri": np.dtype("uint16"), "xray": np.dtype("uint8"), "mask": np.dtype("bool")}
 HEADER_BYTES = 128  # of a .npy file of ours: fixed, so that it can be written again once the count is known
 REQUIRED = ("image_id", "patient_id", "modality", "sex", "age_years", "race")  # keys of a row
 
@@ -41,7 +42,7 @@ class Conversion:
     def __init__(self, folder: Path, head: dict, chunk: int, tasks: list[str] | None = None):
         self.folder, self.head, self.chunk, self.tasks = folder, json.loads(as_json(head)), chunk, tasks
         self.journal = folder / "rows.jsonl.part"
-        self.patients, self.seen, self.pending = {}, set(), []
+        self.patients, self.seen, self.pending = dict[str, dict](), set[str](), list[tuple]()
         self.kept = self._resume()  # row texts of the images that an interrupted conversion left, in order
 
     def add(self, image, row: dict, mask=None) -> None:
@@ -189,7 +190,7 @@ class Conversion:
         texts, *stacks = zip(*self.pending)
         for (path, _), stack in zip(self._files(), stacks):
             with path.open("ab") as file:
-                file.writelines(np.ascontiguousarray(pixels) for pixels in stack)
+                file.writelines(np.ascontiguousarray(pixels).data for pixels in stack)
         lines = [as_json({"row": text, "digest": digest}) for text, digest in zip(texts, pixel_digests(*stacks))]
         with self.journal.open("a", encoding="utf-8") as file:
             file.write("\n".join([*lines, ""]))
@@ -222,7 +223,7 @@ def clean_row(row: dict, tasks: list[str] | None = None) -> dict:
         for key in row if tasks is not None else ():
             kind, _, task = key.partition("_")
             if kind in ("y", "true"):
-                check_word("task", task, tuple(tasks))
+                check_word("task", task, tuple(tasks or ()))
         return {key: _clean_value(key, value) for key, value in row.items()}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from error
@@ -295,7 +296,7 @@ def pixel_digests(*stacks: Iterable) -> Iterator[str]:
     for pixels in zip(*stacks):
         digest = hashlib.blake2b(digest_size=16)
         for array in pixels:
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         yield digest.hexdigest()
 
 

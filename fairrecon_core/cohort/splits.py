@@ -68,10 +68,12 @@ def assign_roles(splits: pd.Series, seed: int, shares: tuple[float, float] | Non
         If the shares are negative, or do not sum to 1.
     """
     roles = pd.Series("both", index=splits.index, dtype="str")
-    for value, part in splits.groupby(splits) if shares is not None else ():
+    if shares is None:
+        return roles
+    for value, part in splits.groupby(splits):
         if value != "test":
             ids = ranked(part.index, seed, "role")
-            roles[ids] = np.repeat(ROLES, whole_parts(len(ids), shares))
+            roles[ids] = np.repeat(np.array(ROLES), whole_parts(len(ids), shares))
     return roles
 
 
@@ -281,13 +283,13 @@ def whole_parts(n: int, shares: tuple[float, ...]) -> list[int]:
     ValueError
         If the shares are negative, or do not sum to 1.
     """
-    shares = np.asarray(shares, dtype=float)
-    if (shares < 0).any() or not math.isclose(shares.sum(), 1, abs_tol=1e-9):
-        raise ValueError(f"shares should be at least 0 and sum to 1, got {tuple(shares.tolist())}")
-    parts = np.floor(n * shares + 1e-9).astype(int)
-    largest_rest_first = np.argsort(-(n * shares - parts), kind="stable")
+    share = np.asarray(shares, dtype=float)
+    if (share < 0).any() or not math.isclose(share.sum(), 1, abs_tol=1e-9):
+        raise ValueError(f"shares should be at least 0 and sum to 1, got {tuple(share.tolist())}")
+    parts = np.floor(n * share + 1e-9).astype(int)
+    largest_rest_first = np.argsort(-(n * share - parts), kind="stable")
     parts[largest_rest_first[: n - parts.sum()]] += 1
-    while n >= (shares > 0).sum() and (empty := (parts == 0) & (shares > 0)).any():
+    while n >= (share > 0).sum() and (empty := (parts == 0) & (share > 0)).any():
         parts[np.argmax(parts)] -= 1
         parts[np.argmax(empty)] += 1
     return parts.tolist()

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -110,6 +111,13 @@ class Degradation:
         if level != self.identity_level:
             self.check_level(level, batch.shape[-1])
         return batch, ids
+
+
+class Degrades(Protocol):
+    """What is called like a `Degradation`: one, or a `CachedDegradation`."""
+
+    def __call__(self, images, level: float, image_ids: list[str], seed: int = 0) -> Tensor:
+        """As `Degradation.__call__`."""
 
 
 REGISTRY: dict[str, type[Degradation]] = {}

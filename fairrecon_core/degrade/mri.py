@@ -25,7 +25,8 @@ SPOKE_ANGLES: dict[str, Callable[[int], np.ndarray]] = {  # number of full spoke
 PUBLISHED = "published"  # the order of the released code, of half-spokes
 MODES = ("physical", "published")
 PARTS = ("magnitude", "real")
-PUBLISHED_HALF_SPOKES = {4: 140, 8: 60, 16: 32, 24: 22}  # at 256 px, as configured; 24 never reached the paper
+# at 256 px, as configured; 24 never reached the paper
+PUBLISHED_HALF_SPOKES: dict[float, int] = {4: 140, 8: 60, 16: 32, 24: 22}
 PLANE = (-2, -1)
 
 
@@ -168,9 +169,16 @@ def acquire(
     -------
     kspace : Tensor, complex, shape (B, N, N)
         Centred; zero where `mask` is False.
+
+    Raises
+    ------
+    ValueError
+        Noise without generators.
     """
     kspace = to_kspace(images)
     if noise:
+        if generators is None:
+            raise ValueError(f"noise {noise:g} needs generators, one per image: see noise_generator")
         draws = [torch.randn(*kspace.shape[1:], 2, generator=generator) for generator in generators]
         kspace = kspace + noise * torch.view_as_complex(torch.stack(draws)).to(kspace.device)
     return kspace * mask

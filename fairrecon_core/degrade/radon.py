@@ -174,7 +174,7 @@ class ParallelBeam:
         order = torch.cat([torch.arange(self.low), size - torch.arange(size + 1 - self.low)])
         frequency = order.double() / (2 * size)  # cycles per pixel
         self._make_tables(slopes, frequency)
-        self._filtered = {}
+        self._filtered: dict[str, list[Tensor]] = {}
         self._make_places(slope, kind, len(steps))
         self.fold = torch.tensor(FOLD, **self.like)
 

@@ -55,8 +55,8 @@ class BilinearBeam:
         taps = [_ray_taps(float(step) * math.pi / n_views, width, self.n_bins) for step in steps]
         stacked = scipy.sparse.vstack(taps).tocsr()
         self.rays = [torch.from_numpy(part) for part in (stacked.indices, stacked.indptr[:-1], stacked.data)]
-        index, weight = zip(*(_bin_taps(float(step) * math.pi / n_views, at, self.n_detectors) for step in steps))
-        index = torch.stack([part + i * self.n_bins for i, part in enumerate(index)], 1).int()  # (frame, S, 2)
+        near, weight = zip(*(_bin_taps(float(step) * math.pi / n_views, at, self.n_detectors) for step in steps))
+        index = torch.stack([part + i * self.n_bins for i, part in enumerate(near)], 1).int()  # (frame, S, 2)
         self.smears = [
             index.flatten(),
             torch.arange(len(index)).int() * 2 * len(steps),
@@ -81,7 +81,7 @@ class BilinearBeam:
         table = filtered.new_zeros(self.n_slopes * self.n_bins * 4, n)
         table[self.views] = filtered.flatten(1).T
         mirrored = _weighted_sums(table.view(-1, 4 * n), *self.smears).view(-1, n)
-        image = sum(mirrored.index_select(0, place) for place in self.unmirrors)
+        image = torch.as_tensor(sum(mirrored.index_select(0, place) for place in self.unmirrors))
         return image.T.reshape(n, self.size, self.size) * (math.pi / (2 * self.n_views))
 
 
@@ -133,8 +133,8 @@ def _hann_filtered(sinograms: Tensor) -> Tensor:
     kernel[0] = 0.25
     response = 2 * np.fft.fft(kernel).real * np.fft.fftshift(np.hanning(length))
     response = (response + np.roll(response[::-1], 1)) / 2
-    response = torch.from_numpy(response[: length // 2 + 1]).to(sinograms)
-    waves = torch.fft.rfft(sinograms.transpose(1, 2), n=length) * response
+    gain = torch.from_numpy(response[: length // 2 + 1]).to(sinograms)
+    waves = torch.fft.rfft(sinograms.transpose(1, 2), n=length) * gain
     return torch.fft.irfft(waves, n=length)[..., :n_detectors].transpose(1, 2)
 
 

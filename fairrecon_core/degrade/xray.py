@@ -71,10 +71,8 @@ def low_dose(
     ValueError
         Images not square, not finite or outside [0, 1]; a count that is not positive; not one name per image.
     """
-    several = not np.isscalar(photon_count)
-    exposures = LowDoseXRay(mode, **options).expose(
-        images, photon_count if several else [photon_count], image_ids, seed
-    )
+    several, counts = not np.isscalar(photon_count), np.atleast_1d(photon_count).tolist()
+    exposures = LowDoseXRay(mode, **options).expose(images, counts, image_ids, seed)
     return exposures if several else exposures[0]
 
 
@@ -150,7 +148,8 @@ class LowDoseXRay(Degradation):
         for name, value in positive.items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is positive and finite, got {value!r}")
-            setattr(self, name, float(value))
+        self.field_of_view_cm, self.attenuation_per_cm = float(field_of_view_cm), float(attenuation_per_cm)
+        self.edge_transmission, self.floor, self.thickness_cm = map(float, (edge_transmission, floor, thickness_cm))
         if edge_transmission > 1 or not 0 <= electronic_noise < math.inf:
             raise ValueError(
                 f"need edge_transmission <= 1 and noise >= 0, got {edge_transmission=}, {electronic_noise=}"
@@ -214,11 +213,11 @@ class LowDoseXRay(Degradation):
             image = fbp(recorded, size, self.window) / (self.field_of_view_cm / size * self.attenuation_per_cm)
         else:
             image = recorded / (self.attenuation_per_cm * self.thickness_cm)
-        recorded = recorded if self.mode == "physical" else None
+        kept = recorded if self.mode == "physical" else None
         if self.stretch == "per_image":
-            return Exposure(stretched(image), recorded, starved, nothing)
+            return Exposure(stretched(image), kept, starved, nothing)
         clipped = ((image < 0) | (image > 1)).float().mean((1, 2))
-        return Exposure(image.clamp(0, 1), recorded, starved, clipped)
+        return Exposure(image.clamp(0, 1), kept, starved, clipped)
 
     def _filter(self, signal: Tensor, size: int) -> Tensor:
         """Part of the photons that the bow-tie lets through, to be multiplied with a sinogram (T, A)."""

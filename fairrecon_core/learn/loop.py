@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.degrade import Degradation
+from fairrecon_core.degrade import Degrades
 from fairrecon_core.learn.weights import read_safetensors, write_safetensors
+
+Drawn = TypeVar("Drawn")  # what a network learns from at a time: `Batch`, or another with `names` and `to(device)`
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Batch:
         return Batch(self.degraded.to(device), self.clean.to(device), self.level, self.names)
 
 
-class Trainable:
+class Trainable(Generic[Drawn]):
     """What one network wants from the loop. Override `modules`, `optimizers`, `losses` and `validation_loss`."""
 
     def modules(self) -> dict[str, nn.Module]:
@@ -73,11 +76,11 @@ class Trainable:
         """Named optimizers over the parameters of `modules`."""
         raise NotImplementedError
 
-    def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, batch: Drawn) -> Iterator[tuple[str, Tensor]]:
         """Yield (optimizer, loss) one after the other; a later loss is computed after the earlier one has stepped."""
         raise NotImplementedError
 
-    def validation_loss(self, batch: Batch) -> Tensor:
+    def validation_loss(self, batch: Drawn) -> Tensor:
         """Mean loss of a batch, without gradients; the best weights are those where it is lowest."""
         raise NotImplementedError
 
@@ -91,7 +94,7 @@ class Trainable:
 
 def batches(
     images: Images,
-    degradation: Degradation,
+    degradation: Degrades,
     levels,
     batch_size: int,
     *,
@@ -105,7 +108,7 @@ def batches(
     Parameters
     ----------
     images : Images
-    degradation : Degradation
+    degradation : Degradation, or what is called like one
     levels : sequence of float
         In training each batch draws one; in validation image i has level i modulo their number.
     batch_size : int
@@ -142,7 +145,7 @@ def batches(
 def pairs(
     train: Images,
     validation: Images,
-    degradation: Degradation,
+    degradation: Degrades,
     levels,
     *,
     batch_size: int = 8,
@@ -154,7 +157,7 @@ def pairs(
     Parameters
     ----------
     train, validation : Images
-    degradation : Degradation
+    degradation : Degradation, or what is called like one
     levels : sequence of float
         One network covers them all; a list of one is the paper's setting.
     batch_size, seed, flips
@@ -167,7 +170,7 @@ def pairs(
     """
     if not len(train) or not len(validation) or not len(levels) or batch_size < 1:
         raise ValueError(f"nothing to train on: {len(train)=}, {len(validation)=}, {levels=}, {batch_size=}")
-    options = {"seed": seed, "flips": flips}
+    options: dict[str, Any] = {"seed": seed, "flips": flips}
 
     def draw(epoch: int | None, rank: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         images = validation if epoch is None else train
@@ -233,12 +236,17 @@ def fit(
         accelerator = "cpu"
     if precision == "auto":
         precision = precision_of(accelerator)
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=precision,  # type: ignore[arg-type]  # any text here: Fabric refuses what it does not know
+    )
     fabric.launch()
     modules, state = recipe.modules(), _State(recipe, folder)
     state.resume()
     for name, module in modules.items():  # channels last: about a fifth faster on a CPU, and what GPUs want
-        module.to(fabric.device, memory_format=torch.channels_last)
+        module.to(fabric.device).to(memory_format=torch.channels_last)
         if any(value.requires_grad for value in module.parameters()):
             setattr(recipe, name, fabric.setup_module(module))
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in state.optimizers.items()}
@@ -280,7 +288,7 @@ def precision_of(accelerator: str) -> str:
     return "bf16-mixed" if any(ask() for ask in asked if ask) else "32-true"
 
 
-def _one_epoch(fabric, recipe: Trainable, optimizers: dict, drawn: Iterator[Batch]) -> dict[str, float]:
+def _one_epoch(fabric, recipe: Trainable, optimizers: dict, drawn: Iterator) -> dict[str, float]:
     """Step through all batches; the mean of each optimizer's loss."""
     for name in recipe.modules():
         getattr(recipe, name).train()
@@ -298,7 +306,7 @@ def _one_epoch(fabric, recipe: Trainable, optimizers: dict, drawn: Iterator[Batc
 
 
 @torch.no_grad()
-def _validate(fabric, recipe: Trainable, drawn: Iterator[Batch]) -> float:
+def _validate(fabric, recipe: Trainable, drawn: Iterator) -> float:
     """Mean validation loss over images, not over batches, so that it does not depend on the batch size."""
     for name in recipe.modules():
         getattr(recipe, name).eval()
@@ -336,19 +344,19 @@ class _State:
             self.best = {name: value.clone() for name, value in _tensors(self.modules).items()}
         self.rows.append(row)
         if self.path and save:
-            self._save()
+            self._save(self.path)
 
     def restore_best(self) -> None:
         for name, module in self.modules.items():
             module.load_state_dict(_below(self.best, name))
 
-    def _save(self) -> None:
+    def _save(self, path: Path) -> None:
         tensors = {f"last.{name}": value for name, value in _tensors(self.modules).items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, optimizer in self.optimizers.items():
             for number, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{name}.{number}.{key}": torch.as_tensor(v) for key, v in values.items()}
-        write_safetensors(self.path, tensors, {"rows": json.dumps(self.rows)})
+        write_safetensors(path, tensors, {"rows": json.dumps(self.rows)})
 
     def resume(self) -> None:
         if not self.path or not self.path.exists():

@@ -5,8 +5,9 @@ in fact used a ResNet-18 and a DenseNet, so the backbone is a setting.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Classifier(Reader):
     """
 
     kind = "classifier"
+    tasks: list[str]
 
     def __init__(self, tasks: Sequence[str], backbone="resnet50", *, positive_weight=None, label_policy="ignore",
                  imagenet=False, learning_rate=1e-4, device="cpu"):  # fmt: skip
@@ -59,7 +61,8 @@ class Classifier(Reader):
         from torchvision import models
 
         half = self.backbone == "resnet18_half"
-        make, weights = (_half_resnet18 if half else getattr(models, self.backbone)), None
+        make: Callable[..., Any] = _half_resnet18 if half else getattr(models, self.backbone)
+        weights = None
         if self.imagenet and not half:
             try:
                 net = make(weights="IMAGENET1K_V1")

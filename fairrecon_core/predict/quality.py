@@ -176,6 +176,9 @@ class LPIPS(nn.Module):
     in every notebook that measures an image. A test holds it against the package.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None])
@@ -204,11 +207,11 @@ class LPIPS(nn.Module):
 
     def distance(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
         """Distances, shape (B,), from `features` of images and of others."""
-        total = 0
+        total: Tensor | int = 0
         for head, *pair in zip(self.heads, features, others):
             first, second = (layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10) for layer in pair)
             total = total + head((first - second).square()).mean((1, 2, 3))
-        return total
+        return torch.as_tensor(total)
 
 
 @cache
@@ -219,17 +222,21 @@ def lpips_network() -> LPIPS:
     ------
     FileNotFoundError, ValueError
         The packaged trunk is missing or damaged; there is never a fallback to random weights.
+    ModuleNotFoundError
+        The lpips package is not installed.
     """
     trunk, _ = read_safetensors(TRUNK)
-    package = importlib.util.find_spec("lpips").submodule_search_locations[0]  # found, not imported
-    heads = torch.load(Path(package) / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
+    package = importlib.util.find_spec("lpips")  # found, not imported
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("LPIPS needs the weights in the package lpips: pip install lpips")
+    home = Path(package.submodule_search_locations[0])
+    heads = torch.load(home / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
     network = LPIPS().eval().requires_grad_(False)
     convolutions = [layer for layer in network.layers.modules() if isinstance(layer, nn.Conv2d)]
     for number, layer in zip((0, 3, 6, 8, 10), convolutions):
-        layer.weight.copy_(trunk.pop(f"features.{number}.weight").float())
-        layer.bias.copy_(trunk.pop(f"features.{number}.bias").float())
+        layer.load_state_dict({key: trunk.pop(f"features.{number}.{key}").float() for key in ("weight", "bias")})
     for k, head in enumerate(network.heads):
-        head.weight.copy_(heads.pop(f"lin{k}.model.1.weight"))
+        head.load_state_dict({"weight": heads.pop(f"lin{k}.model.1.weight")})
     if trunk or heads:
         raise ValueError(f"weights of LPIPS that AlexNet lacks: {', '.join([*trunk, *heads])}")
     return network.to(memory_format=torch.channels_last)

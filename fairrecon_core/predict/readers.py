@@ -5,7 +5,7 @@ reader never sees which arm it reads, so its scores on `clean` are the same what
 Source: paper Sec. 3.2 "Prediction".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,11 +123,13 @@ def check_labels(labels) -> np.ndarray:
     return labels
 
 
-class Reader(Trainable):
+class Reader(Trainable[Labelled]):
     """What classifier and segmenter share: fitting, saving, loading, and reading two images at a time on the CPU."""
 
     kind = ""
     batch_size = 16  # in training
+    tasks: Sequence[str] = ()  # whose labels it learns; none for one that learns masks
+    net: nn.Module
 
     def __init__(self, learning_rate: float, device: str, **card):
         self.learning_rate, self.device, self.settings = learning_rate, device, card
@@ -175,7 +177,7 @@ class Reader(Trainable):
 
     def ready(self) -> None:
         """Freeze the network and move it to the device of inference; channels last is a third faster on a CPU."""
-        self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.net.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
 
     def save(self, path, **card) -> None:
         """Write float16 weights with their model card."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
@@ -83,7 +83,7 @@ def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.nda
     ndarray, shape (h, w) of the layer, at least 0
         Features weighed by the mean gradient of the output, negative evidence cut off (Selvaraju et al. 2017).
     """
-    kept = {}
+    kept: dict[str, Tensor] = {}
     hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
     try:
         pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None].requires_grad_(True)

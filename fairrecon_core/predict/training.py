@@ -42,15 +42,17 @@ def train_reader(
     ValueError
         No images (with a label) in train or validation, or a cohort without masks.
     """
-    parts = []
+    images, targets = [], []
     for split in ("train", "validation"):
-        rows, targets = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
+        rows, found = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
         if not len(rows):
+            wanted = f"a label of {reader.tasks}" if reader.tasks else "a mask"
             raise ValueError(
-                f"cohort {cohort.name!r} has no {split} image with a label of {reader.tasks}: "
-                f"a {reader.kind} cannot learn from it"
+                f"cohort {cohort.name!r} has no {split} image with {wanted}: a {reader.kind} cannot learn from it"
             )
-        parts += [images_of(cohort, rows), targets]
-    reader.prepare(parts[1])
-    draw = labelled(*parts, batch_size=batch_size or reader.batch_size, seed=seed, flips=True, augment=augment)
+        images.append(images_of(cohort, rows))
+        targets.append(found)
+    reader.prepare(targets[0])
+    size, of_both = batch_size or reader.batch_size, (images[0], targets[0], images[1], targets[1])
+    draw = labelled(*of_both, batch_size=size, seed=seed, flips=True, augment=augment)
     return reader.fit(draw, seed=seed, folder=folder, **options)

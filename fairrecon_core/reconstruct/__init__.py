@@ -9,12 +9,13 @@ over the registry, so a newcomer is tested unasked. It is called as
 
 import importlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fairrecon_core.degrade import Degradation, Measurement
+from fairrecon_core.degrade import Degrades, Measurement
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.threads import equal_chunks
 from fairrecon_core.settings import Settings, suggest
@@ -72,7 +73,7 @@ class Reconstructor:
         self,
         train: Images,
         validation: Images,
-        degradation: Degradation,
+        degradation: Degrades,
         levels: Sequence[float],
         *,
         seed: int = 0,
@@ -83,7 +84,7 @@ class Reconstructor:
         Parameters
         ----------
         train, validation : Images
-        degradation : Degradation
+        degradation : Degradation, or what is called like one
         levels : sequence of float
             One fit may cover several; a list of one is the paper's setting.
         seed : int
@@ -187,7 +188,10 @@ def as_batch(images) -> Tensor:
     return batch
 
 
-def register(kind: type) -> type:
+Kind = TypeVar("Kind", bound=type[Reconstructor])
+
+
+def register(kind: Kind) -> Kind:
     """Class decorator: make the reconstructor `kind` known under its `name`.
 
     Raises

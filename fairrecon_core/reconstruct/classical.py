@@ -50,7 +50,7 @@ class Tuned(Reconstructor):
 
     def __init__(self, modality: str = "mri", strength: float | None = None):
         super().__init__(modality)
-        self.fixed, self.strengths, self.tried = strength, {}, pd.DataFrame()
+        self.fixed, self.strengths, self.tried = strength, dict[float, float](), pd.DataFrame()
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
         """One image (H, W) after the filter; to be overridden."""
@@ -64,7 +64,7 @@ class Tuned(Reconstructor):
         rows = []
         for level in levels:
             for batch in batches(validation, degradation, [level], len(validation), seed=seed):
-                clean, degraded = batch.clean[:, 0].numpy(), batch.degraded[:, 0].numpy()
+                clean, degraded = batch.clean[:, 0].numpy(), list(batch.degraded[:, 0].numpy())
             for strength in self.grid:
                 restored = np.stack(self.work(lambda image: self.filter(image, strength).clip(0, 1), degraded))  # noqa: B023
                 mse = float(((restored - clean) ** 2).mean())

@@ -47,7 +47,7 @@ def planted_task(table: pd.DataFrame) -> str:
             return task
     if not any(smaller.values()):
         raise ValueError(f"no task with positive and negative labels among {tasks}: nothing to plant a bias in")
-    return max(smaller, key=smaller.get)
+    return max(smaller, key=smaller.__getitem__)
 
 
 def placebo_donors(table: pd.DataFrame, *, attributes: Sequence[str] = ATTRIBUTES, share=0.3, seed=0) -> np.ndarray:

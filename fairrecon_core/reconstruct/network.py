@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairrecon_core.learn.loop import Trainable, fit, pairs
+from fairrecon_core.learn.loop import Batch, Trainable, fit, pairs
 from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.learn.weights import load_weights, save_weights
 from fairrecon_core.reconstruct import Reconstructor
@@ -27,7 +27,7 @@ def with_level(image: Tensor, modality: str, level: float) -> Tensor:
     return torch.cat([image, torch.full_like(image[:, :1], level_code(modality, level))], dim=1)
 
 
-class NetworkReconstructor(Trainable, Reconstructor):
+class NetworkReconstructor(Trainable[Batch], Reconstructor):
     """What the three networks share: options, device, fitting, saving, loading.
 
     Parameters

@@ -65,8 +65,8 @@ class Pix2PixReconstructor(NetworkReconstructor):
     def build(self) -> None:
         """Generator and discriminator; the discriminator sees degraded, candidate and level."""
         self.net = UNet(in_channels=2, width=self.width, norm=True, dropout=0.5)
-        nn.init.zeros_(self.net.out.weight)
-        nn.init.zeros_(self.net.out.bias)
+        for value in self.net.out.parameters():
+            nn.init.zeros_(value)
         self.judge = PatchGAN(in_channels=3, width=self.width)
 
     def modules(self) -> dict[str, nn.Module]:

@@ -178,7 +178,7 @@ def _exponential(stochastic: bool):
     """Second-order multistep integrator: extrapolates the denoiser's answer in h, the step in log signal-to-noise."""
 
     def walk(denoise, z, noise, schedule, steps):
-        last, h_last = None, None
+        last, h_last = None, 0.0
         for t, s in steps:
             z_0 = denoise(z, t)
             if s == 0:
@@ -213,13 +213,15 @@ class TimedUNet(nn.Module):
         T, to scale the time.
     """
 
+    n_updates: Tensor  # of a running mean of weights alone
+
     def __init__(self, width: int, steps: int):
         super().__init__()
         self.steps, length = steps, 4 * width
         self.body = UNet(in_channels=3, width=width, norm=True, embedding=length)
         self.time = nn.Sequential(nn.Linear(32, length), nn.SiLU(), nn.Linear(length, length))
-        nn.init.zeros_(self.body.out.weight)
-        nn.init.zeros_(self.body.out.bias)
+        for value in self.body.out.parameters():
+            nn.init.zeros_(value)
 
     def forward(self, z: Tensor, mu: Tensor, level: float, t: Tensor) -> Tensor:
         """z, mu: (B, 1, H, W); level: the code of `level_code`; t: (B,). Returns (B, 1, H, W)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fairrecon_core.cohort.folder import Cohort
-from fairrecon_core.degrade import Degradation
+from fairrecon_core.degrade import Degradation, Degrades
 from fairrecon_core.degrade.cached import CachedDegradation
 from fairrecon_core.learn.rows import images_of, learning_rows, spread, with_mirrored
 from fairrecon_core.reconstruct.network import NetworkReconstructor
@@ -63,8 +63,9 @@ def train_reconstructor(
     )
     validation = spread(validation, n_validation)
     flips = cache is None
+    used: Degrades = degradation
     if cache is not None:
         train = with_mirrored(train) if mirror else train
         names, size, seed_of_noise = [*train.names, *validation.names], cohort.images.shape[-1], cohort.info["seed"]
-        degradation = CachedDegradation(degradation, names, size, cache, seed=seed_of_noise, made_from=made_from)
-    return network.fit(train, validation, degradation, levels, seed=seed, flips=flips, folder=folder, **options)
+        used = CachedDegradation(degradation, names, size, cache, seed=seed_of_noise, made_from=made_from)
+    return network.fit(train, validation, used, levels, seed=seed, flips=flips, folder=folder, **options)

@@ -53,8 +53,8 @@ class UNetReconstructor(NetworkReconstructor):
         """One U-Net; ours starts as the identity because its last layer starts at zero."""
         self.net = UNet(in_channels=1 if self.published else 2, width=self.width)
         if not self.published:
-            nn.init.zeros_(self.net.out.weight)
-            nn.init.zeros_(self.net.out.bias)
+            for value in self.net.out.parameters():
+                nn.init.zeros_(value)
 
     def modules(self) -> dict[str, nn.Module]:
         """The network."""

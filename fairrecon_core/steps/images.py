@@ -6,9 +6,11 @@ Images lie as uint16 beside the stamp of what they were made from; `clean` and t
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
@@ -81,15 +83,15 @@ class ArmImages:
         weights = self.weights.path(arm, fold, train_seed) if network.learns else None
         code = [type(network), *([consistency_class()] if is_consistent(arm) else []), "fairrecon_core.steps.images"]
         which = {"level": float(level), "rows": list(rows), "seed": setup.run.settings.seed, "sample": sample}
-        made = {"arm": parameters(network), "weights": weights, **which}
+        made: dict[str, Any] = {"arm": parameters(network), "weights": weights, **which}
         return degradation_stamp(setup.degradation, setup.cohort) | stamp(*code, **made)
 
-    def _degraded(self, level: float, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def _degraded(self, level: float, rows: np.ndarray) -> Iterator[Tensor]:
         """Degraded images of the rows, chunk by chunk."""
         for part in chunks(rows):
             yield self._measured(level, rows[part])[0]
 
-    def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[np.ndarray]:
+    def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[Tensor]:
         """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
         restore = self.weights.load(arm, fold, train_seed)
         for part in chunks(rows):

@@ -62,7 +62,8 @@ class Quality:
 
     def _measured(self, arms: list[str], level: float) -> list[pd.DataFrame]:
         """Quality of some arms at a level, chunk by chunk, a frame each."""
-        setup, found = self.setup, {arm: [] for arm in arms}
+        setup = self.setup
+        found: dict[str, list[pd.DataFrame]] = {arm: [] for arm in arms}
         for fold in setup.folds:
             which = [(arm, v) for arm in arms for v in setup.variants(arm) if v["fold"] == fold]
             stacks, rows = [self.images.get(arm, level, **v)[0] for arm, v in which], setup.rows(level, fold)

@@ -272,7 +272,7 @@ class _Tracer:
     """Collects the code of a thing, and of all that it refers to, in `found`."""
 
     def __init__(self, values: bool):
-        self.values, self.found, self.seen = values, Stamp(), set()
+        self.values, self.found, self.seen = values, Stamp(), set[int]()
 
     def trace(self, thing: Any) -> None:
         """Add whatever code and constants `thing` stands for."""
@@ -363,7 +363,7 @@ def _constant(value: Any) -> str:
         return hashlib.sha256(pd.util.hash_pandas_object(value).to_numpy().tobytes()).hexdigest()
     if type(value).__module__ == "torch" and hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    return hashlib.sha256(np.ascontiguousarray(value)).hexdigest() if isinstance(value, np.ndarray) else ""
+    return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if isinstance(value, np.ndarray) else ""
 
 
 @cache
@@ -375,7 +375,7 @@ def _is_local(module: ModuleType | None) -> bool:
     """Whether a module is neither Python's nor installed: a notebook, or a file of the user's own."""
     if module is None or module.__name__ == "__main__":
         return True
-    path = getattr(module, "__file__", None)
+    path = getattr(module, "__file__", None) or ""
     return bool(path) and not any(folder in Path(path).resolve().parents for folder in _library_folders())
 
 

@@ -6,7 +6,7 @@ is told so, and starts no training.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from fairrecon_core.predict.readers import Reader
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.predict.training import READER_RATE, train_reader
 from fairrecon_core.reconstruct import Reconstructor, arm_class, base_arm, consistency_class, is_consistent
+from fairrecon_core.reconstruct.network import NetworkReconstructor
 from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
 from fairrecon_core.steps.stamps import Stamp, digest, parameters, stamp, why
@@ -64,14 +65,15 @@ class Weights:
         if not settings.train:
             return self.path(arm)
         setup, network, options = self.setup, self.network(arm), self._options(arm, fold, train_seed)
-        kept = {
+        kept: dict[str, Any] = {
             "cache": setup.run.folder / "cached" / f"{setup.cohort.name}-{fold}",
             "made_from": degradation_stamp(setup.degradation, setup.cohort),
         }
 
         def learn(state: Path) -> pd.DataFrame:
-            given = network, setup.cohort, setup.degradation, setup.levels
-            return train_reconstructor(*given, folder=state, **kept, **options)
+            return train_reconstructor(
+                network, setup.cohort, setup.degradation, setup.levels, folder=state, **kept, **options
+            )
 
         facts = {"seed": train_seed, "epochs": options["epochs"], "start_from": settings.start_from}
         folder = product_folder(setup, base_arm(arm), fold, train_seed)
@@ -85,7 +87,7 @@ class Weights:
             "fold": fold,
             "seed": train_seed,
             "mirror": True,
-            "epochs": arm_class(arm).epochs(settings),
+            "epochs": _learner(arm).epochs(settings),
             "batch_size": settings.batch_size,
             "precision": settings.precision,
             "start": start_of(self.setup, base_arm(arm)),
@@ -98,10 +100,10 @@ class Weights:
                 self.make(arm, variant["fold"], variant["train_seed"])
 
     def made_from(self, arm: str, fold: int = 0, train_seed: int = 0) -> Stamp:
-        """The stamp of weights that are trained in the run."""
+        """The stamp of weights that are trained in the run; ValueError for an arm without weights."""
         network, code = self.network(arm), "fairrecon_core.reconstruct.training"
-        described = parameters(network, without=network.at_inference) | network.card()
-        options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels), "network": described}
+        options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels)}
+        options["network"] = parameters(network, without=network.at_inference) | network.card()
         return degradation_stamp(self.setup.degradation, self.setup.cohort) | stamp(type(network), code, **options)
 
     def path(self, arm: str, fold: int = 0, train_seed: int = 0) -> Path:
@@ -112,9 +114,9 @@ class Weights:
         FileNotFoundError
             There are none, or those there are were made from something else; the message says how to make them.
         ValueError
-            Unknown arm, or weights of another version of the simulator.
+            Unknown arm, one without weights, or weights of another version of the simulator.
         """
-        base, setup = base_arm(arm), self.setup
+        base, setup = _learner(arm).name, self.setup
         if not setup.run.settings.train:
             published = setup.run.settings.mode(setup.cohort.modality) == "published"
             return shipped(setup, f"{setup.cohort.name}-{base}{'-published' if published else ''}")
@@ -254,6 +256,14 @@ class ReaderWeights:
 
 
 # ---------------------------------------------------------------------- files of weights
+def _learner(arm: str) -> type[NetworkReconstructor]:
+    """Class of an arm that has weights; ValueError for another."""
+    kind = arm_class(arm)
+    if not kind.learns:
+        raise ValueError(f"{kind.name} has no weights: it is tuned when it is loaded")
+    return cast(type[NetworkReconstructor], kind)
+
+
 def make_weights(
     setup: Setup, network, name: str, folder: Path, made_from: Stamp, learn: Callable, facts: Mapping
 ) -> Path:
