@@ -202,7 +202,7 @@ def test_the_guides_link_the_notebooks_that_exist_and_name_those_that_do_not(sit
 @pytest.mark.series
 def test_every_docstring_of_the_core_can_be_read_as_a_page(run, tmp_path):
     page = book.build(run, tmp_path)
-    for name in ("audit", "degrade", "reconstruct", "simulate", "run"):
+    for name in ("audit", "degrade", "reconstruct", "simulate", "steps"):
         assert (page.parent / "api" / f"{name}.html").exists()
 
 

@@ -9,7 +9,7 @@ from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "example", "pairs", "pretrain", "results", "shipped", "switchboard")
+TOOLS = ("book", "example", "pairs", "pretrain", "results", "shipped", "switchboard", "trained_switches")
 
 
 def tool(root, name):

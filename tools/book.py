@@ -21,15 +21,15 @@ from pathlib import Path
 import nbformat
 
 import fairrecon_core
+import fairrecon_lab
 from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.folder import run_folder
 from fairrecon_lab import plots
 from fairrecon_lab.report import cell_texts
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-ROOMS = ("settings", "tables", "splits", "conversion", "cohort", "simulate", "degrade", "parallel", "weight_files",
-         "training", "reconstruct", "quality", "predict", "per_patient", "recipes", "audit", "published", "switches",
-         "plots", "widgets", "run", "image_chain", "chain", "explorer", "report", "series")  # fmt: skip
+ROOMS = ("settings", "tables", "columns", "measures", "cohort", "degrade", "learn", "reconstruct", "predict", "audit",
+         "steps", "simulate", "paper", "analysis", "plots", "widgets", "explorer", "report", "runner")  # fmt: skip
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
@@ -283,11 +283,12 @@ def catalogue(notebooks: dict, record: dict) -> str:
 
 
 def write_api(folder: Path, rooms: tuple | None = None) -> None:
-    """One page per room of the core (or those in `rooms`), in the order of the pipe, and their table of contents."""
+    """One page per room of the core and the lab (or those in `rooms`), in the order of the pipe, and a first page."""
     folder.mkdir()
     modules = {}
-    for module in pkgutil.walk_packages(fairrecon_core.__path__, "fairrecon_core."):
-        modules.setdefault(module.name.split(".")[1], []).append(module.name)
+    for package in (fairrecon_core, fairrecon_lab):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            modules.setdefault(module.name.split(".")[1], []).append(module.name)
     names = [name for name in ROOMS if name in modules] + sorted(set(modules) - set(ROOMS) - LEFT_OUT)
     names = [name for name in names if rooms is None or name in rooms]
     for name in names:
@@ -299,7 +300,7 @@ def write_api(folder: Path, rooms: tuple | None = None) -> None:
     index = ["API reference", "=============", "",
              "Data flows one way: cohort, degrade, reconstruct, predict, audit. A module imports from earlier ones.",
              "Each page is made from the docstrings.", "",
-             ".. autosummary::", "   :nosignatures:", "", *(f"   fairrecon_core.{name}" for name in names), "",
+             ".. autosummary::", "   :nosignatures:", "", *(f"   {min(modules[name], key=len)}" for name in names), "",
              ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in names), ""]  # fmt: skip
     (folder / "index.rst").write_text("\n".join(index), encoding="utf-8")
 
