@@ -119,7 +119,7 @@ def _finding(ax: Axes, task: str, frame: pd.DataFrame, modality: str) -> None:
 
 # ---------------------------------------------------------------------- decisions
 def threshold_figure(per_arm: pd.DataFrame, frozen: pd.DataFrame, arms, note: str) -> Figure:
-    """Cuts chosen on each arm's own test labels, as logits, beside the frozen one.
+    """Cuts chosen on each arm's own test labels, as logits, beside the frozen one; no mark where labels are all alike.
 
     Parameters
     ----------
@@ -131,14 +131,15 @@ def threshold_figure(per_arm: pd.DataFrame, frozen: pd.DataFrame, arms, note: st
     """
     tasks = list(dict.fromkeys(per_arm["task"]))
     figure, ax = plots.canvas(7.5, 1.2 + 0.3 * len(tasks))
-    cut = frozen.groupby("task")["value"].mean().reindex(tasks)
-    y, bar = np.arange(len(tasks))[::-1], {"color": "#000000", "markersize": 15, "markeredgewidth": 2}
-    ax.plot(logit(cut), y, "|", **bar, label="frozen, validation, clean")
+    y = pd.Series(np.arange(len(tasks))[::-1], index=tasks)
+    bar = {"color": "#000000", "markersize": 15, "markeredgewidth": 2}
+    cut = frozen.groupby("task")["value"].mean().dropna()
+    ax.plot(logit(cut), y[cut.index], "|", **bar, label="frozen, validation, clean")
     shown = [arm for arm in dict.fromkeys(["clean", *arms, *per_arm["arm"]]) if arm not in CONTROLS]
     for a, arm in enumerate(shown):
-        value = per_arm[per_arm["arm"] == arm].groupby("task")["value"].mean().reindex(tasks)
+        value = per_arm[per_arm["arm"] == arm].groupby("task")["value"].mean().dropna()
         style = plots.arm_style(arm) | {"linestyle": "", "markersize": 5, "label": f"{arm}, own test labels"}
-        ax.plot(logit(value), y + 0.09 * (a - 3), **style)
+        ax.plot(logit(value), y[value.index] + 0.09 * (a - 3), **style)
     ax.set_yticks(y, [spoken(task) for task in tasks], fontsize=8)
     ax.set_xlabel("Threshold (logit)", fontsize=9)
     legend_beside(ax)
