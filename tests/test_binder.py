@@ -97,11 +97,26 @@ def test_the_environment_pins_no_build_and_takes_the_small_torch(root):
 # ---------------------------------------------------------------------------------------------------- postBuild, start
 
 
+def alone() -> dict[str, str]:
+    """This process's environment without PYTHONPATH, which would find the package of this clone first."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 @pytest.fixture(scope="module")
 def built(root, tmp_path_factory):
     """(folder, prefix, log): postBuild in a copy of the clone, with an environment that borrows this one's packages."""
     folder, prefix = (tmp_path_factory.mktemp(name) for name in ("clone", "prefix"))
-    kept = ("binder", "fairrecon_core", "notebooks", "tools", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
+    kept = (
+        "binder",
+        "fairrecon_core",
+        "fairrecon_lab",
+        "notebooks",
+        "tools",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+    )
     for name in kept:
         source = root / name
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
@@ -111,7 +126,7 @@ def built(root, tmp_path_factory):
     borrowed = {path for path in sys.path if path.endswith("site-packages")}
     own = next((prefix / "lib").glob("python*/site-packages"))
     (own / "borrowed.pth").write_text("\n".join(sorted(borrowed)))
-    environment = dict(os.environ, NB_PYTHON_PREFIX=str(prefix), PIP_NO_INDEX="1", PYTHONNOUSERSITE="1")
+    environment = dict(alone(), NB_PYTHON_PREFIX=str(prefix), PIP_NO_INDEX="1", PYTHONNOUSERSITE="1")
     environment["PATH"] = f"{prefix / 'bin'}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         ["binder/postBuild"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -124,7 +139,7 @@ def test_post_build_installs_the_package_of_the_clone_without_the_network(built)
     folder, prefix, _ = built
     ask = "import fairrecon_core; print(fairrecon_core.__file__)"
     answer = subprocess.run(
-        [prefix / "bin" / "python", "-c", ask], cwd=prefix, capture_output=True, text=True, check=True
+        [prefix / "bin" / "python", "-c", ask], cwd=prefix, env=alone(), capture_output=True, text=True, check=True
     )
     assert Path(answer.stdout.strip()).is_relative_to(folder)
 

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fairrecon_core.steps.recipes import train_reader, train_reconstructor
 
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.audit.engine import weighted_auroc
 from fairrecon_core.cohort.folder import Cohort, write_cohort
 from fairrecon_core.degrade import degradation
+from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.quality import psnr_db
-from fairrecon_core.predict.readers import Classifier
+from fairrecon_core.predict.training import train_reader
+from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.reconstruct.unet import UNetReconstructor
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import commit, write_json
