@@ -296,7 +296,7 @@ slider_image(gaps_and_bands, name=last, attribute=tuple(ATTRIBUTES[last][::-1]),
 # whose loss depends on tumour size alone:
 
 # %%
-from fairrecon_core.audit.confounders import adjusted
+from fairrecon_lab.analysis.confounders import adjusted
 
 size = np.array([1, 2, 3, 4, 3, 4, 5, 6.0])
 sex = np.array(["female"] * 4 + ["male"] * 4)

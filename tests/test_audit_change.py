@@ -249,7 +249,7 @@ def test_overlap_rows_give_dice_and_ser():
     for metric, keep in (
         ("dice", np.ones(n, bool)),
         ("dice_published", np.arange(n) != 5),
-    ):  # or left out, as published
+    ):
         one = cell(signed, metric=metric)
         assert abs(one["delta"]) == pytest.approx(0.1, abs=3e-3) and one["verdict"] == "changed"
         values = np.where(np.arange(n) == 5, 1.0, parts[1]["intersection"] / 1000)[keep]

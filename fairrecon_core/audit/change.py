@@ -251,15 +251,18 @@ def _measure(
                 shift = _threshold_shift(matched, task, rows, conditions, codes, stratum, n_groups)
                 result = with_shift(result, shift, choices.seed)
             did = inference.contrast(result, "did")
-            replicated = _replicates(matched, task, metric, stratum, rows, conditions, fold)
-            both = multiplicity.replicate_changes(*replicated, codes, n_groups, result.reference) if replicated else ()
-            omnibus = omnibus_p_value(change_p[s], did)
-            parts.append(StratumResult(task, metric, label, result, arms, did, omnibus, *both, folds=several))
+            omnibus, change, own = omnibus_p_value(change_p[s], did), None, None
+            if replicated := _replicates(matched, task, metric, stratum, rows, conditions, fold):
+                values, weight = replicated
+                change, own = multiplicity.replicate_changes(values, weight, codes, n_groups, result.reference)
+            parts.append(StratumResult(task, metric, label, result, arms, did, omnibus, change, own, several))
     if "auroc" in metrics and reference != "rest":
         for task, score in matched.score.items():
             part = _aurocs(matched.truth[task][rows], score[np.ix_(conditions, rows)], patient, codes, fold, n_groups,
                            shared)  # fmt: skip
-            parts += [] if part is None else [StratumResult(task, "auroc", "", part[0], arms, *part[1:], folds=several)]
+            if part is not None:
+                result, did, omnibus, change, own = part
+                parts.append(StratumResult(task, "auroc", "", result, arms, did, omnibus, change, own, several))
     return parts
 
 
@@ -355,7 +358,7 @@ def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | Non
     result = _floored_spread(result)
     did = inference.contrast(result, "did")
     p_value = multiplicity.omnibus_test(inference.contrast(result, "change")).p_value[0]
-    both: tuple = ()
+    both: tuple = (None, None)
     if fold is not None:
         value, (positive, _) = fold_placements(score, truth, codes, n_groups, fold)
         apart = np.stack([positive * (fold == f) for f in range(fold.max() + 1)])

@@ -9,8 +9,7 @@ The estimand is signed: the difference in differences (DiD) of group g,
     low, high = did.interval(alpha=0.05)           # the same shape, as did.p_value()
     verdict = verdicts(did, margin=0.05)           # "changed", "equivalent", "undetermined", ...
 
-Several questions at once, more than two groups: `multiplicity`.
-How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
+Several questions at once: `multiplicity`. How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
 cluster-robust standard error times t / z (Hesterberg 2015, "expanded percentile"). Intervals are symmetric and dual to
 the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1).
 
@@ -303,8 +302,9 @@ def _bounds_and_p(strata: list[tuple["_Pairs", "_Pairs", "_Pairs"]], alpha: floa
         return np.array([[AGGREGATES[agg][1](each[0])], [AGGREGATES[agg][2](each[1])]]) if agg else each
 
     out[:2] = bounds(largest[_rank(1 - alpha, len(largest))])
-    for i in np.flatnonzero(np.isfinite(out[0])):
-        first = bisect_left(largest, True, key=lambda width, i=i: np.prod(bounds(width)[:, i]) <= 0)
+    for i in range(out.shape[1]):
+        holds_zero = lambda width, i=i: bool(np.prod(bounds(width)[:, i]) <= 0)
+        first = bisect_left([*map(float, largest)], True, key=holds_zero) if np.isfinite(out[0, i]) else np.nan
         out[2, i] = (1 + len(largest) - first) / (len(largest) + 1)
     return out
 

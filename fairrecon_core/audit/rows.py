@@ -321,14 +321,12 @@ def _omnibus_rows(part: StratumResult, gap_rows: list[dict]) -> list[dict]:
 def _dispersion_rows(part: StratumResult, gap_rows: list[dict]) -> list[dict]:
     """Spread between subgroups without its sampling variance: a figure without an interval, so without a verdict."""
     spread = inference.dispersion(part.result)[0]
+    verdict = np.where(np.isfinite(spread), DESCRIPTIVE, "not_estimable")
     return [
         row
         | dict.fromkeys((*FIGURES, "p_value", "p_adjusted"), np.nan)
         | {"metric": part.metric, "estimator": "double_corrected", "value": spread[a + 1], "baseline": spread[0]}
-        | {
-            "delta": spread[a + 1] - spread[0],
-            "verdict": DESCRIPTIVE if np.isfinite(spread[a + 1]) else "not_estimable",
-        }
+        | {"delta": spread[a + 1] - spread[0], "verdict": str(verdict[a + 1])}
         for a, row in enumerate(gap_rows)
     ]
 

@@ -344,20 +344,22 @@ def people_of(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> 
     if "patient_id" not in images:
         images = images.assign(patient_id=images["image_id"])
         notes.append("no patient_id in the cohort: every image counts as its own patient")
-    for name in ("image_id", "patient_id"):
-        codes, texts = text_codes(images[name])
-        lost = np.flatnonzero(is_word(texts)[codes])
-        if lost.size:
-            raise ValueError(
-                f"{lost.size} images have no {name}, e.g. {at(cohort, 'cohort', rows[lost[0]])}: fill or drop"
-            )
-        images[name] = texts[codes]
+    images = images.assign(**{name: _ids(images, name, cohort, rows) for name in ("image_id", "patient_id")})
     for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
         wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
         if not name.startswith(("y_", "true_")) and (wordy or images[name].nunique() <= 20):
             images[name], found = as_groups(images[name])
             notes += found
     return images
+
+
+def _ids(images: pd.DataFrame, name: str, cohort: pd.DataFrame, rows) -> np.ndarray:
+    codes, texts = text_codes(images[name])
+    lost = np.flatnonzero(is_word(texts)[codes])
+    if lost.size:
+        where = at(cohort, "cohort", rows[lost[0]])
+        raise ValueError(f"{lost.size} images have no {name}, e.g. {where}: fill or drop")
+    return texts[codes]
 
 
 def as_groups(values: pd.Series) -> tuple[pd.Series, list[str]]:
