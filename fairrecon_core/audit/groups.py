@@ -297,7 +297,7 @@ def _smoothed_change(weight, change, variance, pooled):
 
 def with_shift(result: GroupMeans, shift: np.ndarray, seed: int) -> GroupMeans:
     """Add to `result`, of one stratum, an independent error: draws `shift` (n, A, G) of its means, picked by `seed`."""
-    n_rows = result.n_rows[0]
+    n_rows, shift = result.n_rows[0], shift - shift.mean(axis=0)
     if result.reference == "rest":
         whole = np.nansum(shift * n_rows, axis=-1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -9,9 +9,9 @@ The estimand is signed: the difference in differences (DiD) of group g,
     low, high = did.interval(alpha=0.05)           # the same shape, as did.p_value()
     verdict = verdicts(did, margin=0.05)           # "changed", "equivalent", "undetermined", ...
 
-Several questions at once: `multiplicity`. How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
+How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
 cluster-robust standard error times t / z (Hesterberg 2015, "expanded percentile"). Intervals are symmetric and dual to
-the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1).
+the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1). Several questions at once: `multiplicity`.
 
 Gaps between the best and the worst group: honest intervals, the gap that noise alone gives, corrected dispersion.
 
