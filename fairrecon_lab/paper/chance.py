@@ -229,4 +229,4 @@ def detectable(task: str, group: str, reference: str, flips: float, design_effec
     shares = {**subgroup_shares("race"), **subgroup_shares("sex")}
     n = expected_counts(task)[0]
     error = se_from_flips(flips, n * shares[group], n * shares[reference], design_effect=design_effect)
-    return float(minimal_detectable_effect(error))
+    return float(minimal_detectable_effect(error, n_group=n * shares[group] / design_effect))
