@@ -37,7 +37,7 @@ level = steps.audit_level
 # %%
 import torch.nn.functional as F
 
-row = int(steps.setup.rows(level)[0])
+row = int(steps.setup.shared_rows()[0])
 clean, name = torch.from_numpy(steps.cohort.image(row)), steps.setup.names_of([row])[0]
 degraded = steps.setup.degradation(clean, level, name, seed=settings.seed)
 neighbours = F.unfold(degraded[None, None], 5, padding=2)[0]  # (25, pixels)
@@ -111,7 +111,7 @@ quality[quality["level"] == level].groupby("arm", sort=False)[["psnr_db", "ssim"
 # %%
 def compare(arm="linear", nth=0):
     """Clean, degraded and one arm's image of the nth test patient, with errors on one scale."""
-    row = int(steps.setup.rows(level)[nth])
+    row = int(steps.setup.shared_rows()[nth])
     truth, name = steps.cohort.image(row), steps.setup.names_of([row])[0]
     degraded = steps.setup.degradation(truth, level, name, seed=settings.seed)
     restored = steps.weights.load(arm)(degraded, level, image_ids=name, seed=settings.seed)
@@ -124,7 +124,7 @@ compare("linear", 0)
 from fairrecon_lab.widgets import slider_image
 
 slider_image(
-    compare, arm=tuple(dict.fromkeys(["linear", *arms[1:]])), nth=list(range(min(8, len(steps.setup.rows(level)))))
+    compare, arm=tuple(dict.fromkeys(["linear", *arms[1:]])), nth=list(range(min(8, len(steps.setup.shared_rows()))))
 )
 
 # %% [markdown]

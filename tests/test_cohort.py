@@ -80,7 +80,7 @@ def test_no_patient_is_in_two_splits_folds_or_roles(tmp_path, seed):
     for options in ({"roles": (0.7, 0.3)}, {"n_folds": 5, "roles": (0.5, 0.5)}):
         table = write(tmp_path, seed=seed, **options).table
         assert (table.groupby("patient_id")[["split", "role", "fold", "sex", "age_group", "race"]].nunique() == 1).all(
-            None
+            axis=None
         )
 
 

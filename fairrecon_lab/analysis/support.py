@@ -1,0 +1,31 @@
+"""What a cohort is too small for: said before the first training, so that nobody waits hours for an empty figure."""
+
+from fairrecon_core.cohort.splits import TRAITS
+
+
+def cannot_fill(steps) -> list[str]:
+    """What a cohort leaves out of a run, a line each; empty where it fills everything. Nothing is trained for it.
+
+    Readers need both labels in every fold that trains them, control arms somebody to exchange images with, a gap two
+    groups.
+
+    Parameters
+    ----------
+    steps : CohortSteps
+    """
+    cohort, settings = steps.cohort, steps.setup.run.settings
+    read = steps.readings.tasks()
+    asked = [task for task in cohort.tasks if task in (settings.tasks or cohort.tasks)]
+    lines = [f"no reader of {task}: in a fold, nobody who trains has it, or everybody" for task in asked if task not in read]
+    lines += [f"no arm {arm}: {reason}" for arm, reason in steps.images.controls_left_out().items()]
+    tested = cohort.table if cohort.info["n_folds"] > 1 else cohort.table[cohort.table["split"] == "test"]
+    people = tested.drop_duplicates("patient_id")
+    for trait in TRAITS:
+        sizes = people.loc[people[trait] != "unknown", trait].value_counts()
+        large = sizes[sizes >= settings.min_support]
+        if len(sizes) < 2:
+            lines.append(f"no audit by {trait}: {len(sizes)} groups known of {len(people)} patients tested")
+        elif len(large) < 2:
+            counts = ", ".join(f"{name} {n}" for name, n in sizes.items())
+            lines.append(f"no verdict by {trait}: fewer than two groups of {settings.min_support} patients ({counts})")
+    return lines
