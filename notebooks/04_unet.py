@@ -39,6 +39,17 @@ facts = [
 pd.DataFrame(facts).set_index(["cohort", "level"])
 
 # %% [markdown]
+# What a cohort is too small for is said now, before anything is trained: findings that no reader can learn in every
+# fold, control arms (notebook 08) with nobody to exchange images with, traits without two groups. The rest of the
+# series leaves these out.
+
+# %%
+from fairrecon_lab.analysis.support import cannot_fill
+
+for name, steps in every.items():
+    print("\n".join(f"{name}: {line}" for line in cannot_fill(steps)) or f"{name} fills everything")
+
+# %% [markdown]
 # The step that makes weights is called by name. For the simulated cohorts the U-Net's weights are shipped, and there is
 # nothing to do; with `train: true` it is trained here, unless it has been, and nothing that decides it has changed.
 

@@ -139,12 +139,22 @@ slider_image(
 # %%
 from fairrecon_core.audit import audit_change, summary
 
-steps.readings.weights.make_all()
-scores = pd.concat([steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded", *new)])
-scores = scores[scores["arm"].eq("clean") | scores["level"].eq(level)]
+from fairrecon_core.steps.setup import subgroup_attributes
+
+can_audit = bool(steps.readings.tasks()) and "sex" in subgroup_attributes(steps.cohort)
+if can_audit:
+    steps.readings.weights.make_all()
+    scores = pd.concat([steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded", *new)])
+    scores = scores[scores["arm"].eq("clean") | scores["level"].eq(level)]
 shared = {"metrics": ["rates"], "n_boot": min(settings.n_boot, 2000), "seed": settings.seed}
 limits = {"min_support": settings.min_support, "margin": settings.margin}
-print(summary(audit_change(scores, steps.cohort.table, "sex", reference="male", **shared, **limits), max_rows=4))
+if can_audit:
+    table = audit_change(scores, steps.cohort.table, "sex", reference="male", **shared, **limits)
+print(
+    summary(table, max_rows=4)
+    if can_audit
+    else f"{steps.name} has no reader of a finding, or one sex: nothing to audit"
+)
 
 # %% [markdown]
 # ## A cohort of your own

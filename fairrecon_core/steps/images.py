@@ -3,6 +3,7 @@
 Images lie as uint16 beside the stamp of what they were made from; `clean` and the control arms are read off the cohort.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,7 @@ class ArmImages:
         table, settings = self.setup.cohort.table.iloc[rows].reset_index(drop=True), self.setup.run.settings
         return controls.donors(arm, table, self.planted_task(), share=settings.control_share, seed=settings.seed)
 
+    @functools.cached_property
     def controls_left_out(self) -> dict[str, str]:
         """Control arms that this cohort is too small to fill, and why; an excerpt shows what the whole run had."""
         left_out, level = {}, self.setup.audit_level

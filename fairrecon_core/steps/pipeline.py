@@ -55,7 +55,7 @@ class CohortSteps:
 
     def arms_read(self, extra: Iterable[str] = controls.CONTROLS) -> list[str]:
         """Every arm that is read: clean, all with images, and of `extra` the controls that the cohort can fill."""
-        left_out = self.images.controls_left_out()
+        left_out = self.images.controls_left_out
         return ["clean", *self.setup.arms(), *(arm for arm in extra if arm not in left_out)]
 
 

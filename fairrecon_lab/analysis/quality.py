@@ -152,7 +152,8 @@ def published_gaps(units: dict[str, pd.DataFrame], attributes: Sequence[str], **
             known = of_arm[of_arm[attribute] != "unknown"]
             found = published_psnr_gap(known["psnr_db"], known[attribute], **options)
             rows.append({"attribute": attribute, "arm": arm} | found)
-    return pd.DataFrame(rows).set_index(["attribute", "arm"])
+    columns = ["attribute", "arm", "percent", "p_value", "best", "worst"]
+    return pd.DataFrame(rows, columns=None if rows else columns).set_index(["attribute", "arm"])
 
 
 def false_alarms(units: pd.DataFrame, attribute: str, *, n_worlds: int, min_support: int, seed: int) -> np.ndarray:

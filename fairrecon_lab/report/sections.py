@@ -135,6 +135,7 @@ def outcome(run: Contents) -> dict:
         found |= {"clearest": [sentence(row) for row in hits.head(3).itertuples()], "n_changed": len(hits)}
     missing = [f"{name} (notebook {schema.notebook})" for name, schema in SCHEMAS.items()
                if name not in run.tables and name != "cohort"]  # fmt: skip
+    missing += [f"{name[:2]}: {reason}" for name, reason in run.record.get("left_out", {}).items()]
     return found | {"missing": ", ".join(missing)}
 
 
