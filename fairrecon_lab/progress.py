@@ -64,10 +64,10 @@ class Progress:
         if text:
             self.bar.write(text)
 
-    def skip(self, path: Path) -> None:
-        """A notebook that is current: its time leaves the total."""
+    def skip(self, path: Path, why: str = "nothing changed, kept") -> None:
+        """A notebook that is not run, and `why`: its time leaves the total."""
         self.bar.total = max(self.bar.total - self.expected[path], 1)
-        self.bar.write(f"{path.stem}: nothing changed, kept")
+        self.bar.write(f"{path.stem}: {why}")
 
 
 def _expected_seconds(path: Path, record: dict) -> float:

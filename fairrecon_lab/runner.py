@@ -113,8 +113,7 @@ def run_series(
                 if line := left_out(path.stem[:2], out, settings):
                     record["left_out"][path.stem] = line
                     record["notebooks"].pop(path.stem, None)
-                    progress.say(f"{path.stem} is left out: {line}")
-                    progress.skip(path)
+                    progress.skip(path, f"left out, {line}")
                     continue
                 reason = why_run(record["notebooks"].pop(path.stem, None), path, settings, out)
                 if not (reason or again):

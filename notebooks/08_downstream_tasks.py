@@ -442,16 +442,17 @@ def who_answers(name, task):
 
 
 # %%
-by_formula = classified[-1:] if settings.backbone.startswith("resnet") else []
-for name in by_formula:
-    reader, output = who_answers(name, downstream.task_to_show(steps_of[name]))
-    image, kept = steps_of[name].cohort.image(steps_of[name].setup.shared_rows()[0]), {}
+kept, by_formula = {}, bool(classified) and settings.backbone.startswith("resnet")
+if by_formula:
+    steps = steps_of[classified[-1]]
+    reader, output = who_answers(steps.name, downstream.task_to_show(steps))
+    image = steps.cohort.image(steps.setup.shared_rows()[0])
     hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
     value = reader.outputs(image[None])[0, output]
     hook.remove()
 
 # %%
-for name in by_formula:
+if by_formula:
     signed = torch.einsum("k,khw->hw", reader.net.fc.weight[output], kept["maps"]) / kept["maps"][0].numel()
     bias = reader.net.fc.bias[output]
     assert np.isclose(signed.sum() + bias, value, atol=1e-4)

@@ -19,10 +19,8 @@ def cannot_fill(steps) -> list[str]:
     """
     cohort, settings = steps.cohort, steps.setup.run.settings
     read = steps.readings.tasks()
-    asked = [task for task in cohort.tasks if task in (settings.tasks or cohort.tasks)]
-    lines = [
-        f"no reader of {task}: in a fold, nobody who trains has it, or everybody" for task in asked if task not in read
-    ]
+    unread = [task for task in settings.tasks or cohort.tasks if task in cohort.tasks and task not in read]
+    lines = [f"no reader of {task}: in a fold, nobody who trains has it, or everybody" for task in unread]
     lines += [f"no arm {arm}: {reason}" for arm, reason in steps.images.controls_left_out.items()]
     tested = cohort.table if cohort.info["n_folds"] > 1 else cohort.table[cohort.table["split"] == "test"]
     people = tested.drop_duplicates("patient_id")
