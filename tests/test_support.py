@@ -14,7 +14,7 @@ from fairrecon_lab.analysis.support import cannot_fill, left_out
 
 
 def steps_of(folder, people, **more):
-    """Steps of a cohort `mine` with an image for each (sex, age, race, grade, astrocytoma), whose readers are trained."""
+    """Steps of a cohort `mine` with an image for each of (sex, age, race, grade, astrocytoma)."""
     split = ["train"] * 6 + ["validation"] * 2
     items = []
     for k, (sex, age, race, grade, kind) in enumerate(people):

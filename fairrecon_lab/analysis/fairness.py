@@ -12,7 +12,7 @@ import pandas as pd
 from fairrecon_core.audit import choose_threshold, signed_cells
 from fairrecon_core.audit.confounders import adjusted
 from fairrecon_core.audit.matching import Matched
-from fairrecon_core.audit.metrics import dice, logit
+from fairrecon_core.audit.metrics import dice, intersect, logit
 from fairrecon_core.reconstruct.controls import planted_change
 from fairrecon_lab.simulate import Bias, control_scores, patient_table, reference_rates, reference_reader
 
@@ -173,7 +173,7 @@ def folded_changes(
     """
     condition = [name for name, _ in pairs.conditions].index(arm)
     truth, clean, other = pairs.truth[task], *pairs.decision[task][[pairs.baseline_of[condition], condition]]
-    keep = ~np.isnan(truth + clean + other) & (pairs.images[attribute] != "unknown").to_numpy()
+    keep = ~np.isnan(truth + clean + other) & (intersect(pairs.images, attribute)[1] != "unknown").to_numpy()
     if np.unique(truth[keep]).size < 2:
         return np.full((2, 2), np.nan)
     truth, clean, other, people = truth[keep].astype(int), clean[keep], other[keep], pairs.images[keep]
