@@ -1,4 +1,4 @@
-"""The bar of the series: how much is done and, where every notebook has run here before, how long the rest will take."""
+"""The bar of the series: how much is done and, where all of it has run here before, how long the rest will take."""
 
 import math
 import re

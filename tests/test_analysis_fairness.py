@@ -86,3 +86,12 @@ def test_a_loss_is_paired_within_the_fold_that_tested_the_image():
     rows = pd.DataFrame({"image_id": ["a", "a", "a"], "fold": [0, 0, 1], "arm": ["clean", "unet", "clean"]})
     found = fairness.losses(rows.assign(value=[0.8, 0.5, 0.1]), "unet")
     assert len(found) == 1 and found["loss"][0] == pytest.approx(-0.3)
+
+
+def test_who_is_of_unknown_sex_has_no_part_in_the_swaps():
+    rows, people = readings()
+    unknown = people["image_id"].isin(people["image_id"][:60])
+    pairs = match(rows, people.assign(sex=people["sex"].where(~unknown)), thresholds=0.5)
+    pairs_without = match(rows[~rows["image_id"].isin(people["image_id"][:60])], people[~unknown], thresholds=0.5)
+    found = fairness.folded_changes(pairs, "sex", "t", "arm")
+    assert found[0] == pytest.approx(fairness.folded_changes(pairs_without, "sex", "t", "arm")[0])

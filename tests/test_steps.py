@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_core.cohort.folder import amend_info, write_cohort
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.cached import CachedDegradation
@@ -299,6 +299,16 @@ def test_a_control_that_a_cohort_cannot_fill_is_left_out_with_its_reason(tmp_pat
     assert set(alone.images.controls_left_out) == set(CONTROLS)
     assert "nobody among 2 images to exchange with" in alone.images.controls_left_out["placebo"]
     assert alone.arms_read()[-1] == "sde"
+
+
+def test_a_slice_of_one_grey_value_is_not_chosen_to_be_shown(tmp_path):
+    steps = steps_in(tmp_path)
+    shown = steps.setup.shared_rows()
+    flat = steps.setup.names_of(shown[:1])
+    amend_info(steps.cohort, one_grey_value=flat)
+    again = steps_in(tmp_path)
+    assert again.setup.shared_rows().tolist() == shown[1:].tolist()
+    assert again.setup.rows(4).tolist() == steps.setup.rows(4).tolist(), "it is read and measured like the others"
 
 
 # ---------------------------------------------------------------------- controls
