@@ -118,7 +118,8 @@ class ArmImages:
     @functools.cached_property
     def controls_left_out(self) -> dict[str, str]:
         """Control arms that this cohort is too small to fill, and why; an excerpt shows what the whole run had."""
-        left_out, level = {}, self.setup.audit_level
+        left_out: dict[str, str] = {}
+        level = self.setup.audit_level
         parts = [self.setup.rows(level, fold) for fold in self.setup.folds if not self.setup.is_excerpt]
         for arm in controls.CONTROLS if parts else ():
             try:
