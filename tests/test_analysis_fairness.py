@@ -80,6 +80,9 @@ def test_drawn_overlaps_plant_what_they_say():
     assert means.loc["planted", "male"] == means.loc["clean", "male"]
     assert means.loc["clean", "female"] - means.loc["planted", "female"] == pytest.approx(0.05, abs=0.005)
     assert np.allclose(means.loc["clean"] - means.loc["blurred_reader"], 0.05, atol=0.005)
+    cohort.table = table.assign(fold=np.arange(600) // 2 % 3)
+    found = audit_change(fairness.drawn_overlaps(cohort, 8, 0), cohort.table, "sex", reference="male", n_boot=100)
+    assert found["n_patients"].max() == 300, "with folds everybody is audited, each in the fold that tests them"
 
 
 def test_a_loss_is_paired_within_the_fold_that_tested_the_image():
