@@ -7,7 +7,7 @@ import pytest
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.metrics import eodd, eop
-from fairrecon_lab.analysis import fairness
+from fairrecon_lab.analysis import fairness, fairness_figures
 from fairrecon_lab.simulate import Bias
 
 
@@ -98,3 +98,11 @@ def test_who_is_of_unknown_sex_has_no_part_in_the_swaps():
     pairs_without = match(rows[~rows["image_id"].isin(people["image_id"][:60])], people[~unknown], thresholds=0.5)
     found = fairness.folded_changes(pairs, "sex", "t", "arm")
     assert found[0] == pytest.approx(fairness.folded_changes(pairs_without, "sex", "t", "arm")[0])
+
+
+def test_an_arm_that_one_attribute_lacks_leaves_a_gap_in_the_figure():
+    rows = [["c", attribute, arm, metric, 0.1, 0.05] for metric in ("EODD", "EOP")
+            for attribute, arm in (("sex", "unet"), ("sex", "placebo"), ("race", "unet"))]  # fmt: skip
+    folded = pd.DataFrame(rows, columns=["cohort", "attribute", "arm", "metric", "observed", "noise"])
+    lines = [line for line in fairness_figures.folded_figure(folded, "").axes[0].lines if len(line.get_xdata())]
+    assert [np.isfinite(line.get_ydata()).sum() for line in lines] == [2, 1, 2, 1]
