@@ -73,7 +73,7 @@ METRICS = {
     "ssim": Metric("SSIM", "ssim", 3, "higher", of_images=True, low=-1, high=1),
     "nmse": Metric("NMSE", "nmse", 4, "lower", of_images=True, low=0, high=FINITE),
     "lpips": Metric("LPIPS", "lpips", 3, "lower", of_images=True, low=0, high=FINITE),
-    "psnr_foreground_db": Metric("PSNR inside the head (dB)", "dB", 2, "higher", of_images=True),
+    "psnr_foreground_db": Metric("PSNR inside head or film (dB)", "dB", 2, "higher", of_images=True),
     "tpr": Metric("true positive rate", "rate", better="higher", low=0, high=1, gap="eop"),
     "fpr": Metric("false positive rate", "rate", better="lower", low=0, high=1),
     "flip_rate": Metric("share of flipped decisions", "flips", better="lower", low=0, high=1),

@@ -1,4 +1,4 @@
-"""The bar of the series: how much is done, and, once this machine's speed is known, how long the rest will take."""
+"""The bar of the series: how much is done and, where all of it has run here before, how long the rest will take."""
 
 import math
 import re
@@ -9,6 +9,9 @@ from tqdm.auto import tqdm
 
 class Progress:
     """One bar for the whole series, in expected seconds, scaled by how fast this machine has been so far.
+
+    The time left is shown only where each notebook's share was measured in a run of the same settings: shares that are
+    stated in a notebook hold for the tutorial, and other settings shift them by more than they are.
 
     Parameters
     ----------
@@ -22,6 +25,7 @@ class Progress:
 
     def __init__(self, notebooks: list[Path], record: dict):
         self.expected = {path: _expected_seconds(path, record) for path in notebooks}
+        self.measured = all(path.stem in record["notebooks"] for path in notebooks)
         self.done = 0.0
 
     def __enter__(self):
@@ -56,7 +60,7 @@ class Progress:
         share = self.expected[self.path] * (cell + 1) / n_cells
         self.bar.update(max(0.0, share - self.shown))
         self.shown = max(share, self.shown)
-        if self.bar.n > self.WARM * self.bar.total:
+        if self.measured and self.bar.n > self.WARM * self.bar.total:
             self.bar.bar_format = self.FORM + ", about {remaining} left"
 
     def say(self, text: str) -> None:
@@ -64,10 +68,10 @@ class Progress:
         if text:
             self.bar.write(text)
 
-    def skip(self, path: Path) -> None:
-        """A notebook that is current: its time leaves the total."""
+    def skip(self, path: Path, why: str = "nothing changed, kept") -> None:
+        """A notebook that is not run, and `why`: its time leaves the total."""
         self.bar.total = max(self.bar.total - self.expected[path], 1)
-        self.bar.write(f"{path.stem}: nothing changed, kept")
+        self.bar.write(f"{path.stem}: {why}")
 
 
 def _expected_seconds(path: Path, record: dict) -> float:

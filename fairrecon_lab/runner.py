@@ -31,6 +31,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from fairrecon_core.settings import Settings, load_settings, project_folder, suggest
 from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
+from fairrecon_lab.analysis.support import left_out
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
@@ -109,6 +110,11 @@ def run_series(
     try:
         with Progress(notebooks, record) as progress:
             for path in notebooks:
+                if line := left_out(path.stem[:2], out, settings):
+                    record["left_out"][path.stem] = line
+                    record["notebooks"].pop(path.stem, None)
+                    progress.skip(path, f"left out, {line}")
+                    continue
                 reason = why_run(record["notebooks"].pop(path.stem, None), path, settings, out)
                 if not (reason or again):
                     progress.skip(path)
@@ -373,6 +379,7 @@ def _open_record(out: Path, settings) -> dict:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "started": _now(),
         "notebooks": old.get("notebooks", {}),
+        "left_out": {},
     }
 
 

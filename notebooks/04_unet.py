@@ -39,6 +39,17 @@ facts = [
 pd.DataFrame(facts).set_index(["cohort", "level"])
 
 # %% [markdown]
+# What a cohort is too small for is said now, before anything is trained: findings that no reader can learn in every
+# fold, control arms (notebook 08) with nobody to exchange images with, traits without two groups. The rest of the
+# series leaves these out.
+
+# %%
+from fairrecon_lab.analysis.support import cannot_fill
+
+for name, steps in every.items():
+    print("\n".join(f"{name}: {line}" for line in cannot_fill(steps)) or f"{name} fills everything")
+
+# %% [markdown]
 # The step that makes weights is called by name. For the simulated cohorts the U-Net's weights are shipped, and there is
 # nothing to do; with `train: true` it is trained here, unless it has been, and nothing that decides it has changed.
 
@@ -294,10 +305,13 @@ losses = tiny.fit(
 assert losses["validation"].min() <= losses["validation"][0], "the kept weights are never worse than the first"
 
 # %%
+from fairrecon_core.predict.quality import measure_arms
+
 unseen = Images(check.pixels, check.names)
 spoilt = first.setup.degradation(unseen.pixels, level, unseen.names, seed=settings.seed)
 restored = tiny(spoilt, level, image_ids=unseen.names)
-before, after = (np.mean([psnr_db(x, y) for x, y in zip(batch, unseen.pixels)]) for batch in (spoilt, restored))
+measured = measure_arms([spoilt, restored], unseen.pixels, with_lpips=False)  # NaN for an image of one grey value
+before, after = (table["psnr_db"].mean() for table in measured)
 print(
     f"{len(learn)} images, {losses['seconds'].sum():.0f} s, {sum(p.numel() for p in tiny.net.parameters()):,} weights"
 )
@@ -353,7 +367,7 @@ pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.ite
 # %%
 from fairrecon_core.audit.bootstrap import patient_bootstrap
 
-table = psnr[first.name].query("level == @level")
+table = psnr[first.name].query("level == @level").dropna()  # an image of one grey value has no PSNR
 gain = (table["unet"] - table["degraded"]).groupby(table["patient_id"]).agg(["sum", "size"]).to_numpy()
 drawn = np.random.default_rng(settings.seed).integers(len(gain), size=(2000, len(gain)))
 again = gain[drawn].sum(axis=1)  # (resamples, 2): total gain and number of images

@@ -20,6 +20,7 @@ from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohorts
 from fairrecon_lab import plots
 from fairrecon_lab.analysis import downstream, downstream_figures, estimates
+from fairrecon_lab.analysis.support import cannot_fill
 
 settings, run = begin(profile, overrides, needs=["cohort"])
 every = open_cohorts(run)
@@ -30,12 +31,16 @@ every = open_cohorts(run)
 #
 # Under every figure stands where the images come from and who read them. The paper's text names a ResNet-50; its code used a ResNet-18 for
 # the brain and a DenseNet for the chest. Ours is a setting, `backbone`. What ships is a ResNet-18 of half the width, because all readers
-# together have to fit into 20 MB; its AUROCs are those of a small network, and nothing here depends on its being a large one.
+# together have to fit into 20 MB; its AUROCs are those of a small network, and nothing here depends on its being a large one. What a small
+# cohort cannot fill is left out, a line each.
 
 # %%
 steps_of = {name: steps for name, steps in every.items() if steps.readings.tasks() or steps.cohort.masks is not None}
 first, *_, last = [*steps_of.values(), *steps_of.values()]
 BOOT = {"n_boot": min(settings.n_boot, 2000), "seed": settings.seed}
+classified = [name for name, steps in steps_of.items() if steps.readings.tasks()]  # cohorts with classifiers
+for name, steps in steps_of.items():
+    print("\n".join(f"{name}: {line}" for line in cannot_fill(steps)) or f"{name}: fills everything")
 
 
 def note(steps):
@@ -111,19 +116,31 @@ for name, steps in steps_of.items():
     print(f"{name}: {', '.join(tables)}")
 
 # %%
-counts = {"task": "nunique", "image_id": "nunique", "score": "mean"}
-pd.concat(predictions.values()).groupby(["cohort", "arm"], sort=False).agg(counts).round(3)
+rows = pd.concat([*predictions.values(), *overlap.values()])
+counts = {"task": "nunique", "image_id": "nunique", "score": "mean"} if predictions else {"image_id": "nunique"}
+rows.groupby(["cohort", "arm"], sort=False).agg(counts).round(3)
+
+# %% [markdown]
+# Who is left, from what was recorded to what is audited below; the report shows the same.
+
+# %%
+from fairrecon_core.cohort.folder import funnel
+
+read = {name: rows.loc[(rows["cohort"] == name) & (rows["arm"] != "clean"), "image_id"].unique() for name in steps_of}
+left = {name: funnel(steps_of[name].cohort, ids) for name, ids in read.items()}
+run.note("people", left)
+pd.concat({name: pd.DataFrame(steps).set_index("step") for name, steps in left.items()}, names=["cohort"])
 
 # %% [markdown]
 # A reader's scores on `clean` do not depend on which arms run beside it. Proof on a few images, by reading them once more:
 
 # %%
-name = next(iter(predictions))
-steps, classifiers = steps_of[name], [reader for reader in readers[name].values() if isinstance(reader, Classifier)]
-reader, few = classifiers[0], steps.setup.rows(steps.audit_level)[:3]
-stored = predictions[name].query("arm == 'clean' and fold == 0 and task == @reader.tasks[0]").set_index("image_id")
-again = reader.scores(steps.cohort.images_at(few))[:, 0]
-assert np.allclose(again, stored.loc[steps.setup.names_of(few), "score"], atol=1e-5)
+for name in classified[:1]:
+    steps, classifiers = steps_of[name], [reader for reader in readers[name].values() if isinstance(reader, Classifier)]
+    reader, few = classifiers[0], steps.setup.rows(steps.audit_level)[:3]
+    stored = predictions[name].query("arm == 'clean' and fold == 0 and task == @reader.tasks[0]").set_index("image_id")
+    again = reader.scores(steps.cohort.images_at(few))[:, 0]
+    assert np.allclose(again, stored.loc[steps.setup.names_of(few), "score"], atol=1e-5)
 
 # %% [markdown]
 # ## AUROC by hand
@@ -142,17 +159,20 @@ tested = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in predictions.items()
 }
 units = {n: downstream.unit_scores(rows, steps_of[n].cohort) for n, rows in tested.items()}
-here = units[name].query("arm == 'clean' and task == @reader.tasks[0]")
-truth, score = downstream.labels_of(steps.cohort, reader.tasks[0], here["unit"]), here["score"].to_numpy()
+task, truth, score = "no task", np.empty(0), np.empty(0)
+for name in classified[:1]:
+    task = downstream.task_to_show(steps_of[name])
+    here = units[name].query("arm == 'clean' and task == @task")
+    truth, score = downstream.labels_of(steps_of[name].cohort, task, here["unit"]), here["score"].to_numpy()
 
 # %%
 positive, negative, known = score[truth == 1], score[truth == 0], ~np.isnan(truth)
 if len(positive) and len(negative):
     above = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
     assert np.isclose(above, auroc(truth, score)) and np.isclose(above, roc_auc_score(truth[known], score[known]))
-    print(f"{reader.tasks[0]}: {len(positive)} x {len(negative)} pairs, AUROC {above:.3f}")
+    print(f"{task}: {len(positive)} x {len(negative)} pairs, AUROC {above:.3f}")
 else:
-    print(f"{reader.tasks[0]}: {len(positive)} positives, {len(negative)} negatives: not estimable, and not scored")
+    print(f"{task}: {len(positive)} positives, {len(negative)} negatives: not estimable, and not scored")
 
 # %% [markdown]
 # Its interval comes from *placement values*: each positive's share of negatives below it, and each negative's share of positives above.
@@ -171,7 +191,7 @@ for name in units:
     tasks = steps.readings.tasks()
     clean_table[name] = downstream.clean_aurocs(units[name], steps.cohort, tasks, steps.audit_level, **BOOT)
     display(run.figure(downstream_figures.clean_figure(clean_table[name], note(steps)), f"08_clean_{name}"))
-unknown = pd.concat(clean_table.values()).query("label == 'recorded' and value.isna()")["task"]
+unknown = [task for each in clean_table.values() for task in each.query("label == 'recorded' and value.isna()")["task"]]
 print(f"not estimable (no patient with, or none without): {', '.join(unknown) or 'none'}")
 
 # %% [markdown]
@@ -283,7 +303,7 @@ for name, steps in steps_of.items():
 
 # %%
 changes = {name: downstream.changes_table(frames, steps_of[name].audit_level) for name, frames in curves.items()}
-pd.concat(changes, names=["cohort"])
+pd.concat(changes, names=["cohort"]) if changes else "no cohort with classifiers"
 
 # %% [markdown]
 # ## Four ways to choose a threshold
@@ -302,7 +322,10 @@ for name, policy in [(cohort, policy) for cohort in predictions for policy in PO
         run.save("thresholds", frame, cohort=name, policy=policy)
         thresholds[name, policy] = frame
 counts = {"arm": "nunique", "task": "nunique", "value": "count", "n": "median"}
-pd.concat(thresholds.values()).groupby(["cohort", "policy", "chosen_on"], sort=False).agg(counts)
+chosen = (
+    pd.concat(thresholds.values()) if thresholds else pd.DataFrame(columns=["cohort", "policy", "chosen_on", *counts])
+)
+chosen.groupby(["cohort", "policy", "chosen_on"], sort=False).agg(counts)
 
 # %% [markdown]
 # Validation images of the other arms are read only when the setting `threshold_policy` is `validation_per_arm`; otherwise that policy has
@@ -327,10 +350,11 @@ for name in predictions:
 # %%
 from fairrecon_core.audit.metrics import flip_rate, logit_shift
 
-name = list(predictions)[-1]
-steps, task = steps_of[name], steps_of[name].images.planted_task()
-cuts, arm = thresholds[name, "validation_frozen"], steps_of[name].setup.arms()[-1]
-one = downstream.decisions(tested[name], steps.cohort, cuts, task, arm, steps.audit_level).assign(everybody="all")
+one = pd.DataFrame(columns=["patient", "truth", "before", "after", "cut", "moved", "flipped"])
+for name in classified[-1:]:
+    steps, task = steps_of[name], downstream.task_to_show(steps_of[name])
+    cuts, arm = thresholds[name, "validation_frozen"], steps.setup.arms()[-1]
+    one = downstream.decisions(tested[name], steps.cohort, cuts, task, arm, steps.audit_level).assign(everybody="all")
 one[["patient", "truth", "before", "after", "cut", "moved", "flipped"]].head(3).round(3)
 
 # %%
@@ -418,20 +442,17 @@ def who_answers(name, task):
 
 
 # %%
-name = list(predictions)[-1]
-steps = steps_of[name]
-(reader, output), image = (
-    who_answers(name, steps.images.planted_task()),
-    steps.cohort.image(steps.setup.rows(steps.audit_level)[0]),
-)
-if settings.backbone.startswith("resnet"):
-    maps, value, kept = [], 0.0, {}
+kept, by_formula = {}, bool(classified) and settings.backbone.startswith("resnet")
+if by_formula:
+    steps = steps_of[classified[-1]]
+    reader, output = who_answers(steps.name, downstream.task_to_show(steps))
+    image = steps.cohort.image(steps.setup.shared_rows()[0])
     hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
     value = reader.outputs(image[None])[0, output]
     hook.remove()
 
 # %%
-if settings.backbone.startswith("resnet"):
+if by_formula:
     signed = torch.einsum("k,khw->hw", reader.net.fc.weight[output], kept["maps"]) / kept["maps"][0].numel()
     bias = reader.net.fc.bias[output]
     assert np.isclose(signed.sum() + bias, value, atol=1e-4)
@@ -462,7 +483,7 @@ def maps_and_scores(name, task, images, layer="layer4"):
 
 # %%
 for name, table in predictions.items():
-    steps, asked = steps_of[name], steps_of[name].images.planted_task()
+    steps, asked = steps_of[name], downstream.task_to_show(steps_of[name])
     images = on_every_arm(steps, downstream.median_positive(table, steps.setup, asked), steps.audit_level)
     tasks = [asked, *(task for task in ("atelectasis",) if task in steps.readings.tasks())]
     lines = {task: maps_and_scores(name, task, list(images.values())) for task in tasks}
@@ -487,7 +508,7 @@ def restored(steps, row, arm, level):
 
 
 # %%
-def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.name):
+def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=(classified or [last.name])[-1]):
     """Image, heat map and score of one arm beside clean, for the median patient of a task."""
     steps = steps_of[cohort]
     level = {"audited": steps.audit_level, "least noise": steps.levels[0], "most noise": steps.levels[-1]}[level]
@@ -499,14 +520,17 @@ def look_at(task, arm="degraded", level="audited", layer="layer4", cohort=last.n
     return downstream_figures.beside_clean(images, maps, titles, heads, text)
 
 
-look_at(last.images.planted_task(), last.setup.arms()[-1])
+shown = {name: downstream.task_to_show(steps_of[name]) for name in classified[-1:]}
+for name, task in shown.items():
+    display(look_at(task, steps_of[name].setup.arms()[-1]))
 
 # %% tags=["widget"]
 from fairrecon_lab.widgets import slider_image
 
 WHERE = {"level": ("audited", "least noise", "most noise"), "layer": ("layer4", "layer3")}
-choices = {"task": tuple(last.readings.tasks()), "arm": tuple(last.setup.arms()), **WHERE}
-slider_image(look_at, **choices, start={"task": last.images.planted_task()})
+for name, task in shown.items():
+    choices = {"task": tuple(steps_of[name].readings.tasks()), "arm": tuple(steps_of[name].setup.arms()), **WHERE}
+    slider_image(look_at, **choices, start={"task": task})
 
 # %% [markdown]
 # ## Check your understanding

@@ -37,7 +37,7 @@ level = steps.audit_level
 # %%
 import torch.nn.functional as F
 
-row = int(steps.setup.rows(level)[0])
+row = int(steps.setup.shared_rows()[0])
 clean, name = torch.from_numpy(steps.cohort.image(row)), steps.setup.names_of([row])[0]
 degraded = steps.setup.degradation(clean, level, name, seed=settings.seed)
 neighbours = F.unfold(degraded[None, None], 5, padding=2)[0]  # (25, pixels)
@@ -111,7 +111,7 @@ quality[quality["level"] == level].groupby("arm", sort=False)[["psnr_db", "ssim"
 # %%
 def compare(arm="linear", nth=0):
     """Clean, degraded and one arm's image of the nth test patient, with errors on one scale."""
-    row = int(steps.setup.rows(level)[nth])
+    row = int(steps.setup.shared_rows()[nth])
     truth, name = steps.cohort.image(row), steps.setup.names_of([row])[0]
     degraded = steps.setup.degradation(truth, level, name, seed=settings.seed)
     restored = steps.weights.load(arm)(degraded, level, image_ids=name, seed=settings.seed)
@@ -124,7 +124,7 @@ compare("linear", 0)
 from fairrecon_lab.widgets import slider_image
 
 slider_image(
-    compare, arm=tuple(dict.fromkeys(["linear", *arms[1:]])), nth=list(range(min(8, len(steps.setup.rows(level)))))
+    compare, arm=tuple(dict.fromkeys(["linear", *arms[1:]])), nth=list(range(min(8, len(steps.setup.shared_rows()))))
 )
 
 # %% [markdown]
@@ -139,12 +139,22 @@ slider_image(
 # %%
 from fairrecon_core.audit import audit_change, summary
 
-steps.readings.weights.make_all()
-scores = pd.concat([steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded", *new)])
-scores = scores[scores["arm"].eq("clean") | scores["level"].eq(level)]
+from fairrecon_core.steps.setup import subgroup_attributes
+
+can_audit = bool(steps.readings.tasks()) and "sex" in subgroup_attributes(steps.cohort)
+if can_audit:
+    steps.readings.weights.make_all()
+    scores = pd.concat([steps.readings.read(arm)["predictions"] for arm in ("clean", "degraded", *new)])
+    scores = scores[scores["arm"].eq("clean") | scores["level"].eq(level)]
 shared = {"metrics": ["rates"], "n_boot": min(settings.n_boot, 2000), "seed": settings.seed}
 limits = {"min_support": settings.min_support, "margin": settings.margin}
-print(summary(audit_change(scores, steps.cohort.table, "sex", reference="male", **shared, **limits), max_rows=4))
+if can_audit:
+    table = audit_change(scores, steps.cohort.table, "sex", reference="male", **shared, **limits)
+print(
+    summary(table, max_rows=4)
+    if can_audit
+    else f"{steps.name} has no reader of a finding, or one sex: nothing to audit"
+)
 
 # %% [markdown]
 # ## A cohort of your own

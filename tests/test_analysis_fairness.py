@@ -7,7 +7,7 @@ import pytest
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.metrics import eodd, eop
-from fairrecon_lab.analysis import fairness
+from fairrecon_lab.analysis import fairness, fairness_figures
 from fairrecon_lab.simulate import Bias
 
 
@@ -80,9 +80,29 @@ def test_drawn_overlaps_plant_what_they_say():
     assert means.loc["planted", "male"] == means.loc["clean", "male"]
     assert means.loc["clean", "female"] - means.loc["planted", "female"] == pytest.approx(0.05, abs=0.005)
     assert np.allclose(means.loc["clean"] - means.loc["blurred_reader"], 0.05, atol=0.005)
+    cohort.table = table.assign(fold=np.arange(600) // 2 % 3)
+    found = audit_change(fairness.drawn_overlaps(cohort, 8, 0), cohort.table, "sex", reference="male", n_boot=100)
+    assert found["n_patients"].max() == 300, "with folds everybody is audited, each in the fold that tests them"
 
 
 def test_a_loss_is_paired_within_the_fold_that_tested_the_image():
     rows = pd.DataFrame({"image_id": ["a", "a", "a"], "fold": [0, 0, 1], "arm": ["clean", "unet", "clean"]})
     found = fairness.losses(rows.assign(value=[0.8, 0.5, 0.1]), "unet")
     assert len(found) == 1 and found["loss"][0] == pytest.approx(-0.3)
+
+
+def test_who_is_of_unknown_sex_has_no_part_in_the_swaps():
+    rows, people = readings()
+    unknown = people["image_id"].isin(people["image_id"][:60])
+    pairs = match(rows, people.assign(sex=people["sex"].where(~unknown)), thresholds=0.5)
+    pairs_without = match(rows[~rows["image_id"].isin(people["image_id"][:60])], people[~unknown], thresholds=0.5)
+    found = fairness.folded_changes(pairs, "sex", "t", "arm")
+    assert found[0] == pytest.approx(fairness.folded_changes(pairs_without, "sex", "t", "arm")[0])
+
+
+def test_an_arm_that_one_attribute_lacks_leaves_a_gap_in_the_figure():
+    rows = [["c", attribute, arm, metric, 0.1, 0.05] for metric in ("EODD", "EOP")
+            for attribute, arm in (("sex", "unet"), ("sex", "placebo"), ("race", "unet"))]  # fmt: skip
+    folded = pd.DataFrame(rows, columns=["cohort", "attribute", "arm", "metric", "observed", "noise"])
+    lines = [line for line in fairness_figures.folded_figure(folded, "").axes[0].lines if len(line.get_xdata())]
+    assert [np.isfinite(line.get_ydata()).sum() for line in lines] == [2, 1, 2, 1]

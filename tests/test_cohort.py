@@ -80,7 +80,7 @@ def test_no_patient_is_in_two_splits_folds_or_roles(tmp_path, seed):
     for options in ({"roles": (0.7, 0.3)}, {"n_folds": 5, "roles": (0.5, 0.5)}):
         table = write(tmp_path, seed=seed, **options).table
         assert (table.groupby("patient_id")[["split", "role", "fold", "sex", "age_group", "race"]].nunique() == 1).all(
-            None
+            axis=None
         )
 
 
@@ -680,19 +680,20 @@ def test_a_flipped_pixel_is_found_when_asked(tmp_path):
 
 
 def test_the_funnel_counts_people_from_the_record_to_the_audit(tmp_path):
-    items = [
-        (make_image(i), make_row(i, y_edema=[0, 1, None][i % 3], sex=["female", None][i // 2 % 2])) for i in range(40)
-    ]
-    cohort = write(tmp_path, items)
+    sexes = ["female", None, "male", None]
+    items = [(make_image(i), make_row(i, y_edema=[0, 1, None][i % 3], sex=sexes[i // 2 % 4])) for i in range(40)]
+    cohort = write(tmp_path, items, split=(0.2, 0.1, 0.7))
     steps = {row["step"]: (row["patients"], row["images"]) for row in funnel(cohort)}
     labelled = cohort.table["y_edema"].notna()
     assert steps["in the cohort"] == (20, 40) and steps["with a label"] == (20, int(labelled.sum()))
-    assert steps["of these with a known sex"] == (10, int((labelled & (cohort.table["sex"] == "female")).sum()))
+    assert steps["of these with a known sex"] == (10, int((labelled & (cohort.table["sex"] != "unknown")).sum()))
     test = cohort.table[cohort.table["split"] == "test"]
     asked = {row["step"]: row for row in funnel(cohort, test["image_id"].iloc[:-2])}
     seen = test.iloc[:-2][test.iloc[:-2]["y_edema"].notna() & (test.iloc[:-2]["sex"] != "unknown")]
     assert asked["audited by sex"]["patients"] == seen["patient_id"].nunique() > 0
-    assert asked["audited by sex"]["images"] == len(seen)
+    assert asked["audited by sex"]["images"] == len(seen) and seen["sex"].nunique() == 2
+    women = {row["step"]: row for row in funnel(cohort, seen.loc[seen["sex"] == "female", "image_id"])}
+    assert women["audited by sex"]["patients"] == 0, "one group is no gap"
     told = amend_info(cohort, funnel=[{"step": "recorded", "patients": 99, "images": 100}])
     assert funnel(told)[0]["patients"] == 99 and told.info["content_hash"] == cohort.info["content_hash"]
 

@@ -80,3 +80,26 @@ def test_lock_without_cuda_loses_torch_and_its_gpu_packages_alone(root, tmp_path
     assert {"torch", "torchvision", "triton"} <= lost
     assert all(re.match(r"torch|torchvision|triton|cuda-|nvidia-", name) for name in lost)
     assert slim.count("--hash") > 1000
+
+
+def test_every_requirement_has_the_same_bounds_for_pip_and_for_conda(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    split = re.compile(r"([A-Za-z0-9_-]+)(.*)")
+    conda = dict(split.fullmatch(spec).groups() for spec in conda_specs(root / "environment.yml"))
+    renamed = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+    for text in project["dependencies"]:
+        name, bounds = split.fullmatch(text).groups()
+        assert conda[renamed.get(name, name)] == bounds, text
+
+
+def test_what_may_break_with_its_next_version_has_an_upper_bound_that_the_lock_is_below(root):
+    text, lock = (root / "pyproject.toml").read_text(), (root / "requirements.lock").read_text()
+    needed = tomllib.loads(text)["project"]["dependencies"]
+    below = {re.match(r"[A-Za-z0-9_-]+", each)[0]: each.partition("<")[2] for each in needed if "<" in each}
+    heavy = {"numpy", "scipy", "pandas", "pyarrow", "torch", "torchvision", "lightning-fabric", "scikit-image",
+             "scikit-learn", "ipykernel", "nbclient", "papermill"}  # fmt: skip
+    assert heavy <= set(below)
+    number = lambda version: [int(part) for part in version.split(".") if part.isdigit()]
+    for name, bound in below.items():
+        pins = re.findall(rf"^{name}==([0-9.]+)", lock, re.M)
+        assert pins and all(number(pin) < number(bound) for pin in pins), name

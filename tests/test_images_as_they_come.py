@@ -39,7 +39,11 @@ from test_data_scripts_paper import (
 )
 from test_data_scripts_paper import entry as chexpert_entry
 
-from fairrecon_core.predict.quality import measure
+from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_core.degrade import degradation
+from fairrecon_core.learn.loop import pairs
+from fairrecon_core.learn.rows import images_of, learning_rows, with_mirrored
+from fairrecon_core.predict.quality import film_mask, measure
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 255, (8, 12), dtype=np.uint8)
@@ -147,6 +151,21 @@ def test_one_hot_pixel_leaves_a_slice_bright_when_the_volume_decides():
     high = films.high_of(slices)
     assert 90 <= high <= 110 and films.high_of([np.zeros((3, 3))]) == 0
     assert films.to_unit_percentile(slices[0], high).mean() > 0.6 > 2 * films.to_unit(slices[0], "image").mean()
+
+
+def test_networks_learn_from_films_with_the_borders_that_they_are_tested_on(tmp_path):
+    row = {"modality": "xray", "sex": "female", "age_years": 50.0, "race": "white"}
+    films_ = [films.to_square(RNG.uniform(0.2, 1, (24, 12)).astype(np.float32), 32, "pad") for _ in range(24)]
+    items = [(film, row | {"image_id": f"i{k}", "patient_id": f"p{k}"}) for k, film in enumerate(films_)]
+    cohort = write_cohort(tmp_path, items, name="padded", seed=1, n_folds=3)
+    inside = np.zeros((32, 32), bool)
+    inside[:, 8:24] = True
+    train = images_of(cohort, learning_rows(cohort, "train", "reconstruction"))
+    for images in (train, with_mirrored(train)):
+        for batch in pairs(images, images, degradation("xray"), [3000], batch_size=4)(0):
+            assert (film_mask(batch.clean[:, 0]) == inside).all() and batch.degraded[:, 0].numpy()[:, ~inside].max() > 0
+    tested = cohort.images_at(cohort.select("test", "prediction"))
+    assert (film_mask(tested) == inside).all()
 
 
 # ---------------------------------------------------------------- masks

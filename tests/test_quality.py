@@ -12,7 +12,7 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 
 from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.predict import quality
-from fairrecon_core.predict.quality import head_mask, lpips_network, measure, psnr_db
+from fairrecon_core.predict.quality import film_mask, head_mask, lpips_network, measure, psnr_db
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,26 @@ def pair():
 def test_psnr_by_hand():
     assert psnr_db(np.full((4, 4), 0.6), np.full((4, 4), 0.5)) == pytest.approx(20.0)
     assert psnr_db(np.ones((4, 4)), np.ones((4, 4))) == np.inf and np.isnan(psnr_db([], []))
+
+
+def test_the_film_is_what_lies_within_its_border_by_hand():
+    image = np.zeros((2, 6, 8))
+    image[0, 1:4, 2] = image[0, 2, 6] = 0.5  # black between them belongs to the film
+    expected = np.zeros((6, 8), bool)
+    expected[1:4, 2:7] = True
+    assert np.array_equal(film_mask(image)[0], expected) and not film_mask(image)[1].any()
+
+
+def test_a_border_changes_the_whole_and_not_the_inside_of_a_film(pair):
+    images, clean = (part.clip(0.01, 1) for part in pair)
+    around = ((0, 0), (0, 0), (16, 16))
+    plain = measure(images, clean, foreground=film_mask(clean), with_lpips=False)
+    framed = np.pad(clean, around)
+    for fill in (0.0, 0.3):  # an arm that keeps the border black, and one that paints it
+        painted = np.pad(images, around, constant_values=fill)
+        found = measure(painted, framed, foreground=film_mask(framed), with_lpips=False)
+        assert np.allclose(found["psnr_foreground_db"], plain["psnr_db"], atol=1e-4)
+        assert (found["psnr_db"] > plain["psnr_db"]).all() == (fill == 0.0)
 
 
 def test_figures_agree_with_scikit_image(pair):

@@ -128,6 +128,24 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_the_page_shows_who_is_left_at_every_step(run):
+    text = re.sub(r"<[^>]+>|\s+", " ", (run / "report.html").read_text())
+    cohort = Contents(run).cohorts["chest"]
+    tested = cohort.table[cohort.table["split"] == "test"]
+    by_race = tested[tested["race"] != "unknown"]
+    words = " ".join(text.split())
+    assert f"in the cohort {cohort.table['patient_id'].nunique()} {len(cohort)}" in words
+    assert f"audited by race {by_race['patient_id'].nunique()} {len(by_race)}" in words
+    assert words.count("audited by sex") == 2, "one table a cohort"
+
+
+def test_the_page_says_which_notebook_a_small_cohort_leaves_out(tmp_path):
+    make_run(tmp_path, 12, 30)
+    make_record(tmp_path, left_out={"10_did": "brain has one sex, male: there is no gap to audit"})
+    write_report(tmp_path)
+    assert "10: brain has one sex, male: there is no gap to audit" in (tmp_path / "report.html").read_text()
+
+
 class Page(HTMLParser):
     """Tags of a page, its words, and whether its tags nest."""
 

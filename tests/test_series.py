@@ -207,6 +207,14 @@ def test_the_time_left_is_shown_once_it_was_measured_and_scales_with_this_machin
         assert progress.bar.n == 30 and progress.bar.total == 100
 
 
+def test_no_time_left_is_shown_for_a_run_whose_shares_were_never_measured(tmp_path):
+    paths, record = [tmp_path / "00_a.ipynb", tmp_path / "01_b.ipynb"], {"00_a": {"wall_s": 30}}
+    paths[1].write_text('"**Time** 70 s"')
+    with Progress(paths, {"notebooks": record}) as progress, progress.notebook(paths[0]):
+        progress.tick(8, 10)
+        assert progress.bar.n == 27 and "left" not in progress.bar.bar_format
+
+
 def test_numbers_choose_notebooks_in_order():
     with pytest.raises(ValueError, match="no notebook '100'; there are 00, 01"):
         choose([Path(f"{number:02}_x.ipynb") for number in range(11)], ["100"], "")

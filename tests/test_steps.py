@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_core.cohort.folder import amend_info, write_cohort
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.cached import CachedDegradation
@@ -272,7 +272,43 @@ def test_folds_are_read_out_of_fold(tmp_path):
 
 
 def test_every_arm_that_is_read_is_known(trained):
-    assert trained.arms_read() == ["clean", "degraded", "tv", "nlm", "unet", "pix2pix", "sde", *CONTROLS]
+    left_out = trained.images.controls_left_out
+    controls_read = [arm for arm in CONTROLS if arm not in left_out]
+    assert trained.arms_read() == ["clean", "degraded", "tv", "nlm", "unet", "pix2pix", "sde", *controls_read]
+
+
+def test_a_control_that_a_cohort_cannot_fill_is_left_out_with_its_reason(tmp_path):
+    def steps_of_people(folder, sexes, grades):
+        rows = [{"image_id": f"i{k}", "patient_id": f"p{k}", "modality": "mri", "sex": sex, "age_years": 50.0,
+                 "race": "white", "y_tumour_grade": grade, "split": "test"}
+                for k, (sex, grade) in enumerate(zip(sexes, grades))]  # fmt: skip
+        items = [(np.full((32, 32), 0.5, np.float32), row) for row in rows]
+        write_cohort(folder / "cohorts" / "brain", items, name="brain", seed=1, tasks=["tumour_grade"])
+        return steps_in(folder)
+
+    n = 60
+    whole = steps_of_people(tmp_path / "a", ["female", "male"] * n, [1, 1, 0, 0] * (n // 2))
+    assert whole.images.controls_left_out == {} and whole.arms_read()[-2:] == list(CONTROLS)
+    men = steps_of_people(tmp_path / "b", ["male"] * n, [1, 0] * (n // 2))
+    assert men.images.controls_left_out == {
+        "planted": "cannot plant: 0 images of 'female', 0 of them without tumour_grade"
+    }
+    ill = steps_of_people(tmp_path / "c", ["female"] * n, [1] * n)
+    assert "no task with positive and negative labels" in ill.images.controls_left_out["planted"]
+    alone = steps_of_people(tmp_path / "d", ["female", "male"], [1, 0])
+    assert set(alone.images.controls_left_out) == set(CONTROLS)
+    assert "nobody among 2 images to exchange with" in alone.images.controls_left_out["placebo"]
+    assert alone.arms_read()[-1] == "sde"
+
+
+def test_a_slice_of_one_grey_value_is_not_chosen_to_be_shown(tmp_path):
+    steps = steps_in(tmp_path)
+    shown = steps.setup.shared_rows()
+    flat = steps.setup.names_of(shown[:1])
+    amend_info(steps.cohort, one_grey_value=flat)
+    again = steps_in(tmp_path)
+    assert again.setup.shared_rows().tolist() == shown[1:].tolist()
+    assert again.setup.rows(4).tolist() == steps.setup.rows(4).tolist(), "it is read and measured like the others"
 
 
 # ---------------------------------------------------------------------- controls

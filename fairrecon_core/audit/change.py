@@ -197,7 +197,7 @@ def _subgroups(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]
     n_unknown = int((column == UNKNOWN).sum())
     if n_unknown:
         matched.notes.append(f"{n_unknown} of {len(column)} images have no known {name}: in no subgroup")
-    return name, names, pd.Categorical(column, categories=names).codes.astype(int)
+    return name, names, pd.Index(names).get_indexer(column)
 
 
 def _reference(reference: str, names: list[str], codes, patient) -> int | str:

@@ -261,11 +261,12 @@ def funnel(cohort: Cohort, image_ids: Iterable[str] | None = None) -> list[dict]
     labels = table[[f"y_{task}" for task in cohort.tasks]].notna().any(axis=1) | (not cohort.tasks)
     tested = table["image_id"].isin(list(image_ids)) & labels
     tested &= (table["split"] == "test") | (cohort.info["n_folds"] > 1)
-    return [*steps, *_steps(table, _known(table, tested, "audited by"))]
+    return [*steps, *_steps(table, _known(table, tested, "audited by", 2))]
 
 
-def _known(table, among, words) -> dict:
-    return {f"{words} {trait}": among & (table[trait] != "unknown") for trait in TRAITS}
+def _known(table, among, words, n_groups=1) -> dict:
+    known = {trait: among & (table[trait] != "unknown") for trait in TRAITS}
+    return {f"{words} {trait}": rows & (table.loc[rows, trait].nunique() >= n_groups) for trait, rows in known.items()}
 
 
 def _steps(table, kept: dict) -> list[dict]:

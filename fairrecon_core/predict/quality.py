@@ -148,6 +148,14 @@ def head_mask(clean, threshold: float = 0.05, margin: int = 2) -> np.ndarray:
     return np.stack([binary_dilation(image > threshold, iterations=margin) for image in np.asarray(clean)])
 
 
+def film_mask(clean) -> np.ndarray:
+    """Foreground of X-rays (n, H, W): the rectangle that holds all that is not black; the border of a film is not."""
+    lit = np.asarray(clean) > 0
+    reached = lambda line: np.logical_or.accumulate(line, axis=1)
+    within = lambda line: reached(line) & reached(line[:, ::-1])[:, ::-1]
+    return within(lit.any(axis=2))[:, :, None] & within(lit.any(axis=1))[:, None, :]
+
+
 def lpips_distance(image, clean) -> float:
     """LPIPS (AlexNet) between two images (H, W) in [0, 1]; 0 for equal images, larger is worse."""
     return float(lpips_distances(np.asarray(image)[None], np.asarray(clean)[None])[0])

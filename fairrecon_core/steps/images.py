@@ -3,6 +3,7 @@
 Images lie as uint16 beside the stamp of what they were made from; `clean` and the control arms are read off the cohort.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,21 @@ class ArmImages:
             return np.arange(len(rows))
         table, settings = self.setup.cohort.table.iloc[rows].reset_index(drop=True), self.setup.run.settings
         return controls.donors(arm, table, self.planted_task(), share=settings.control_share, seed=settings.seed)
+
+    @functools.cached_property
+    def controls_left_out(self) -> dict[str, str]:
+        """Control arms that this cohort is too small to fill, and why; an excerpt shows what the whole run had."""
+        left_out: dict[str, str] = {}
+        level = self.setup.audit_level
+        parts = [self.setup.rows(level, fold) for fold in self.setup.folds if not self.setup.is_excerpt]
+        for arm in controls.CONTROLS if parts else ():
+            try:
+                moved = sum(np.count_nonzero(self.donors(arm, rows) - np.arange(len(rows))) for rows in parts)
+                reason = "" if moved else f"nobody among {sum(map(len, parts))} images to exchange with"
+            except ValueError as error:
+                reason = str(error)
+            left_out |= {arm: reason} if reason else {}
+        return left_out
 
     def planted_task(self) -> str:
         """The task that the arm `planted` harms, see `controls.planted_task`."""

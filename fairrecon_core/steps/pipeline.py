@@ -54,8 +54,9 @@ class CohortSteps:
         return self.setup.audit_level
 
     def arms_read(self, extra: Iterable[str] = controls.CONTROLS) -> list[str]:
-        """Every arm that is read: clean, all with images, and the controls."""
-        return ["clean", *self.setup.arms(), *extra]
+        """Every arm that is read: clean, all with images, and of `extra` the controls that the cohort can fill."""
+        left_out = self.images.controls_left_out
+        return ["clean", *self.setup.arms(), *(arm for arm in extra if arm not in left_out)]
 
 
 def open_cohort(run: Run, name: str) -> CohortSteps:

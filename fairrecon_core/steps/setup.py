@@ -88,8 +88,10 @@ class Setup:
         return np.sort(np.random.default_rng([seed, fold]).permutation(rows)[:n_subset])
 
     def shared_rows(self) -> np.ndarray:
-        """Test rows of the first fold that every level has."""
-        return functools.reduce(np.intersect1d, [self.rows(level) for level in self.levels])
+        """Test rows of the first fold that every level has and something is to be seen on: more than one grey value."""
+        rows = functools.reduce(np.intersect1d, [self.rows(level) for level in self.levels])
+        flat = self.cohort.table["image_id"].iloc[rows].isin(self.cohort.info.get("one_grey_value", []))
+        return rows[~flat.to_numpy()]
 
     def names_of(self, rows) -> list[str]:
         """`image_id` of some rows."""

@@ -320,6 +320,13 @@ def changes_table(curves: dict[str, pd.DataFrame], level: float) -> pd.DataFrame
 
 
 # ---------------------------------------------------------------------- images chosen by a rule
+def task_to_show(steps) -> str:
+    """Of the tasks that the readers of a cohort's `steps` know, the one that `planted` harms; else the first."""
+    tasks = steps.readings.tasks()
+    planted = "" if "planted" in steps.images.controls_left_out else steps.images.planted_task()
+    return planted if planted in tasks else tasks[0]
+
+
 def median_slice(overlap: pd.DataFrame, setup) -> int:
     """Row of the audited slice whose clean Dice is the median among those with a tumour; `setup` is the cohort's."""
     rows = setup.rows(setup.audit_level)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fairrecon_core.audit import choose_threshold, signed_cells
 from fairrecon_core.audit.matching import Matched
-from fairrecon_core.audit.metrics import dice, logit
+from fairrecon_core.audit.metrics import dice, intersect, logit
 from fairrecon_core.reconstruct.controls import planted_change
 from fairrecon_lab.analysis.confounders import adjusted
 from fairrecon_lab.simulate import Bias, control_scores, patient_table, reference_rates, reference_reader
@@ -96,11 +96,11 @@ def drawn_overlaps(cohort, level: float, seed: int) -> pd.DataFrame:
     female = (table["sex"] == "female").to_numpy()
     noise = rng.normal(0, 0.03, len(table))
     arms = {"clean": 0.0, "placebo": noise, "planted": -0.05 * female, "blurred_reader": -0.05}
-    parts = []
+    named, parts = table[[name for name in ("image_id", "fold") if name in table]], []  # each in its own fold
     for arm, change in arms.items():
         shared = np.round(np.clip(values + change, 0, 1) * actual).astype(int)
         counts = {"intersection": shared, "predicted": actual, "actual": actual}
-        parts.append(table[["image_id"]].assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
+        parts.append(named.assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -173,7 +173,7 @@ def folded_changes(
     """
     condition = [name for name, _ in pairs.conditions].index(arm)
     truth, clean, other = pairs.truth[task], *pairs.decision[task][[pairs.baseline_of[condition], condition]]
-    keep = ~np.isnan(truth + clean + other) & (pairs.images[attribute] != "unknown").to_numpy()
+    keep = ~np.isnan(truth + clean + other) & (intersect(pairs.images, attribute)[1] != "unknown").to_numpy()
     if np.unique(truth[keep]).size < 2:
         return np.full((2, 2), np.nan)
     truth, clean, other, people = truth[keep].astype(int), clean[keep], other[keep], pairs.images[keep]

@@ -90,11 +90,20 @@ def change_by_task(cells: pd.DataFrame, metric: str, reference: str, note: str) 
 
 
 def folded_figure(folded: pd.DataFrame, note: str) -> Figure:
-    """Mean |change| per attribute and arm, from `fairness.folded_table` (`folded`), and that of swaps (black dash)."""
+    """Mean |change| per attribute and arm, and that of swaps (black dash); an arm that a cohort lacks leaves a gap.
+
+    Parameters
+    ----------
+    folded : DataFrame
+        From `fairness.folded_table`.
+    note : str
+    """
     figure, axes = plots.canvas(10, 3.4, 1, 2, sharey=True)
     for ax, metric in zip(axes, ("EODD", "EOP")):
         rows = folded[folded["metric"] == metric].groupby(["attribute", "arm"], sort=False)[["observed", "noise"]]
-        rows = rows.mean().reset_index()
+        rows = (
+            rows.mean().unstack(sort=False).stack(future_stack=True).reset_index()
+        )  # an arm may lack an attribute: a gap
         plots.by_arm(ax, rows, "attribute", "observed")
         drawn = [line for line in ax.lines if len(line.get_xdata())]
         for line, (_, noise) in zip(drawn, rows.groupby("arm", sort=False)["noise"]):

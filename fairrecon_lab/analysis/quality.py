@@ -60,6 +60,12 @@ def sample_gains(samples, truths, patients) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------- arms
+def measures_by_subgroup(cohort) -> list[str]:
+    """PSNR and LPIPS; and PSNR inside the head of MRI, or inside the film where films of a `cohort` have borders."""
+    has_outside = cohort.modality == "mri" or cohort.info.get("fit") == "pad"
+    return ["psnr_db", "lpips"] + ["psnr_foreground_db"] * has_outside
+
+
 def paired_psnr(table: pd.DataFrame, patients: pd.Series, arms, reference: str, **options) -> pd.DataFrame:
     """PSNR of a reference arm minus that of every other, on the same images.
 
@@ -90,7 +96,7 @@ def paired_psnr(table: pd.DataFrame, patients: pd.Series, arms, reference: str, 
 
 
 def table_rows(means: dict[str, pd.DataFrame], printed: dict[tuple, str], modality: str) -> pd.DataFrame:
-    """The rows PSNR and LPIPS of Tables 3 and 4, in the paper's form.
+    """The rows PSNR and LPIPS of Tables 3 and 4, in the paper's form; below them PSNR inside head or film, if known.
 
     Parameters
     ----------
@@ -101,8 +107,8 @@ def table_rows(means: dict[str, pd.DataFrame], printed: dict[tuple, str], modali
     modality : {"mri", "xray"}
     """
     cells: dict[tuple, dict] = {}
-    for metric, digits in (("psnr_db", 2), ("lpips", 3)):
-        for row in means[metric].itertuples():
+    for metric, digits in (("psnr_db", 2), ("lpips", 3), ("psnr_foreground_db", 2)):
+        for row in means[metric].itertuples() if metric in means else ():
             theirs = printed.get((modality, row.level, "quality", metric, row.arm), "")
             text = interval_text(row.value, row.low, row.high, digits=digits, extra=theirs)
             cells.setdefault((f"{row.level:,.0f}", metric), {})[row.arm] = text
@@ -146,7 +152,8 @@ def published_gaps(units: dict[str, pd.DataFrame], attributes: Sequence[str], **
             known = of_arm[of_arm[attribute] != "unknown"]
             found = published_psnr_gap(known["psnr_db"], known[attribute], **options)
             rows.append({"attribute": attribute, "arm": arm} | found)
-    return pd.DataFrame(rows).set_index(["attribute", "arm"])
+    columns = ["attribute", "arm", "percent", "p_value", "best", "worst"]
+    return pd.DataFrame(rows, columns=None if rows else columns).set_index(["attribute", "arm"])
 
 
 def false_alarms(units: pd.DataFrame, attribute: str, *, n_worlds: int, min_support: int, seed: int) -> np.ndarray:

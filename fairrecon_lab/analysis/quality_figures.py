@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.inference import contrast
+from fairrecon_core.measures import label_of
 from fairrecon_lab import plots
 from fairrecon_lab.analysis.estimates import GREY, caption, legend_beside, whose
 from fairrecon_lab.analysis.quality import Subgroups
@@ -19,7 +20,7 @@ MEASURES = {
     "ssim": "SSIM, higher is better",
     "lpips": "LPIPS, lower is better",
 }
-LABELS = {"psnr_db": "PSNR (dB)", "lpips": "LPIPS", "psnr_foreground_db": "PSNR inside the head (dB)"}
+LABELS = {name: label_of(name) for name in ("psnr_db", "lpips", "psnr_foreground_db")}
 
 
 def samples_figure(gains: pd.DataFrame, n_samples: int, arm: str, cohort, level: float) -> Figure:

@@ -13,7 +13,7 @@ from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
 from fairrecon_core.audit.inference import contrast
-from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.cohort.folder import Cohort, funnel
 from fairrecon_core.measures import image_metrics
 from fairrecon_core.tables import SCHEMAS, read_parquet, read_table
 
@@ -107,6 +107,12 @@ class Contents:
     def audited_level(self, cohort: str) -> float | None:
         """The level on which a cohort is audited, by the settings."""
         return self.settings.get(f"{self.modality(cohort)}_audit_level")
+
+    def funnel(self, cohort: str) -> list[dict]:
+        """Who of a cohort is left at every step; who is audited is in it once readers have read an arm."""
+        read = [table for name, table in self.tables.items() if name in ("predictions", "overlap")]
+        ids = [table.loc[(table["cohort"] == cohort) & (table["arm"] != "clean"), "image_id"] for table in read]
+        return funnel(self.cohorts[cohort], pd.concat(ids).unique() if ids else None)
 
     def at_audit(self, frame: pd.DataFrame, cohort: str, arm: str) -> pd.DataFrame:
         """Rows of one arm at the audited level (of `clean`: at its own)."""

@@ -135,6 +135,7 @@ def outcome(run: Contents) -> dict:
         found |= {"clearest": [sentence(row) for row in hits.head(3).itertuples()], "n_changed": len(hits)}
     missing = [f"{name} (notebook {schema.notebook})" for name, schema in SCHEMAS.items()
                if name not in run.tables and name != "cohort"]  # fmt: skip
+    missing += [f"{name[:2]}: {reason}" for name, reason in run.record.get("left_out", {}).items()]
     return found | {"missing": ", ".join(missing)}
 
 
@@ -268,7 +269,7 @@ def _thresholds(run: Contents) -> Table | None:
 
 
 def people(run: Contents) -> list[dict]:
-    """Patients of every cohort by subgroup and split."""
+    """Patients of every cohort by subgroup and split, and how many are left from the record to the audit."""
     found = []
     for name, cohort in run.cohorts.items():
         counts = cohort.describe()
@@ -280,7 +281,9 @@ def people(run: Contents) -> list[dict]:
         notes = [f"Young is below {cut:g} years."] * bool(cut)
         notes += [f"Everybody is tested once, in one of {folds} folds; the splits are those of fold 0."] * (folds > 1)
         table = Table(heads, rows, f"Patients of {name} by group", tuple(range(2, len(heads))))
-        found.append({"name": name, "notes": " ".join(notes), "table": table})
+        steps = [[row["step"], f"{row['patients']:,}", f"{row['images']:,}"] for row in run.funnel(name)]
+        left = Table(["step", "patients", "images"], steps, f"Who is left of {name}, step by step", (1, 2))
+        found.append({"name": name, "notes": " ".join(notes), "table": table, "left": left})
     return found
 
 
