@@ -182,7 +182,7 @@ print(f"not estimable (no patient with, or none without): {', '.join(unknown) or
 # healthy slice is wrong, whatever the rule.
 
 # %%
-from fairrecon_core.predict.patients import dice_table
+from fairrecon_lab.analysis.patients import dice_table
 
 overlap = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in overlap.items()
@@ -403,7 +403,7 @@ for name in overlap:
 # $$L_c = \max\Big(0, \sum_k \frac{w_{ck}}{hw} A_k\Big)$$
 
 # %%
-from fairrecon_core.predict.reading import grad_cam
+from fairrecon_lab.analysis.heat import grad_cam
 
 
 def block(reader, layer="layer4"):

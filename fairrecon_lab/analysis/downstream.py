@@ -14,8 +14,8 @@ from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
 from fairrecon_core.audit.inference import contrast
 from fairrecon_core.audit.metrics import logit
-from fairrecon_core.predict.patients import dice_table, patient_scores
 from fairrecon_lab.analysis.estimates import in_order, interval_text, mean_of, patients_of, place_of
+from fairrecon_lab.analysis.patients import dice_table, patient_scores
 
 FEW = 10  # positives or negatives below which a point is drawn hollow
 SHIFTS = ("flip rate", "logit shift, with", "logit shift, without")
