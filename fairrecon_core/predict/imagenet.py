@@ -41,12 +41,12 @@ class FrozenNet(nn.Module):
 
     def __init__(self, n_tasks: int):
         super().__init__()
-        self._trunk, self.fc = [frozen_trunk()], nn.Linear(N_FEATURES, n_tasks) if n_tasks else nn.Identity()
+        self.trunk, self.fc = [frozen_trunk()], nn.Linear(N_FEATURES, n_tasks) if n_tasks else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1] to logits (B, tasks)."""
         image = F.interpolate(image, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        trunk = self._trunk[0].to(image.device)
+        trunk = self.trunk[0].to(image.device)
         return self.fc(trunk.extract_features(((image * 255 - 127) / 128).expand(-1, 3, -1, -1)).mean(dim=(2, 3)))
 
 
