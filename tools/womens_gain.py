@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     degradation, nets = degradation_of(settings, "mri"), shipped_networks("mri", ["unet"])
     facts = mechanism.covariates(cohort)
     tables = {"shipped": zero_shot(cohort, nets, degradation, level)}
-    if run.has("quality"):
+    if (run.folder / "tables" / "quality").exists():
         tables["trained"] = run.read("quality", cohort=name, level=level)
     out = project_folder() / "results" / asked.profile
     found = pd.concat([differences(table, facts, weights) for weights, table in tables.items()])

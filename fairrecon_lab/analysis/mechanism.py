@@ -109,7 +109,9 @@ def at_equal(gain: pd.DataFrame, facts: pd.DataFrame, attribute: str = "sex", re
 def matched_difference(
     gain: pd.DataFrame, facts: pd.DataFrame, names: Sequence[str], *, caliper: float = 0.5, n_boot: int = 2000, seed=0
 ) -> dict:
-    """Mean difference in gain, women less men, between pairs of patients who are alike in the means of `names`.
+    """Difference in gain, women less men, between pairs of patients who are alike in the means of `names`.
+
+    What a pair still differs in is taken off by regression over the pairs (Abadie and Imbens 2011).
 
     Parameters
     ----------
@@ -127,7 +129,7 @@ def matched_difference(
     Returns
     -------
     dict
-        `value low high pairs`; NaN without two pairs.
+        `value low high pairs`; NaN with hardly more pairs than `names`.
     """
     here = gain.set_index("image_id").join(facts, how="inner")
     people = here.groupby("patient_id").agg({"gain": "mean", "sex": "first"} | dict.fromkeys(names, "mean"))
@@ -138,10 +140,14 @@ def matched_difference(
     i, j = linear_sum_assignment((apart**2).sum(axis=2) + 1e6 * far)
     kept = ~far[i, j]
     change = people["gain"].to_numpy()[women[i[kept]]] - people["gain"].to_numpy()[men[j[kept]]]
-    if len(change) < 2:
+    left = scaled.to_numpy()[women[i[kept]]] - scaled.to_numpy()[men[j[kept]]]  # what matching did not make equal
+    if len(change) < len(names) + 2:
         return {"value": np.nan, "low": np.nan, "high": np.nan, "pairs": len(change)}
-    found = mean_of(change, np.arange(len(change)), n_boot=n_boot, seed=seed)
-    return {name: found[name] for name in ("value", "low", "high")} | {"pairs": len(change)}
+    design, rng = np.column_stack([np.ones(len(change)), left]), np.random.default_rng(seed)
+    at_zero = lambda rows: np.linalg.lstsq(design[rows], change[rows], rcond=None)[0][0]
+    drawn = [at_zero(rng.integers(0, len(change), len(change))) for _ in range(n_boot)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": at_zero(np.arange(len(change))), "low": low, "high": high, "pairs": len(change)}
 
 
 def smaller(image: np.ndarray, size: int, share: float) -> np.ndarray:
