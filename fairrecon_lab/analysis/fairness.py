@@ -100,7 +100,7 @@ def drawn_overlaps(cohort, level: float, seed: int) -> pd.DataFrame:
     for arm, change in arms.items():
         shared = np.round(np.clip(values + change, 0, 1) * actual).astype(int)
         counts = {"intersection": shared, "predicted": actual, "actual": actual}
-        parts.append(table[["image_id"]].assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
+        parts.append(table[["image_id", "fold"]].assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
     return pd.concat(parts, ignore_index=True)
 
 
