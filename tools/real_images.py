@@ -1,4 +1,4 @@
-"""What a finished run on real images can say: four small tables in results/<profile>/, beside those of tools/results.py.
+"""What a finished run on real images can say: small tables in results/<profile>/, beside those of tools/results.py.
 
     python tools/real_images.py lgg
     python tools/real_images.py nih --zero-shot unet
