@@ -5,8 +5,9 @@
 
 `readers.csv`: AUROC on clean images, out of fold, and whether the task is informative. `verdicts.csv`: how the audit of
 each arm by sex and age ended over the informative cells, margin .05 for rates and .02 for AUROC, and how many patients
-the undetermined ones would take. `leakage.csv`: are sex and age read as well from an arm as from clean images.
-`zero_shot.csv`: gain in PSNR of the shipped networks, which never saw such a patient.
+the undetermined ones would take; `cells.csv` has those of the U-Net by sex, one by one. `leakage.csv`: are sex and age
+read as well from an arm as from clean images. `zero_shot.csv`: gain in PSNR of the shipped networks, which never saw
+such a patient.
 """
 
 import argparse
@@ -79,9 +80,11 @@ def main(argv: list[str] | None = None) -> int:
     readers = downstream.clean_aurocs(units, steps.cohort, steps.readings.tasks(), steps.audit_level, **BOOT)
     attributes = [name for name in REFERENCE if steps.cohort.table[name].nunique() > 1]
     scores = real.attribute_scores(steps, ["clean", *steps.setup.arms()], attributes)
+    cells, tasks = audits(run, steps, tables), real.informative_tasks(readers)
     found = {
         "readers": readers[readers["label"] == "recorded"],
-        "verdicts": real.verdict_shares(audits(run, steps, tables), real.informative_tasks(readers)),
+        "verdicts": real.verdict_shares(cells, tasks),
+        "cells": real.open_cells(cells, tasks, "sex", [arm for arm in steps.setup.arms() if arm.startswith("unet")]),
         "leakage": real.leakage(scores, steps.cohort, steps.audit_level, attributes, **BOOT),
     }
     if asked.zero_shot:

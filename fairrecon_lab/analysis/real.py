@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from fairrecon_core.predict.imagenet import ImageNetReader
+from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.features import clean_features
 from fairrecon_lab.analysis import downstream
 from fairrecon_lab.analysis.estimates import mean_of
@@ -76,6 +77,35 @@ def verdict_shares(cells: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
             dict(zip(("cohort", "baseline_arm", "attribute", "arm"), key)) | counts | {"decided": decided} | medians
         )
     return pd.DataFrame(rows)
+
+
+def open_cells(cells: pd.DataFrame, tasks: Iterable[str], attribute: str, arms: Iterable[str]) -> pd.DataFrame:
+    """The cells of informative `tasks` by one `attribute` and some `arms`, and how many patients each would take.
+
+    `needed` are patients for a verdict of equivalence, were there no change; NaN where the cell is decided.
+    """
+    kept = cells[cells["task"].isin({*tasks, "segmentation"}) & cells["arm"].isin(list(arms))]
+    kept = kept[(kept["attribute"] == attribute) & (kept["verdict"] != "not_estimable")]
+    needed = patients_needed(kept["n_patients"], kept["mde"], kept["margin"])
+    shown = ["arm", "task", "metric", "label", "subgroup", "baseline", "delta", "delta_ci_low", "delta_ci_high"]
+    shown += ["p_adjusted", "margin", "verdict", "n_patients"]
+    return kept[shown].assign(needed=np.where(kept["verdict"] == "undetermined", needed, np.nan))
+
+
+def kept_results(name: str) -> pd.DataFrame:
+    """Table `name` of the results that lie in the repository, all profiles, with a column `profile` in front.
+
+    Raises
+    ------
+    FileNotFoundError
+        No profile has such a table.
+    """
+    files = sorted((project_folder() / "results").glob(f"*/{name}.csv"))
+    if not files:
+        raise FileNotFoundError(f"no results/*/{name}.csv: tools/real_images.py makes it from a finished run")
+    return pd.concat([pd.read_csv(path).assign(profile=path.parent.name) for path in files]).pipe(
+        lambda table: table[["profile", *(column for column in table if column != "profile")]]
+    )
 
 
 # ---------------------------------------------------------------------- what leaks
