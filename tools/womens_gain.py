@@ -21,6 +21,7 @@ from fairrecon_core.predict import quality
 from fairrecon_core.reconstruct import arm_class, consistency_class
 from fairrecon_core.settings import as_kind, load_settings, project_folder
 from fairrecon_core.steps.folder import begin
+from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_core.steps.setup import degradation_of
 from fairrecon_core.steps.weights import SHIPPED, SIMULATED
 from fairrecon_lab.analysis import mechanism
@@ -89,6 +90,26 @@ def middle_slices(cohort) -> np.ndarray:
     return np.sort([rows[len(rows) // 2] for rows in groups])
 
 
+def by_size_trained(wide, steps, size: int) -> pd.DataFrame:
+    """`mechanism.gain_by_size` on the middle slices of a cohort of large images, by the run's networks, out of fold."""
+    rows, level, degradation = middle_slices(wide), steps.audit_level, steps.setup.degradation
+    whose = wide.table["patient_id"].to_numpy()[rows]
+    fold = steps.cohort.table.drop_duplicates("patient_id").set_index("patient_id")["fold"][whose].to_numpy()
+    arms = [arm for arm in steps.setup.arms() if arm.startswith("unet")]
+
+    def restore(clean: np.ndarray, ids: list[str]) -> dict:
+        made: dict[str, np.ndarray] = {}
+        for k in steps.setup.folds:
+            nets, here = {arm: steps.weights.load(arm, k) for arm in arms}, np.flatnonzero(fold == k)
+            for arm, images in restored(nets, degradation, level, clean[here], [ids[i] for i in here]).items():
+                made.setdefault(arm, np.zeros_like(clean))[here] = images
+        return made
+
+    options = {"size": size, "shares": SHARES, "measure": quality.measure, **OPTIONS}
+    found = mechanism.gain_by_size(wide.images_at(rows), whose, restore, **options)
+    return found.assign(brains="real", weights="trained")
+
+
 def by_size(wide, nets: dict, degradation, level: float, size: int, n_simulated: int) -> pd.DataFrame:
     """`mechanism.gain_by_size` on the middle slices of a cohort of large images, and on simulated brains."""
     rows = middle_slices(wide)
@@ -98,7 +119,7 @@ def by_size(wide, nets: dict, degradation, level: float, size: int, n_simulated:
     options = {"size": size, "shares": SHARES, "measure": quality.measure, **OPTIONS}
     restore = lambda clean, ids: restored(nets, degradation, level, clean, ids)
     parts = [mechanism.gain_by_size(images[k], who[k], restore, **options).assign(brains=k) for k in images]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).assign(weights="shipped")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
     found.round(4).to_csv(out / "sex_psnr.csv", index=False)
     print(found[found["held_equal"].isin(["nothing", "head size", "all of these"])].round(3).to_string(index=False))
     if asked.wide:
-        sizes = by_size(load_cohort(asked.wide), nets, degradation, level, settings.image_size, asked.simulated)
+        wide = load_cohort(asked.wide)
+        sizes = by_size(wide, nets, degradation, level, settings.image_size, asked.simulated)
+        if "trained" in tables:
+            sizes = pd.concat([by_size_trained(wide, open_cohort(run, name), settings.image_size), sizes])
         sizes.round(4).to_csv(out / "size_psnr.csv", index=False)
         print(sizes.round(3).to_string(index=False))
     return 0
