@@ -14,10 +14,10 @@ volume-percentile` by the 99.9th percentile of the exam, so that one hot pixel l
 tumour_grade (1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask), astrocytoma and
 oligodendroglioma (each against the two other histologies), tumour_on_slice (of each slice), large_tumour (mask pixels
 of all slices of a patient at or above LARGE, about the median of 75 patients), tumour_left (1 where at least 60 %
-of them lie in the image's left half, 0 where at most 40 %; a *control*: easy, and of no clinical use), and
-idh1 (1 = mutated) where data.csv has a column IDH1 or
-`--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site (tissue
-source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
+of them lie in the image's left half, 0 where at most 40 %; a *control*, of no clinical use: it is told by the place
+alone, which a reader that averages over the image cannot see), and idh1 (1 = mutated) where data.csv has a column
+IDH1 or `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site
+(tissue source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
 without legend; by histology, grade and age a guess is 1 IDH-mutant, 2 IDH-wildtype, 3 IDH-mutant with 1p/19q
 codeletion), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
 

@@ -193,7 +193,7 @@ print(f"not estimable (no patient with, or none without): {', '.join(unknown) or
 # %% [markdown]
 # **Which questions can be asked at all?** A reader that cannot read has no bias to lose: its gaps are noise about noise. The rule: where the
 # interval of the clean AUROC reaches .6 or below, the task is shown, called uninformative, and left out of every count of bias. A
-# *control* is an easy question of no clinical use, such as the side from which a film was taken: it says whether the chain works.
+# *control* is a question of no clinical use, such as the side from which a film was taken: it says what the reader can see.
 
 # %%
 recorded.drop(columns="label").round(3)

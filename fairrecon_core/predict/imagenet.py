@@ -69,7 +69,7 @@ class ImageNetReader(Classifier):
         return self.net.fc(torch.as_tensor(features, device=self.device)).sigmoid().cpu().numpy().astype(float)
 
     def learn(self, features: np.ndarray, labels: np.ndarray, patients) -> pd.DataFrame:
-        """Fit the head: logistic regression with classes weighed alike, the penalty chosen by folds by patient.
+        """Fit the head, classes weighed alike; the table `task penalty log_loss` of C, chosen by folds by patient.
 
         Parameters
         ----------
@@ -77,11 +77,6 @@ class ImageNetReader(Classifier):
         labels : array, shape (n, tasks)
             0, 1 or NaN.
         patients : array, shape (n,)
-
-        Returns
-        -------
-        DataFrame
-            `task penalty log_loss`: the chosen C, and its log loss out of fold.
         """
         mean, scale = features.mean(axis=0), (features.std(axis=0) + 1e-3) * np.sqrt(N_FEATURES)
         chosen = []
@@ -106,9 +101,8 @@ def losses_out_of_fold(features: np.ndarray, label: np.ndarray, patients: np.nda
     n_folds = min(N_INNER, len(np.unique(patients)))
     for learned, others in GroupKFold(n_folds).split(features, label, patients) if n_folds > 1 else ():
         for k, penalty in enumerate(PENALTIES if len(np.unique(label[learned])) == 2 else ()):
-            logits[k, others] = (
-                _logistic(penalty).fit(features[learned], label[learned]).decision_function(features[others])
-            )
+            model = _logistic(penalty).fit(features[learned], label[learned])
+            logits[k, others] = model.decision_function(features[others])
     weight = np.where(label == 1, positive_weights(label, np.inf)[0], 1.0)
     return (weight * np.logaddexp(0, -(2 * label - 1) * logits)).mean(axis=1) / weight.mean()
 
