@@ -57,7 +57,7 @@ def leakage_figure(table: pd.DataFrame, attribute: str, note: str) -> Figure:
             label = f"{group} (n = {rows['patients'].max():.0f})"
             right.errorbar(rows["flips"], y, xerr=bars, fmt="s" if k else "^", capsize=2, color="#595959", label=label)
         right.set_yticks(np.arange(len(arms)), [""] * len(arms))
-        right.set_xlabel("Share of images read the other way", fontsize=9)
+        right.set_xlabel("Share read the other way than on clean images", fontsize=9)
         legend_beside(right)
         left.invert_yaxis()
         right.invert_yaxis()
