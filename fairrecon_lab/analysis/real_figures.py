@@ -11,7 +11,14 @@ SHADES = {name: plots.VERDICT_COLOURS[name] for name in ("changed", "equivalent"
 
 
 def verdicts_figure(table: pd.DataFrame, note: str) -> Figure:
-    """Share of estimable cells by verdict, one bar per arm, one panel per cohort; `table` of `real.verdict_shares`."""
+    """Share of estimable cells by verdict, one bar per arm, one panel per cohort.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `real.verdict_shares`.
+    note : str
+    """
     cohorts = list(dict.fromkeys(table["cohort"]))
     figure, axes = plots.canvas(3.4 * len(cohorts) + 1.5, 3.2, 1, len(cohorts), squeeze=False)
     for ax, cohort in zip(axes[0], cohorts):
