@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_lab.analysis import real
+from fairrecon_lab.analysis import real, real_figures
 
 
 def test_patients_needed_by_hand_and_by_drawing_again():
@@ -58,3 +58,17 @@ def test_leakage_by_hand():
     assert found.loc["female", "delta_low"] <= found.loc["female", "delta"] <= 0
     labels = real.labelled_cohort(cohort, ["sex"]).table["y_female"]
     assert labels.isna().sum() == 2 and labels.sum() == 19
+
+
+def test_bars_of_verdicts_fill_the_whole_and_flips_stand_by_subgroup():
+    table = pd.DataFrame({"cohort": "toy", "arm": ["unet", "tv"], "changed": [1, 0], "equivalent": [2, 1]})
+    table["undetermined"] = [1, 3]
+    bars = real_figures.verdicts_figure(table, "").axes[0].patches
+    assert [round(bar.get_width(), 2) for bar in bars] == [0.25, 0, 0.5, 0.25, 0.25, 0.75]
+    leaks = pd.DataFrame({"attribute": "sex", "arm": ["unet", "unet"], "subgroup": ["female", "male"], "patients": 9})
+    for name, value in (("value", 0.7), ("flips", 0.2)):
+        low = "flips_low" if name == "flips" else "low"
+        leaks[name], leaks[low], leaks[low.replace("low", "high")] = value, value - 0.1, value + 0.1
+    left, right = real_figures.leakage_figure(leaks.assign(clean=0.9, profile="toy"), "sex", "").axes
+    assert left.lines[-1].get_xdata()[0] == 0.9
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["female (n = 9)", "male (n = 9)"]
