@@ -26,7 +26,7 @@ from fairrecon_core.audit.inference import (
     contrast,
     group_range,
     noise_band,
-    null_means,
+    null_draws,
     range_interval,
     verdicts,
 )
@@ -98,8 +98,8 @@ def whole_audit(frame, truth, decisions) -> dict:
         range_interval(result, together)
         change_interval(result, together)
     lap("EODD and EOP: simultaneous intervals")
-    for name, n_groups in GROUPS.items():
-        noise_band(group_range(null_means(frame["patient"], frame[name], strata, n_groups)))
+    for result in results:
+        noise_band(group_range(null_draws(result)))
     lap("noise bands")
     for name in (name for name, n_groups in GROUPS.items() if n_groups > 2):  # of two groups the DiD is the test
         swap_test(frame["patient"], frame[name], strata, GROUPS[name], n_draws=N_BOOT, seed=1)

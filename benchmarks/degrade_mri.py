@@ -117,7 +117,7 @@ def true_spokes(report: Report) -> None:
     if importlib.util.find_spec("finufft") is None:
         print("true radial sampling: skipped, needs finufft")
         return
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 
     y, x = np.indices((SIZE, SIZE)) - SIZE // 2
     scenes = {

@@ -22,6 +22,7 @@ from worlds_tables import (
     heavy_tail,
     null_figures,
     shift_for,
+    within_subgroups,
 )
 
 from fairrecon_core.audit.change import audit_change
@@ -84,7 +85,7 @@ def fold_offsets(rng, seed, n_boot):
     table = audit_change(
         tables, readers.cohort(fold=fold), thresholds=0.5, n_boot=n_boot, seed=seed, metrics=("auroc",)
     )
-    rows = table[(table["subgroup"] != "") & (table["reference"] == "")]
+    rows = within_subgroups(table)
     truth = norm.cdf(sum(np.abs(readers.cuts())) / np.sqrt(2))
     held = (rows["ci_low"] <= truth) & (truth <= rows["ci_high"])
     return {
@@ -133,8 +134,7 @@ def threshold(rng, seed, n_boot, policy, shift, n_test=300, n_validation=100):
     )
     figures = null_figures(table)
     if shift == 0:
-        within = table[(table["subgroup"] != "") & (table["reference"] == "")]
-        return figures | {"flagged: a change in a subgroup": flagged(within)}
+        return figures
     cut = population_cut()
     true = norm.cdf(SIGNALS[1, 0] + shift - cut) - norm.cdf(SIGNALS[1, 0] - cut)
     second = table[(table["metric"] == "tpr") & (table["subgroup"] == "b")]
@@ -248,12 +248,12 @@ WORLDS = [
            "a row denies its interval": (None, 0.0)}),
     World("threshold_per_arm", "A threshold for each arm from 100 validation patients; nothing changed",
           partial(threshold, policy="validation_per_arm", shift=0.0),
-          NULL_GOALS | {"flagged: a change in a subgroup": LESS}),
+          NULL_GOALS),
     World("whole_table", "Two groups of 300, two arms, two tasks, every measure: any flag in the whole table",
           partial(exchangeable, tasks=("t1", "t2"), arms=("arm1", "arm2")), NULL_GOALS),
     World("at_the_margin", "Twelve tasks whose gap changed by exactly the margin: one said to be equivalent?",
-          at_the_margin, {"a task said to be equivalent": LESS, "a task said to be within the margin": LESS,
-                          "share of tasks said to be within": (None, 0.065)}, 299),
+          at_the_margin, {"a task said to be equivalent": None, "a task said to be within the margin": None,
+                          "share of tasks said to be within": (None, 0.04)}, 299),  # said task by task, at alpha / 2
     World("flips", "Groups differed before, so one flips more; nobody is read worse than before",
           flips, {"flagged: a flip rate": LESS, "flagged: TPR and FPR cells": LESS, "flagged: any claimed cell": LESS}),
     World("small_six", "Six groups of 12 to 60 patients that change alike: does the test of all groups reject?",

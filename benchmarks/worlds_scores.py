@@ -14,7 +14,7 @@ from fairrecon_core.audit.inference import (
     dispersion,
     group_range,
     minimal_detectable_effect,
-    null_means,
+    null_draws,
 )
 from fairrecon_core.audit.multiplicity import omnibus_test, step_down_max_t, swap_test
 from fairrecon_lab.simulate.control_scores import placebo, planted
@@ -53,10 +53,10 @@ def corrected_gaps(scale):
     square, excess, plain = np.empty(n), np.empty(n), np.empty(n)
     for seed in range(n):
         patient, group, decisions = readings(rng, 1600, 1, RACE)
-        (result,) = resample_means(patient, group, [rate(decisions)], [6], n_boot=1, seed=seed)
+        (result,) = resample_means(patient, group, [rate(decisions)], [6], n_boot=200, seed=seed)
         sd = dispersion(result)[0, 0]
         plain[seed] = group_range(result.value)[0, 0]
-        null = group_range(null_means(patient, group, [rate(decisions)], 6, n_draws=200, seed=seed))
+        null = group_range(null_draws(result))
         square[seed], excess[seed] = sd * abs(sd), plain[seed] - null[:, 0, 0].mean()
     setting = "6 groups, no gap, 1 600 positives"
     note(

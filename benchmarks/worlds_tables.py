@@ -116,10 +116,15 @@ def overlaps(rng, patient, tumour, found: float, spread: float, arm: str, offset
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells that carry the claims, as the audit itself picks them."""
-    from fairrecon_core.audit.summary import signed_cells
+    """The cells that carry the claims, as the table itself marks them."""
+    return table[table["role"].eq("primary")]
 
-    return signed_cells(table)
+
+def within_subgroups(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows within one subgroup; those that count the choice of a network where there are any."""
+    rows = table[(table["subgroup"] != "") & (table["reference"] == "")]
+    nested = rows["estimator"].eq("nested")
+    return rows[nested] if nested.any() else rows
 
 
 def flagged(rows: pd.DataFrame) -> float:
@@ -139,24 +144,24 @@ def contradictions(table: pd.DataFrame) -> float:
     """1 where a row is *changed* with 0 in its own interval, or *equivalent* with a bound outside its margin."""
     low, high = table["delta_ci_low"], table["delta_ci_high"]
     changed = table["verdict"].isin(FLAGGED) & (low <= 0) & (high >= 0)
-    known = table["margin"].notna() & low.notna()
-    # equivalence at .05 is the 90 % interval: .84 of the 95 % interval's half for a normal law, .68 for t with 2 df
-    half = (high - table["delta"]).clip(lower=0) * 0.67
-    outside = table["delta"].abs() + half > table["margin"] + 1e-9
-    return float((changed | (table["verdict"].eq("equivalent") & known & outside)).any())
+    outside = ~((low > -table["margin"]) & (high < table["margin"]))  # also where there is no interval
+    verdict, p = table["verdict"], table["p_value"]
+    dual = low.notna() & p.notna() & (p.le(0.05) != ((low > 0) | (high < 0)))  # p and interval are one thing
+    return float((changed | (verdict.isin(WITHIN) & outside) | dual).any())
 
 
 def null_figures(table: pd.DataFrame) -> dict:
     """What is counted where nothing changed: flags, coverage of a change of 0, rows that deny themselves."""
     cells = claims(table)
     shown = table[table["metric"].isin(["tpr", "fpr", "auroc", "calibration", "dice"])]
-    within = shown[(shown["subgroup"] != "") & (shown["reference"] == "")]
+    within = within_subgroups(shown)
     true_flips = table["metric"].str.contains("flip") & (table["subgroup"] != "") & (table["reference"] == "")
     cells_shown = cells[cells["metric"].isin(["tpr", "fpr", "auroc", "calibration", "dice"])]
     return {
         "flagged: any claimed cell": flagged(cells),
         "flagged: TPR and FPR cells": flagged(cells[cells["metric"].isin(["tpr", "fpr"])]),
-        "flagged: any row": flagged(table[~true_flips]),  # another noise does flip decisions within a group
+        "flagged: any row, also exploratory": flagged(table[~true_flips]),  # another noise does flip decisions
+        "flagged: a change in a subgroup": flagged(within[within["metric"].isin(["tpr", "fpr"])]),
         "coverage: change of a gap": covers(cells_shown, 0.0),
         "coverage: change in a subgroup": covers(within, 0.0),
         "a row denies its interval": contradictions(table),
@@ -167,7 +172,8 @@ LESS, COVER = (None, 0.065), (0.93, 0.97)
 NULL_GOALS = {
     "flagged: any claimed cell": LESS,
     "flagged: TPR and FPR cells": LESS,
-    "flagged: any row": LESS,
+    "flagged: any row, also exploratory": None,
+    "flagged: a change in a subgroup": LESS,
     "coverage: change of a gap": COVER,
     "coverage: change in a subgroup": COVER,
     "a row denies its interval": (None, 0.0),

@@ -55,9 +55,14 @@ class Unit:
 
 UNITS = {
     "rate": Unit(),
-    "probability": Unit(),
-    "auroc": Unit(),
-    "dice": Unit(),
+    "probability": Unit(3, 0.02, "a guess: two patients in a hundred, of a mean over all patients"),
+    "auroc": Unit(3, 0.02, "a guess: about the step between two generations of a network"),
+    "dice": Unit(3, 0.05, "a guess: about what two readers of one tumour differ by"),
+    "volume": Unit(3, 0.05, "a guess: a twentieth of a tumour"),
+    "flips": Unit(3, 0.02, "a guess: two decisions in a hundred"),
+    "ssim": Unit(3, 0.01, "a guess: reconstructions of one generation differ by as much"),
+    "nmse": Unit(4, 0.005, "a guess: half a percent of the image's energy"),
+    "lpips": Unit(3, 0.01, "a guess: a tenth of what separates a blurred image from a sharp one"),
     "dB": Unit(2, 0.5, "a guess: about what the eye tells apart side by side"),
     "logit": Unit(2, 0.25, "a guess: it moves a probability of .5 by .06"),
     "ratio": Unit(2, 0.1, "a guess: a tenth of the smaller error"),
@@ -71,15 +76,25 @@ METRICS = {
     "psnr_foreground_db": Metric("PSNR inside the head (dB)", "dB", 2, "higher", of_images=True),
     "tpr": Metric("true positive rate", "rate", better="higher", low=0, high=1, gap="eop"),
     "fpr": Metric("false positive rate", "rate", better="lower", low=0, high=1),
-    "flip_rate": Metric("share of flipped decisions", "rate", better="lower", low=0, high=1),
+    "flip_rate": Metric("share of flipped decisions", "flips", better="lower", low=0, high=1),
+    "flip_harmful": Metric("share of decisions flipped to wrong", "flips", better="lower", low=0, high=1),
+    "flip_helpful": Metric("share of decisions flipped to right", "flips", better="higher", low=0, high=1),
     "calibration": Metric("calibration gap", "probability", low=-1, high=1),
     "logit_shift": Metric("shift of the score (logit)", "logit", 2),
     "auroc": Metric("AUROC", "auroc", better="higher", low=0, high=1),
     "dice": Metric("Dice", "dice", better="higher", low=0, high=1, gap="delta_dice"),
+    "dice_published": Metric(
+        "Dice, empty pairs left out", "dice", better="higher", low=0, high=1, gap="delta_dice_published"
+    ),
+    "false_positive_slices": Metric("slices with an invented tumour", "rate", better="lower", low=0, high=1),
+    "lost_volume": Metric("share of the tumour lost", "volume", better="lower", low=0, high=1),
+    "invented_volume": Metric("volume invented, in mean tumours", "volume", better="lower", low=0),
     "eop": Metric("equal opportunity gap", "rate", better="lower", low=0, high=1),
     "eodd": Metric("equalised odds gap", "rate", better="lower", low=0, high=1),
     "delta_dice": Metric("Dice gap", "dice", better="lower", low=0, high=1),
+    "delta_dice_published": Metric("Dice gap, empty pairs left out", "dice", better="lower", low=0, high=1),
     "ser": Metric("skewed error ratio", "ratio", 2, "lower", low=1),
+    "ser_published": Metric("skewed error ratio, empty pairs left out", "ratio", 2, "lower", low=1),
 }
 
 

@@ -95,6 +95,7 @@ SCHEMAS = {
             "subgroup": _NOTE,
             "reference": _NOTE,
             "estimator": _TEXT,
+            "role": _NOTE,
         }
         | dict.fromkeys(("value", "ci_low", "ci_high", "baseline", "delta", "delta_ci_low", "delta_ci_high"), _VALUE)
         | {"p_value": _RATE, "p_adjusted": _RATE, "family": _NOTE, "margin": _VALUE, "verdict": _NOTE}

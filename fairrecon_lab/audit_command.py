@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
+from fairrecon_core.audit.engine import text_codes
 from fairrecon_core.audit.summary import summary
-from fairrecon_core.audit.thresholds import POLICIES, RULES, as_groups, text_codes
+from fairrecon_core.audit.thresholds import POLICIES, RULES, as_groups
 from fairrecon_lab.reading import people, read_outside
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from fairrecon_core.audit.engine import text_codes
 from fairrecon_core.audit.matching import OVERLAP, QUALITY, has_results
 from fairrecon_core.audit.metrics import intersect
-from fairrecon_core.audit.thresholds import as_groups, at, is_word, numbers, text_codes
+from fairrecon_core.audit.thresholds import as_groups, at, is_word, numbers
 
 LARGEST = 2**32  # bytes of a table, unpacked
 MOST_ROWS = 10**8

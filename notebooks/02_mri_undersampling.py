@@ -271,7 +271,7 @@ print(f"blurred {psnr_db(guess):.2f} dB, with its samples put back {psnr_db(cons
 
 # %%
 try:
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 except ImportError as missing:
     print(f"skipped: {missing}")
 else:

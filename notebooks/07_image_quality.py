@@ -483,7 +483,7 @@ slider_image(by_subgroup, cohort=last.name, attribute=tuple(subgroup_attributes(
 
 # %% [markdown]
 # **What to look for:** an arm can widen a gap, and it can close one (left of zero, where the group named first was ahead). A gap that is
-# there in `degraded` already is physics or anatomy: a wider body lets fewer photons through (notebook 03), a larger ventricle has more
+# there in `degraded` already was there before any network: a wider body lets fewer photons through (notebook 03), a larger ventricle has more
 # edges. Whether an arm *adds* to it is on the right. A gap in decibels is not yet harm; whether readers suffer is asked in notebooks 08
 # and 10.
 

@@ -67,12 +67,17 @@ everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", 
 # %% [markdown]
 # ## One call
 # `audit_change` pairs every arm with the clean images of the same patients, resamples *patients* 10 000 times, and asks two questions of
-# each cell: did the gap change (two-sided, adjusted over the family of cells), and if not, is the change provably smaller than a
-# margin? So every cell ends as *changed*, *equivalent* or *undetermined*; groups that are too small are *not estimable*.
+# each cell: did the gap change (two-sided, adjusted over the family of cells), and does its interval lie within a margin? So every cell ends as *changed*, *equivalent* or *undetermined*; groups that are too small are *not estimable*.
 #
 # A *cell* is one task, one measure, one arm and one subgroup against its reference, such as "edema, TPR, U-Net, women against men". A
-# *family* is the set of cells that share one error rate: with 91 cells tested one by one, four or five would be called changed although
-# nothing happened. And where a cohort has folds, each patient is tested once, by networks that never saw them.
+# *family* is the set of cells that share one error rate: of 100 cells tested one by one, five would be called changed although nothing
+# happened. One family carries the **claims** of an audit, here TPR and FPR of all arms and tasks: if nothing changed at all, the chance
+# that any of them is called changed is at most 5 %. All other measures are *exploratory*: each has a family of its own, and there are
+# many. *Equivalent* is said cell by cell, so a few of many cells that are just at the margin will be called so by luck.
+#
+# A *fold* has networks of its own. Where a cohort has folds, each patient is tested once, by networks that never saw them, and the claims
+# (rows `nested`) count that other networks could have been trained; with one network an arm they hold for these networks only. AUROCs
+# compare scores within a fold, because two networks have no common scale.
 
 # %%
 from fairrecon_core.audit import audit_change, signed_cells, summary
@@ -136,7 +141,8 @@ pd.DataFrame(checks)
 # grey are gaps no larger than groups without any difference would show (the noise band).
 #
 # A *max-min* gap is the best group's rate less the worst group's. It says how far apart the groups are, not who is ahead, and it is
-# above zero even when the groups do not differ at all.
+# above zero even when the groups do not differ at all. Its verdict speaks of its size: if women and men swap places, the signed rows
+# change and the gap does not. Whether all groups changed alike is asked by a row of its own, `omnibus`, of more than two groups.
 
 # %%
 from fairrecon_lab.paper.evaluation import published_audit
@@ -296,7 +302,7 @@ slider_image(gaps_and_bands, name=last, attribute=tuple(ATTRIBUTES[last][::-1]),
 # whose loss depends on tumour size alone:
 
 # %%
-from fairrecon_core.audit.confounders import adjusted
+from fairrecon_lab.analysis.confounders import adjusted
 
 size = np.array([1, 2, 3, 4, 3, 4, 5, 6.0])
 sex = np.array(["female"] * 4 + ["male"] * 4)

@@ -112,7 +112,9 @@ show("1", "2", "3")
 show("4", "6", "7")
 
 # %% [markdown]
-# Table 5 has a part for each attribute: sex, age and race. Both sides are bootstrap means, which are larger than the gaps themselves.
+# Table 5 has a part for each attribute: sex, age and race. Both sides are bootstrap means, which are larger than the gaps themselves. They are
+# *max-min* gaps: they say how far apart groups are, not who is ahead. The paper tests each cell by itself; our verdicts (notebook 10) share one
+# error rate over the *family* of all cells of an attribute, and in a cohort with *folds* they count that each fold has a network of its own.
 
 # %%
 show("5a", "5b", "5c")

@@ -184,7 +184,8 @@ def test_spellings_of_a_group_are_one_and_an_initial_is_offered(tmp_path, capsys
     sex[sex == "female"] = ["female", "Female", "female ", " FEMALE"] * (N // 8)
     status, out, _ = run(tmp_path, P, C.assign(sex=sex), capsys=capsys)
     assert status == 0 and "read as other spellings of a group" in out
-    assert out.splitlines()[1:-2] == run(tmp_path, P, C, capsys=capsys)[1].splitlines()[1:-1]
+    said = [line for line in out.splitlines() if "read as other spellings" not in line]
+    assert said[1:] == run(tmp_path, P, C, capsys=capsys)[1].splitlines()[1:]
     sex = np.where(np.arange(N) % 8 < 1, "F", C["sex"])
     assert (
         "'F' may mean 'female': two groups unless --map F=female"

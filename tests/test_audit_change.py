@@ -12,7 +12,7 @@ from fairrecon_core import tables
 from fairrecon_core.audit import audit_change, choose_threshold, metrics, signed_cells, summary
 from fairrecon_core.audit.change import COLUMNS
 from fairrecon_core.audit.matching import match
-from fairrecon_core.audit.rows import VERDICTS
+from fairrecon_core.audit.rows import DESCRIPTIVE, VERDICTS
 from fairrecon_lab import audit_command as cli
 from fairrecon_lab.paper.evaluation import published_audit
 from fairrecon_lab.simulate import control_scores as controls
@@ -71,7 +71,8 @@ def cell(table, **where):
 def test_the_table_keeps_the_schema_and_every_row_ends_in_a_verdict(audited):
     assert tuple(audited.columns) == COLUMNS == tuple(tables.SCHEMAS["audit"].columns)
     tables.check("audit", audited)
-    assert set(audited["verdict"]) <= set(VERDICTS)
+    assert set(audited["verdict"]) <= {*VERDICTS, DESCRIPTIVE}
+    assert set(audited.loc[audited["estimator"] == "double_corrected", "verdict"]) == {DESCRIPTIVE}
     assert audited[["value", "delta"]].notna().all().all()
 
 
@@ -121,7 +122,8 @@ def test_planted_bias_is_found_covered_and_signed_while_placebo_is_not(audited):
         assert planted["delta_ci_low"] < truth < planted["delta_ci_high"]
         assert cell(rates, arm="placebo", task=task)["verdict"] in ("equivalent", "undetermined")
     untouched = audited[(audited["arm"] == "planted") & (audited["metric"] == "fpr") & (audited["reference"] == "")]
-    assert (untouched["delta"] == 0).all() and (untouched["p_value"] == 1).all()
+    tested = untouched[untouched["estimator"] == "plug_in"]
+    assert (untouched["delta"] == 0).all() and (tested["p_value"] == 1).all()
 
 
 def test_max_min_rows_carry_a_noise_band_and_adjusted_p_is_never_below_raw(audited):
@@ -223,7 +225,8 @@ def test_an_arm_that_is_the_baseline_again_is_equivalent_everywhere(tables_of_tw
         pd.concat([clean, clean.assign(arm="copy")]), cohort, "race", n_boot=BOOT, metrics=["rates", "auroc"]
     )
     estimable = table[table["verdict"] != "not_estimable"]
-    assert (estimable["delta"] == 0).all() and (estimable["p_value"] > 0.99).all()
+    figures = estimable[estimable["estimator"] == "plug_in"]
+    assert (figures["delta"] == 0).all() and (estimable["p_value"].dropna() > 0.99).all()
     assert (signed_cells(estimable)["verdict"] != "changed").all()
 
 
@@ -238,21 +241,47 @@ def test_overlap_rows_give_dice_and_ser():
         actual = predicted = np.full(n, 1000)
         overlap = np.round((dice - loss) * 1000).astype(int)
         parts.append(cohort[["image_id"]].assign(arm=arm, intersection=overlap, predicted=predicted, actual=actual))
-    parts[1].loc[5, ["intersection", "predicted", "actual"]] = 0  # both masks empty: left out in both arms
+    for part in parts:
+        part.loc[5, ["intersection", "predicted", "actual"]] = 0  # both masks empty: they agree
     table = audit_change(pd.concat(parts), cohort, "sex", n_boot=BOOT)
     assert set(table["task"]) == {"segmentation"} and set(table["threshold_policy"]) == {""}
-    signed = signed_cells(table).iloc[0]
-    assert abs(signed["delta"]) == pytest.approx(0.1, abs=2e-3) and signed["verdict"] == "changed"
-    values = parts[1]["intersection"] / 1000
-    keep = np.arange(n) != 5
-    ser = cell(table, metric="ser")
-    patients = cohort["patient_id"][keep]
-    assert ser["value"] == pytest.approx(metrics.ser(values[keep], cohort["sex"][keep], patient_id=patients), rel=1e-6)
-    assert ser["ci_low"] > 1 and ser["delta_ci_low"] < ser["delta"] < ser["delta_ci_high"] and ser["unit"] == "ratio"
-    gap = cell(table, metric="delta_dice", estimator="plug_in")
-    expected = metrics.delta_dice(values[keep], cohort["sex"][keep], patient_id=patients)
-    assert gap["value"] == pytest.approx(expected, abs=1e-9)
+    signed = signed_cells(table)
+    for metric, keep in (
+        ("dice", np.ones(n, bool)),
+        ("dice_published", np.arange(n) != 5),
+    ):
+        one = cell(signed, metric=metric)
+        assert abs(one["delta"]) == pytest.approx(0.1, abs=3e-3) and one["verdict"] == "changed"
+        values = np.where(np.arange(n) == 5, 1.0, parts[1]["intersection"] / 1000)[keep]
+        people, patients = cohort["sex"][keep], cohort["patient_id"][keep]
+        ser = cell(table, metric=metric.replace("dice", "ser"))
+        assert ser["value"] == pytest.approx(metrics.ser(values, people, patient_id=patients), rel=1e-6)
+        assert ser["ci_low"] > 1 and ser["delta_ci_low"] < ser["delta"] < ser["delta_ci_high"]
+        assert ser["unit"] == "ratio"
+        gap = cell(table, metric=f"delta_{metric}", estimator="plug_in")
+        assert gap["value"] == pytest.approx(metrics.delta_dice(values, people, patient_id=patients), abs=1e-9)
     tables.check("audit", table)
+
+
+def test_an_invented_tumour_costs_dice_and_is_counted():
+    """300 pixels in every healthy slice of women: by the published convention nothing happened."""
+    rng, n = np.random.default_rng(2), 400
+    cohort = pd.DataFrame({"image_id": [f"s{i}" for i in range(n)], "patient_id": np.arange(n) // 4})
+    cohort["sex"] = np.where(np.arange(n) // 4 % 2, "male", "female")
+    actual = np.where(rng.random(n) < 0.5, 400, 0)
+    hit = np.where(actual > 0, 320, 0)
+    invented = np.where((actual == 0) & (cohort["sex"] == "female"), 300, 0)
+    rows = [cohort[["image_id"]].assign(arm=arm, intersection=hit, predicted=actual + extra, actual=actual)
+            for arm, extra in (("clean", 0), ("sde", invented))]  # fmt: skip
+    table = audit_change(pd.concat(rows), cohort, "sex", n_boot=BOOT, reference="male")
+    found = signed_cells(table).set_index("metric")
+    healthy = (actual == 0)[cohort["sex"] == "female"]
+    shares = healthy.reshape(-1, 4).mean(axis=1)  # of each woman's slices
+    assert found.loc["dice", "delta"] == pytest.approx(-shares.mean(), abs=1e-9)
+    assert found.loc["false_positive_slices", "delta"] == 1 and found.loc["lost_volume", "delta"] == 0
+    assert found.loc["invented_volume", "delta"] == pytest.approx(shares.mean() * 300 / 400, abs=1e-9)
+    assert set(found.loc[["dice", "false_positive_slices", "invented_volume"], "verdict"]) == {"changed"}
+    assert found.loc["dice_published", "verdict"] == "equivalent" and found.loc["dice", "role"] == "primary"
 
 
 def test_quality_rows_give_the_psnr_gap_in_db_against_a_clean_image_of_equal_quality_for_all():
@@ -288,7 +317,9 @@ def test_several_samples_are_averaged_and_their_choice_widens_the_interval(table
         for sample in samples
     ]  # fmt: skip
     signed = cell(table[table["reference"] != ""], metric="tpr", estimator="plug_in")
-    nested = cell(table, metric="tpr", estimator="nested")
+    nested = cell(table[table["reference"] != ""], metric="tpr", estimator="nested")
+    assert nested["role"] == "primary" and signed["role"] == "exploratory" and len(signed_cells(table)) == 2
+    assert nested["delta_ci_high"] - nested["delta"] > signed["delta_ci_high"] - signed["delta"]
     assert signed["delta"] == pytest.approx(np.mean(one)) == pytest.approx(nested["delta"])
     assert nested["mde"] > signed["mde"]
 
@@ -449,7 +480,7 @@ def test_a_csv_of_the_bare_minimum_is_enough(tables_of_two):
     bare = predictions[["image_id", "arm", "task", "score"]]
     table = audit_change(bare, cohort[["image_id", "sex", "y_edema", "y_fracture"]], "sex", n_boot=BOOT)
     assert set(table["threshold_policy"]) == {"test_frozen", ""} and set(table["level"]) == {1.0}
-    assert len(table.attrs["notes"]) == 2
+    assert len(table.attrs["notes"]) == 4  # patients, validation images, one network, thresholds held fixed
 
 
 # ---------------------------------------------------------------- published beside recommended, words, shell

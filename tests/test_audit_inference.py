@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from scipy.stats import kstest, norm
+from scipy.stats import kstest, norm, ttest_1samp
+from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from wald import cluster_robust_did
 
@@ -23,7 +24,7 @@ from fairrecon_core.audit.inference import (
     group_range,
     minimal_detectable_effect,
     noise_band,
-    null_means,
+    null_draws,
     range_interval,
     verdicts,
 )
@@ -365,8 +366,8 @@ def test_noise_band_is_the_gap_of_groups_that_do_not_differ():
     seen, expected, inside = [], [], []
     for seed in range(60):
         patient, group, _, stratum = readings(rng, 400, shares=shares)
-        (result,) = resample_means(patient, group, [stratum], [4], n_boot=2)
-        band = noise_band(group_range(null_means(patient, group, [stratum], 4, n_draws=200, seed=seed)))
+        (result,) = resample_means(patient, group, [stratum], [4], n_boot=200, seed=seed)
+        band = noise_band(group_range(null_draws(result)))
         seen.append(group_range(result.value)[0, 0])
         expected.append(band.value[0, 0])
         inside.append(band.low[0, 0] <= seen[-1] <= band.high[0, 0])
@@ -374,13 +375,20 @@ def test_noise_band_is_the_gap_of_groups_that_do_not_differ():
     assert np.mean(inside) >= 0.85
 
 
-def test_large_groups_drawn_from_their_normal_limit_agree_with_exact_draws(monkeypatch):
-    patient, group, _, stratum = readings(np.random.default_rng(22), 500)
-    normal = null_means(patient, group, [stratum], 2, n_draws=4000)
-    monkeypatch.setattr("fairrecon_core.audit.inference.MANY_PATIENTS", 10**6)
-    exact = null_means(patient, group, [stratum], 2, n_draws=4000, seed=1)
-    assert normal.mean(axis=0) == pytest.approx(exact.mean(axis=0), abs=2e-3)
-    assert normal.std(axis=0) == pytest.approx(exact.std(axis=0), rel=0.06)
+def test_noise_of_a_group_is_that_of_its_own_patients():
+    """Ten images a patient beside one: the same number of images is a third of the information."""
+    rng = np.random.default_rng(22)
+    patient = np.concatenate([np.repeat(np.arange(60), 10), 60 + np.arange(600)])
+    group = np.repeat([0, 1], 600)
+    own = rng.normal(size=660)[patient] * 0.9 + rng.normal(size=1200) * np.sqrt(1 - 0.81)
+    (result,) = resample_means(
+        patient, group, [Stratum("tpr", np.stack([own > 0, own > 0]), group >= 0)], [2], n_boot=4000
+    )
+    draws = null_draws(result, 4000)[:, 0, 0]
+    assert np.nanmean(draws, axis=0) == pytest.approx(np.repeat((own > 0).mean(), 2), abs=0.005)
+    spread = draws.std(axis=0)
+    assert spread[0] == pytest.approx(result.se["level"][0, 0, 0], rel=0.1)
+    assert spread[1] == pytest.approx(np.sqrt(0.25 / 600), rel=0.1) and spread[0] > 2 * spread[1]
 
 
 def test_corrected_dispersion_is_unbiased_where_the_plain_one_is_not():
@@ -495,7 +503,7 @@ def test_one_group_has_no_gap_and_no_omnibus_test():
     (result,) = resample_means(patient, group * 0, [stratum], [1], n_boot=20)
     assert np.isnan(swap_test(patient, group * 0, [stratum], 1, n_draws=16).p_value).all()
     assert np.isnan(omnibus_test(contrast(result, "change")).p_value).all()
-    assert all(np.isnan(array).all() for array in range_interval(result))
+    assert all(np.isnan(array).all() for array in range_interval(result)[:3])
     assert all(np.isnan(array).all() for array in change_interval(result))
     assert np.isnan(dispersion(result)).all() and np.isnan(contrast(result).estimate).all()
 
@@ -519,10 +527,71 @@ def test_omnibus_of_levels_has_its_size_where_picking_the_extreme_pair_has_not()
 
 def test_seeds_add_their_own_uncertainty():
     one = nested([[0.1]], [0.02])
-    assert np.isnan(one.seed_sd) and one.high[0] - one.low[0] == pytest.approx(2 * 1.96 * 0.02, rel=1e-3)
-    three = nested([[0.0], [0.1], [0.2]], [0.02])
-    assert three.value[0] == pytest.approx(0.1) and three.seed_sd[0] == pytest.approx(0.1)
-    assert three.se[0] == pytest.approx(np.hypot(0.02, 0.1 / np.sqrt(3)))
-    assert three.high[0] - three.value[0] > 1.96 * three.se[0]  # three seeds: Student, not normal
+    assert np.isnan(one.value[0]) and np.isnan(one.p_value[0])  # one network says nothing about others
     same = nested([[0.1], [0.1]], [0.02])
-    assert same.seed_sd[0] == 0 and same.se[0] == 0.02
+    assert same.spread[0] == 0 and same.high[0] - 0.1 == pytest.approx(1.96 * 0.02, rel=1e-3)
+    assert same.p_value[0] == pytest.approx(2 * norm.sf(5), rel=1e-3)
+    alone = nested([[0.0], [0.1], [0.2]], [1e-9])
+    assert alone.value[0] == pytest.approx(0.1) and alone.spread[0] == pytest.approx(0.1)
+    assert alone.high[0] - 0.1 == pytest.approx(student.ppf(0.975, 2) * 0.1 / np.sqrt(3), rel=0.01)
+    both, half = nested([[0.0], [0.1], [0.2]], [0.05]), alone.high[0] - 0.1
+    assert max(half, 1.96 * 0.05) < both.high[0] - 0.1 < half + 1.96 * 0.05
+    folds = nested([[0.0], [0.1], [0.2]])
+    assert folds.high[0] - 0.1 == pytest.approx(half, rel=0.01)
+    assert folds.p_value[0] == pytest.approx(ttest_1samp([0, 0.1, 0.2], 0).pvalue, rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_nested_intervals_hold_whatever_share_the_seeds_have(share, n_seeds):
+    rng, n = np.random.default_rng(30 + n_seeds), 3000
+    estimates = rng.normal(size=n) + share * rng.normal(size=(n_seeds, n))
+    result = nested(estimates, np.ones(n))
+    covered = (result.low <= 0) & (result.high >= 0)
+    assert covered.mean() > 0.95 - 3 * np.sqrt(0.05 * 0.95 / n)
+    assert (covered == (result.p_value > 0.05)).all()
+
+
+def test_p_value_of_a_change_of_a_gap_belongs_to_its_interval():
+    """Inverted at many levels: 0 leaves the interval exactly where alpha passes the p-value."""
+    for seed, options in enumerate([{"planted": 0.1}, {"gap": 0.1, "planted": 0.08}, {"gap": 0.2, "planted": -0.15}]):
+        patient, group, _, stratum = readings(np.random.default_rng(seed), 400, shares=(0.5, 0.3, 0.2), **options)
+        (result,) = resample_means(patient, group, [stratum], [3], n_boot=400, seed=seed)
+        p = change_interval(result).p_value[0, 0]
+        for alpha in (p - 0.02, p - 0.004, p + 0.004, p + 0.02):
+            if 0 < alpha < 1:
+                bounds = change_interval(result, alpha=alpha)
+                assert (bounds.low[0, 0] <= 0 <= bounds.high[0, 0]) == (alpha < p)
+
+
+def test_gaps_that_turn_round_are_no_change_of_the_gap():
+    """TPR .8 and .6 become .6 and .8: the signed row changed, the size of the gap did not."""
+    decisions = np.zeros((2, 400))
+    for arm, rates in enumerate([(160, 120), (120, 160)]):
+        for g, n in enumerate(rates):
+            decisions[arm, g * 200 : g * 200 + n] = 1
+    group = np.repeat([0, 1], 200)
+    (result,) = resample_means(
+        np.arange(400), group, [Stratum("tpr", decisions, group >= 0)], [2], n_boot=2000, reference=0
+    )
+    assert contrast(result, "did").p_value()[0, 0, 1] < 0.001
+    moved = change_interval(result)
+    assert moved.value[0, 0] == pytest.approx(0) and moved.low[0, 0] < 0 < moved.high[0, 0] and moved.p_value[0, 0] == 1
+
+
+def test_aurocs_are_compared_within_folds():
+    """Two folds whose scores differ by an offset: pooled they look worse than either network is."""
+    rng = np.random.default_rng(5)
+    truth, fold = rng.integers(0, 2, 2000), np.repeat([0, 1], 1000)
+    score = truth * 1.5 + rng.normal(size=2000)
+    scores, group = np.stack([score, score + 3 * fold]), np.zeros(2000, int)
+    apart = resample_aurocs(np.arange(2000), group, scores, truth, 1, n_boot=200, fold=fold)
+    pooled = resample_aurocs(np.arange(2000), group, scores, truth, 1, n_boot=200)
+    by_hand = [weighted_auroc(score[fold == f], truth[fold == f]) for f in (0, 1)]
+    shares = [truth[fold == f].mean() for f in (0, 1)]
+    assert apart.value[0, :, 0] == pytest.approx(np.average(by_hand, weights=shares))
+    assert pooled.value[0, 1, 0] < apart.value[0, 1, 0] - 0.1
+    assert apart.se["change"][0, 0, 0] == pytest.approx(0, abs=1e-9)  # nothing changed within either
+    alone = resample_aurocs(np.arange(2000), group, scores, truth, 1, n_boot=200, fold=np.zeros(2000, int))
+    assert alone.value == pytest.approx(pooled.value, abs=1e-12)
+    assert alone.resamples == pytest.approx(pooled.resamples, abs=1e-6)

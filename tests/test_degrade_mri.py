@@ -499,7 +499,7 @@ needs_finufft = pytest.mark.skipif(importlib.util.find_spec("finufft") is None, 
 
 @needs_finufft
 def test_true_radial_samples_on_grid_points_are_kspace():
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 
     image = head(32).numpy()
     samples = nufft.sample(image, nufft.spoke_positions(32, 1, oversampling=1))
@@ -508,7 +508,7 @@ def test_true_radial_samples_on_grid_points_are_kspace():
 
 @needs_finufft
 def test_true_radial_sampling_is_the_fourier_sum_and_has_its_adjoint():
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 
     random = np.random.default_rng(0)
     image = random.standard_normal((16, 16)) + 1j * random.standard_normal((16, 16))
@@ -528,7 +528,7 @@ def test_true_radial_sampling_is_the_fourier_sum_and_has_its_adjoint():
 @needs_finufft
 @pytest.mark.parametrize("acceleration", [4, 8, 16])
 def test_least_squares_on_the_true_spokes_beats_the_rounded_mask(acceleration):
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 
     truth = head(128)
     positions = nufft.spoke_positions(128, spokes_for(128, acceleration))
@@ -542,7 +542,7 @@ def test_least_squares_on_the_true_spokes_beats_the_rounded_mask(acceleration):
 
 @needs_finufft
 def test_ramp_weights_restore_a_fully_sampled_image():
-    from fairrecon_core.degrade import nufft
+    from fairrecon_lab.analysis import nufft
 
     positions = nufft.spoke_positions(64, 128)  # more than (pi / 2) 64 spokes: nothing is missing but the corners
     grid = np.arange(64) - 32

@@ -211,14 +211,16 @@ def test_goals_leave_two_monte_carlo_errors_and_exact_goals_none():
 
 
 def row(**columns) -> dict:
-    return {"delta": 0.1, "delta_ci_low": 0.05, "delta_ci_high": 0.15, "margin": 0.05, "verdict": "changed"} | columns
+    plain = {"delta": 0.1, "delta_ci_low": 0.05, "delta_ci_high": 0.15, "margin": 0.05, "verdict": "changed"}
+    return plain | {"p_value": 0.01, "role": "primary", "estimator": "plug_in"} | columns
 
 
 def test_a_row_that_denies_its_interval_is_seen():
-    agree = [row(), row(delta=0, delta_ci_low=-0.02, delta_ci_high=0.02, verdict="equivalent")]
+    agree = [row(), row(delta=0, delta_ci_low=-0.02, delta_ci_high=0.02, p_value=1.0, verdict="equivalent")]
     assert wt.contradictions(pd.DataFrame(agree)) == 0
     assert wt.contradictions(pd.DataFrame([*agree, row(delta_ci_low=-0.05)])) == 1
     assert wt.contradictions(pd.DataFrame([*agree, row(delta=0.04, verdict="equivalent")])) == 1
+    assert wt.contradictions(pd.DataFrame([*agree, row(p_value=0.2, verdict="undetermined")])) == 1  # 0 is outside
 
 
 def test_flags_and_coverage_count_what_could_be_estimated():
@@ -231,8 +233,8 @@ def test_flags_and_coverage_count_what_could_be_estimated():
 def test_flips_within_a_group_are_no_false_flag():
     flip = row(metric="flip_rate", subgroup="a", reference="", estimator="plug_in")
     quiet = flip | {"metric": "tpr", "verdict": "undetermined", "delta_ci_low": -0.1}
-    assert wt.null_figures(pd.DataFrame([flip, quiet]))["flagged: any row"] == 0
-    assert wt.null_figures(pd.DataFrame([flip | {"reference": "b"}, quiet]))["flagged: any row"] == 1
+    assert wt.null_figures(pd.DataFrame([flip, quiet]))["flagged: any row, also exploratory"] == 0
+    assert wt.null_figures(pd.DataFrame([flip | {"reference": "b"}, quiet]))["flagged: any row, also exploratory"] == 1
 
 
 def test_audits_do_not_depend_on_how_a_run_is_cut(tmp_path):

@@ -23,7 +23,7 @@ from fairrecon_lab.analysis.patients import dice_table
 
 N_BOOT = 1000
 AUDIT_COLUMNS = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "subgroup", "reference", "metric",
-                 "baseline", "delta", "delta_ci_low", "delta_ci_high", "p_adjusted", "verdict", "mde", "n_patients",
+                 "estimator", "role", "baseline", "delta", "delta_ci_low", "delta_ci_high", "p_adjusted", "verdict", "mde", "n_patients",
                  "smallest_group"]  # fmt: skip
 CHARTS = ("10_table_5_sex", "10_fig_12_sex", "10_fig_13_sex", "10_fig_21", "10_fig_11")  # no pixels in any of them
 
@@ -123,8 +123,8 @@ def main(profile: str) -> int:
         index=["cohort", "arm"], columns="quantity", values="text", aggfunc="first", sort=False
     )
     print(wide.T.to_string())
-    by = ["cohort", "baseline_arm", "arm", "attribute"]
-    read = audit[audit["task"] != "quality"]
+    by = ["cohort", "baseline_arm", "arm", "attribute", "metric"]  # each measure apart
+    read = audit[audit["metric"].isin(["tpr", "fpr", "auroc", "dice", "psnr_db"])]
     print(read.groupby(by, sort=False)["verdict"].value_counts().unstack(fill_value=0).to_string())
     return 0
 

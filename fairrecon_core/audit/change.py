@@ -6,13 +6,23 @@
 Three kinds of rows, all paired (arm against baseline on the same patients) and clustered by patient:
 
 - signed: one subgroup against the reference. `value` and `baseline` are its gap to the reference, `delta` the
-  difference in differences. These carry the claims: adjusted over their family, with an equivalence verdict.
+  difference in differences, adjusted over their family, with an equivalence verdict.
 - within one subgroup (`reference` empty): its rate, and how it changed.
 - max-min (`subgroup` empty): EODD, EOP, SER, Delta Dice and so on, with the noise band: what such a gap would be were
-  all subgroups alike. `estimator` "double_corrected" is the spread between subgroups without its sampling variance.
+  all subgroups alike. `delta`, interval, p and verdict speak of the size of the gap; the row "omnibus" of the same
+  metric asks whether all subgroups changed alike. `estimator` "double_corrected" is the spread between subgroups
+  without its sampling variance: a figure, without a verdict.
 
-Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`.
-No torch here: works on anybody's two tables. Method: `engine`, `inference`, `gaps`, `multiplicity`.
+One family carries the claims of an audit, its `role` is "primary": the signed rows of one metric, in which the chance
+of a false *changed* is at most alpha over all arms, levels, tasks and subgroups. All else is "exploratory": adjusted
+within its own family, but there are several.
+With several training seeds, samples or folds the estimator "nested" leads: there the networks are a sample, too. The
+estimator "plug_in" then speaks of these trained networks alone.
+
+Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`; p,
+interval and verdict of a row answer one question: p <= alpha exactly where 0 is outside of the interval, *equivalent*
+only where the interval is inside the margin, and *changed* only where p_adjusted <= alpha.
+No torch here: works on anybody's two tables. Method: `engine`, `inference`, `multiplicity`.
 """
 
 import dataclasses
@@ -22,19 +32,22 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit import inference, multiplicity
-from fairrecon_core.audit.engine import Stratum, patient_codes
-from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means
+from fairrecon_core.audit.engine import Stratum, fold_placements, patient_codes
+from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means, with_shift
 from fairrecon_core.audit.matching import Matched, match
 from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, WEAK_SUPPORT, intersect, logit
-from fairrecon_core.audit.rows import COLUMNS, Choices, Part, gap_rows, nested_rows, omnibus_p_value, signed_rows
+from fairrecon_core.audit.rows import COLUMNS, Choices, StratumResult, gap_rows, kind_of, omnibus_p_value, signed_rows
+from fairrecon_core.measures import image_metrics
 
+PRIMARY = ("rates", "dice", "psnr_db")  # the first of these that is there carries the claims
 METRICS = ("rates", "auroc", "calibration", "flip_rate", "logit_shift")  # of a predictions table
 
 
 def audit_change(
     predictions: pd.DataFrame, cohort: pd.DataFrame, attribute="sex", *, baseline_arm="clean", arms=None,
     metrics=METRICS, n_boot=10_000, thresholds=None, rule="sens_spec", margin=0.05, alpha=0.05, min_support=10,
-    reference="largest", family="attribute", adjust="max_t", agg="mean", split="test", seed=0,
+    reference="largest", family="attribute", adjust="max_t", agg="mean", split="test", seed=0, primary=None,
+    threshold_draws=200,
 ) -> pd.DataFrame:  # fmt: skip
     """Audit what each arm changed in the gaps between subgroups, relative to a baseline arm.
 
@@ -66,7 +79,8 @@ def audit_change(
     rule : str
         How a policy chooses: see `thresholds.choose_threshold`.
     margin : float or dict of unit to float
-        Changes within +- margin do not matter. Of units that do not range from 0 to 1: 0.5 dB, 0.25 logit, 0.1 ratio.
+        Changes of a rate within +- margin do not matter. Other units have margins of their own, with a reason each, in
+        `measures.UNITS`; a dict sets those.
     alpha : float
         Level of tests and intervals.
     min_support : int
@@ -81,6 +95,12 @@ def audit_change(
         How TPR gap and FPR gap become EODD.
     split : str
         Which images are audited, where the cohort has a `split` (and only one fold).
+    primary : str, optional
+        Which metric carries the claims: "rates" (TPR and FPR), "auroc", "dice", "psnr_db" ...; default: the first of
+        `PRIMARY` that is there, else the first of `metrics`.
+    threshold_draws : int
+        Where a policy chooses thresholds on validation images (one sample and seed each): how often their patients
+        are resampled, so that intervals of rates count the choice. 0: all rows speak of these thresholds.
 
     Returns
     -------
@@ -100,8 +120,9 @@ def audit_change(
     choices = Choices(n_boot, seed, margin, alpha, min_support, agg, adjust, family)
     _check_choices(choices, metrics, n_boot)
     matched = match(
-        predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule, split=split
-    )
+        predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule, split=split,
+        threshold_draws=threshold_draws, seed=seed,
+    )  # fmt: skip
     name, names, codes = _subgroups(matched, attribute)
     patient, ids = patient_codes(matched.images["patient_id"])
     who = _reference(reference, names, codes, patient)
@@ -111,11 +132,12 @@ def audit_change(
         parts += _measure(
             matched, chosen, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
         )
+    choices = dataclasses.replace(choices, primary=_primary(primary, parts))
     rows = signed_rows(parts, names, name, choices) + gap_rows(parts, name, choices)
-    rows += nested_rows(matched, parts, codes, names, choices)
+    matched.notes += _what_varies(matched, parts)
     constant = {"cohort": matched.cohort, "baseline_arm": baseline_arm, "attribute": name, "n_boot": n_boot}
     table = pd.DataFrame(rows).assign(**constant)
-    decided = table["metric"].isin(["tpr", "fpr", "flip_rate", "eop", "fpr_gap", "eodd", "flip_rate_gap"])
+    decided = table["metric"].str.startswith(("tpr", "fpr", "flip", "eop", "eodd"))
     table["threshold_policy"] = np.where(decided, matched.policy, "")
     table = table[list(COLUMNS)].reset_index(drop=True)
     table.attrs["notes"] = list(dict.fromkeys(matched.notes))
@@ -133,6 +155,32 @@ def _check_choices(choices: Choices, metrics: Sequence[str], n_boot: int) -> Non
             raise ValueError(f"unknown {word} {value!r}; choose from {', '.join(known)}")
     if not 0 < choices.alpha < 0.5 or n_boot < 100:
         raise ValueError(f"need 0 < alpha < 0.5 and at least 100 resamples, got {choices.alpha=}, {n_boot=}")
+
+
+def _primary(asked: str | None, parts: list[StratumResult]) -> str:
+    """The metric that carries the claims."""
+    there = list(dict.fromkeys(kind_of(part.metric) for part in parts))
+    if asked is not None and asked not in there:
+        raise ValueError(f"no results of the primary metric {asked!r}; there are {', '.join(there)}")
+    return asked or next((kind for kind in PRIMARY if kind in there), there[0] if there else "")
+
+
+def _what_varies(matched: Matched, parts: list[StratumResult]) -> list[str]:
+    """Over what the claims generalise: patients always; networks and thresholds where they vary here."""
+    n_folds = matched.fold.max() + 1 if len(matched.fold) else 1
+    n_seeds = max((len(values) for values in matched.per_seed.values()), default=1)
+    if n_folds > 1 and any(part.change_by_replicate is not None for part in parts):
+        networks = f"rows 'nested' count the choice of a network, seen in {n_folds} folds; 'plug_in' holds for these"
+    elif n_seeds > 1:
+        networks = f"rows 'nested' count the choice of a seed, seen in {n_seeds}; 'plug_in' holds for these networks"
+    else:
+        networks = "one network an arm: the claims hold for these trained networks, on other patients"
+    if not matched.policy:
+        return [networks]
+    if not matched.cut_draws:
+        return [networks, "thresholds are held fixed: every change of a rate is one at these thresholds"]
+    n = max(len(draws) for draws in matched.cut_draws.values())
+    return [networks, f"intervals of rates count the choice of thresholds ({n} resamples of validation patients)"]
 
 
 def _subgroups(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]:
@@ -184,37 +232,68 @@ def _calls(matched: Matched):
 
 def _measure(
     matched, rows, conditions, patient, codes, n_groups, n_patients, metrics, reference, choices
-) -> list[Part]:
+) -> list[StratumResult]:
     """All strata of one joint call, and the AUROCs."""
-    patient, codes = patient[rows], codes[rows]
+    patient, codes, fold = patient[rows], codes[rows], matched.fold[rows]
     arms = [matched.conditions[i] for i in conditions[1:]]
     shared = {"n_boot": choices.n_boot, "seed": choices.seed, "reference": reference}
     shared |= {"min_support": choices.min_support, "n_patients": n_patients}
-    named = _strata(matched, rows, conditions, patient, metrics)
+    named, several = _strata(matched, rows, conditions, patient, metrics), bool(fold.max(initial=0) > 0)
     parts = []
     if named:
         strata = [stratum for *_, stratum in named]
         (whole,) = resample_means(patient, codes, strata, [n_groups], **shared)
         change_p = _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices)
-        null = inference.null_means(
-            patient, codes, strata, n_groups, seed=choices.seed, min_support=choices.min_support
-        )
-        for s, (task, metric, label, _) in enumerate(named):
-            part = _stratum_of(whole, s)
-            part = part if strata[s].rate else _borrowed_spread(part)
-            did = inference.contrast(part, "did")
-            p_value = omnibus_p_value(change_p[s], did)
-            parts.append(Part(task, metric, label, part, arms, did, p_value, null[:, s]))
+        for s, (task, metric, label, stratum) in enumerate(named):
+            result = _stratum_of(whole, s)
+            result = result if stratum.rate else _floored_spread(result)
+            if metric in ("tpr", "fpr") and task in matched.cut_draws:
+                shift = _threshold_shift(matched, task, rows, conditions, codes, stratum, n_groups)
+                result = with_shift(result, shift, choices.seed)
+            did = inference.contrast(result, "did")
+            omnibus, change, own = omnibus_p_value(change_p[s], did), None, None
+            if replicated := _replicates(matched, task, metric, stratum, rows, conditions, fold):
+                values, weight = replicated
+                change, own = multiplicity.replicate_changes(values, weight, codes, n_groups, result.reference)
+            parts.append(StratumResult(task, metric, label, result, arms, did, omnibus, change, own, several))
     if "auroc" in metrics and reference != "rest":
         for task, score in matched.score.items():
-            result = _aurocs(
-                matched.truth[task][rows], score[np.ix_(conditions, rows)], patient, codes, n_groups, shared
-            )
-            if result is not None:
-                did = inference.contrast(result, "did")
-                p_value = multiplicity.omnibus_test(inference.contrast(result, "change")).p_value[0]
-                parts.append(Part(task, "auroc", "", result, arms, did, omnibus_p_value(p_value, did)))
+            part = _aurocs(matched.truth[task][rows], score[np.ix_(conditions, rows)], patient, codes, fold, n_groups,
+                           shared)  # fmt: skip
+            if part is not None:
+                result, did, omnibus, change, own = part
+                parts.append(StratumResult(task, "auroc", "", result, arms, did, omnibus, change, own, several))
     return parts
+
+
+def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditions, fold) -> tuple | None:
+    """(values, weight) of every fold, or of every sample and training seed, as `replicate_changes` takes them."""
+    weight = np.asarray(stratum.weight, dtype=float)
+    if fold.size and fold.max() > 0:
+        apart = np.stack([weight * (fold == f) for f in range(fold.max() + 1)])
+        return np.broadcast_to(np.asarray(stratum.values, dtype=float), (len(apart), *np.shape(stratum.values))), apart
+    key = task if metric in ("tpr", "fpr") else metric
+    if key not in matched.per_seed:
+        return None
+    values = matched.per_seed[key][:, conditions][:, :, rows].copy()
+    values[:, 0] = stratum.values[0]  # every replicate against the baseline's mean
+    return values, np.broadcast_to(weight, (len(values), len(weight)))
+
+
+def _threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
+    """By how much each group's rate moves with the thresholds of other validation patients: (draws, A, G)."""
+    draws, fold = matched.cut_draws[task][:, conditions], matched.fold[rows]
+    score, used = matched.score[task][np.ix_(conditions, rows)], np.asarray(stratum.weight) > 0
+    positive, n = np.zeros((len(draws), len(conditions), n_groups)), np.zeros((1, 1, n_groups))
+    for g, f in np.ndindex(n_groups, fold.max(initial=0) + 1):
+        here = np.flatnonzero(used & (codes == g) & (fold == f))
+        n[..., g] += len(here)
+        for a, own in enumerate(np.sort(score[:, here], axis=1)):
+            positive[:, a, g] += len(here) - np.searchsorted(own, draws[:, a, f], side="left")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = [[stratum.values[a, used & (codes == g)].mean() if n[0, 0, g] else np.nan for g in range(n_groups)]
+                    for a in range(len(conditions))]  # fmt: skip
+        return positive / n - np.array(observed)
 
 
 def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]:
@@ -227,7 +306,11 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
             named.append((task, "tpr", "1", Stratum("tpr", decision, decided & (truth == 1))))
             named.append((task, "fpr", "0", Stratum("fpr", decision, decided & (truth == 0))))
         if "flip_rate" in metrics:
-            named.append((task, "flip_rate", "", Stratum("flip_rate", np.abs(decision - decision[:1]), decided)))
+            flipped, judged = np.abs(decision - decision[:1]), decided & ~np.isnan(truth)
+            named.append((task, "flip_rate", "", Stratum("flip_rate", flipped, decided)))
+            wrong = np.where(truth == 1, decision[:1] - decision, decision - decision[:1])  # net, of means too
+            named += [(task, name, "", Stratum(name, np.maximum(sign * wrong, 0), judged))
+                      for name, sign in (("flip_harmful", 1), ("flip_helpful", -1))]  # fmt: skip
         if "calibration" in metrics:
             named.append(
                 (task, "calibration", "", Stratum("calibration", score - truth, scored & ~np.isnan(truth), False))
@@ -238,15 +321,15 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
                 shift = Stratum("logit_shift", logits - logits[:1], scored & (truth == label), rate=False)
                 named.append((task, "logit_shift", str(label), shift))
     for name, values in matched.measure.items():
-        values = values[at].copy()
-        if name != "dice" and not np.isfinite(values[0]).any():
+        values, of_image = values[at].copy(), name in image_metrics()
+        if of_image and (matched.conditions[conditions[0]][0] == "clean" or not np.isfinite(values[0]).any()):
             values[0] = 0.0  # the clean image: the same quality for everybody, so no gap
-        if name != "dice" and matched.conditions[conditions[0]][0] == "clean":
-            values[0] = 0.0
         usable = np.isfinite(values).all(axis=0)
         n_rows = np.bincount(patient[usable], minlength=patient.max() + 1)[patient]
         weight = np.where(usable, 1 / np.maximum(n_rows, 1), 0)  # a mean of patients' means
-        named.append(("segmentation" if name == "dice" else "quality", name, "", Stratum(name, values, weight, False)))
+        rate = name == "false_positive_slices"
+        stratum = Stratum(name, values, usable if rate else weight, rate)
+        named.append(("quality" if of_image else "segmentation", name, "", stratum))
     return named
 
 
@@ -264,15 +347,27 @@ def _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choice
     return p_value
 
 
-def _aurocs(truth, score, patient, codes, n_groups, shared) -> GroupMeans | None:
+def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | None:
+    """AUROCs of a task, their DiD, omnibus p-values and, with folds, the changes of each fold."""
     usable = ~np.isnan(score).any(axis=0) & ~np.isnan(truth)
     if len(np.unique(truth[usable])) < 2:
         return None
-    result = resample_aurocs(patient[usable], codes[usable], score[:, usable], truth[usable], n_groups, **shared)
-    return _borrowed_spread(result)
+    several = bool(fold.size) and fold.max() > 0
+    score, truth, codes, fold = score[:, usable], truth[usable], codes[usable], fold[usable] if several else None
+    result = resample_aurocs(patient[usable], codes, score, truth, n_groups, **shared, fold=fold)
+    result = _floored_spread(result)
+    did = inference.contrast(result, "did")
+    p_value = multiplicity.omnibus_test(inference.contrast(result, "change")).p_value[0]
+    both: tuple = (None, None)
+    if fold is not None:
+        value, (positive, _) = fold_placements(score, truth, codes, n_groups, fold)
+        apart = np.stack([positive * (fold == f) for f in range(fold.max() + 1)])
+        each = np.broadcast_to(value, (len(apart), *value.shape))
+        both = multiplicity.replicate_changes(each, apart, codes, n_groups, result.reference)
+    return result, did, omnibus_p_value(p_value, did), *both
 
 
-def _borrowed_spread(result: GroupMeans) -> GroupMeans:
+def _floored_spread(result: GroupMeans) -> GroupMeans:
     """Let groups with weak support (under 20 patients) vary at least as much as all patients do.
 
     Rates have pseudo-patients for this. Without, ten patients none of whom changed would be certainty.

@@ -67,6 +67,35 @@ class CellSums:
         return np.repeat(self.codes, np.diff(self.start), axis=0)
 
 
+def text_of(value) -> str:
+    """An id or a name as text: "7" for 7.0, without blanks at its ends; "" for a missing `value`."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or value is pd.NA or value != value:
+        return ""
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value).strip()
+
+
+def text_codes(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """A column as codes, -1 where it is empty, and its distinct texts, sorted; each of `values` is read once."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, distinct = values.cat.codes.to_numpy(), values.cat.categories
+    else:
+        codes, distinct = pd.factorize(values)
+    texts = np.array(["", *(text_of(value) for value in distinct)], dtype=object)  # code -1 finds the first
+    place, names = pd.factorize(texts, sort=True)
+    return (place - 1)[np.asarray(codes) + 1], names[1:]
+
+
+def compressed(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Small non-negative integers renumbered without holes, and those that occur; faster than sorting them."""
+    used = np.flatnonzero(np.bincount(codes))
+    place = np.zeros(used.max() + 1, np.int32)
+    place[used] = np.arange(len(used))
+    return place[codes], used
+
+
 def patient_codes(patient_ids) -> tuple[np.ndarray, np.ndarray]:
     """Number the patients by their sorted id, so that row order changes no weight.
 
@@ -297,3 +326,31 @@ def placements(scores, truth) -> np.ndarray:
     out[truth] = (everyone[truth] - rankdata(scores[truth])) / n_negative
     out[~truth] = 1 - (everyone[~truth] - rankdata(scores[~truth])) / n_positive
     return out
+
+
+def fold_placements(scores, truth, group, n_groups: int, fold=None) -> tuple[np.ndarray, np.ndarray]:
+    """Placement of every row among the other label of its own group and fold, and its weights.
+
+    Parameters
+    ----------
+    scores, truth, group, n_groups, fold
+        As in `groups.resample_aurocs`.
+
+    Returns
+    -------
+    value : float64, shape (arms, rows); 0 where group and fold lack one of the labels
+    weight : float64, shape (2, rows)
+        Of the positives, 1 each; of the negatives, such that a fold counts by its positives.
+    """
+    value, weight = np.zeros_like(scores), np.zeros((2, len(truth)))
+    fold = np.zeros(len(truth), int) if fold is None else np.asarray(fold)
+    for g in range(n_groups):
+        parts = [np.flatnonzero((group == g) & (fold == f)) for f in np.unique(fold[group == g])]
+        parts = [rows for rows in parts if len(np.unique(truth[rows])) == 2]
+        n_positive, n_negative = (sum(int((truth[rows] == label).sum()) for rows in parts) for label in (1, 0))
+        for rows in parts:
+            positive = truth[rows] == 1
+            value[:, rows] = [placements(arm[rows], positive) for arm in scores]
+            share = int(positive.sum()) * n_negative / (int((~positive).sum()) * n_positive)
+            weight[:, rows] = [positive, ~positive * share]
+    return value, weight

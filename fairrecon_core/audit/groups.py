@@ -8,7 +8,7 @@ and Min 2005 for paired changes): ten patients without a single flipped decision
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,10 +17,10 @@ from fairrecon_core.audit.engine import (
     CellSums,
     Stratum,
     cell_sums,
+    fold_placements,
     group_totals,
     means,
     observed,
-    placements,
     resample,
 )
 
@@ -285,21 +285,42 @@ def _smoothed_level(weight, rate, variance, pooled):
 def _smoothed_change(weight, change, variance, pooled):
     """Variance added by two patients more, one of whom changed, half up and half down; (A - 1, G), at least 0.
 
-    By how much a patient changes who changes at all is pooled likewise (Agresti and Min 2005).
+    By which share of the rows a patient changes who changes at all is pooled likewise (Agresti and Min 2005).
     """
     n = weight.sum(axis=0)
     size = _ratio(n, (weight > 0).sum(axis=0))
-    seen = change[..., pooled]
+    seen = np.divide(change, weight, out=np.zeros_like(change, dtype=float), where=weight > 0)[..., pooled]
     square = _ratio((seen**2).sum(axis=(1, 2)), (seen != 0).sum(axis=(1, 2)))[:, None]
-    square = np.where(np.isfinite(square), square, size**2)
+    square = np.where(np.isfinite(square), square, 1) * size**2
     return np.maximum((variance * n**2 + square) / (n + 2 * size) ** 2 - variance, 0)
+
+
+def with_shift(result: GroupMeans, shift: np.ndarray, seed: int) -> GroupMeans:
+    """Add to `result`, of one stratum, an independent error: draws `shift` (n, A, G) of its means, picked by `seed`."""
+    n_rows, shift = result.n_rows[0], shift - shift.mean(axis=0)
+    if result.reference == "rest":
+        whole = np.nansum(shift * n_rows, axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            other = (whole - np.nan_to_num(shift) * n_rows) / (n_rows.sum() - n_rows)
+    else:
+        other = shift[..., [result.reference]]
+    drawn = np.random.default_rng([seed, 2]).integers(0, len(shift), len(result.resamples))
+    moved = {"level": shift, "gap": shift - other}
+    moved |= {"change": shift[:, 1:] - shift[:, :1], "did": moved["gap"][:, 1:] - moved["gap"][:, :1]}
+    se = {kind: np.sqrt(result.se[kind] ** 2 + np.mean(part**2, axis=0)) for kind, part in moved.items()}
+    both = [draws + part[drawn][:, None].astype(np.float32)
+            for draws, part in ((result.resamples, shift), (result.reference_resamples, other))]  # fmt: skip
+    return replace(result, resamples=both[0], reference_resamples=both[1], se=se)
 
 
 def resample_aurocs(
     patient, group, scores, truth, n_groups: int, *, n_boot=10_000, seed=0, reference="largest", min_support=10,
-    n_patients: int | None = None,
+    n_patients: int | None = None, fold=None,
 ) -> GroupMeans:  # fmt: skip
     """AUROC of every group and arm with its patient bootstrap, linearised by placement values (within the group).
+
+    Scores of networks of different folds have no common scale: positives are compared with the negatives of their own
+    fold, and an AUROC is the mean over folds, weighted by their positives.
 
     Parameters
     ----------
@@ -310,6 +331,8 @@ def resample_aurocs(
     n_boot, seed, min_support, n_patients
         As in `resample_means`.
     reference : "largest" or a group's number
+    fold : int array, shape (rows,), optional
+        Whose network gave the score.
 
     Returns
     -------
@@ -327,13 +350,12 @@ def resample_aurocs(
         raise ValueError("an AUROC has no reference 'rest': choose 'largest' or a group's number")
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} scores are undefined: drop those rows")
-    value = np.zeros_like(scores)
-    weight = np.zeros((2, len(truth)), dtype=bool)
-    for g in range(n_groups):
-        rows = np.flatnonzero(group == g)
-        if len(np.unique(truth[rows])) == 2:
-            value[:, rows] = [placements(arm[rows], truth[rows] == 1) for arm in scores]
-            weight[:, rows] = [truth[rows] == 1, truth[rows] == 0]
+    value, weight = fold_placements(scores, truth, group, n_groups, fold)
+    for g in range(n_groups) if fold is not None else ():  # that folds differ in AUROC is no spread between patients
+        own = weight[0] * (group == g)
+        mean = value @ own / max(own.sum(), 1)
+        for rows in (np.flatnonzero((group == g) & (fold == f) & (weight.sum(axis=0) > 0)) for f in np.unique(fold)):
+            value[:, rows] += (mean - value[:, rows] @ own[rows] / max(own[rows].sum(), 1))[:, None]
     strata = [Stratum(name, value, keep, rate=False) for name, keep in zip(("positives", "negatives"), weight)]
     (halves,) = resample_means(patient, group, strata, [n_groups], n_boot=n_boot, seed=seed, reference=reference,
                             min_support=min_support, n_patients=n_patients)  # fmt: skip

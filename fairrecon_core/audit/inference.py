@@ -3,17 +3,15 @@
 The estimand is signed: the difference in differences (DiD) of group g,
 (mean_g of the arm - mean_g of the baseline) - (the same in the reference group), on the same patients::
 
-    patient, ids = patient_codes(table["patient_id"])
     strata = [Stratum("tpr", decisions, truth == 1), Stratum("fpr", decisions, truth == 0)]  # decisions (arms, rows)
-    sex, race = resample_means(patient, codes, strata, n_groups=(2, 6), n_boot=10_000, seed=1, n_patients=len(ids))
+    sex, race = resample_means(patient, codes, strata, n_groups=(2, 6), n_boot=10_000, seed=1)
     did = contrast(sex, "did")                     # estimate (strata, arms - 1, groups)
     low, high = did.interval(alpha=0.05)           # the same shape, as did.p_value()
     verdict = verdicts(did, margin=0.05)           # "changed", "equivalent", "undetermined", ...
 
-Several questions at once, more than two groups: `multiplicity`.
 How an interval is made: deviations of the resamples from the estimate, widened so that their spread is never below the
 cluster-robust standard error times t / z (Hesterberg 2015, "expanded percentile"). Intervals are symmetric and dual to
-the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1).
+the two-sided p-value (1 + #{|deviation| >= |estimate|}) / (B + 1). Several questions at once: `multiplicity`.
 
 Gaps between the best and the worst group: honest intervals, the gap that noise alone gives, corrected dispersion.
 
@@ -21,27 +19,31 @@ A max-min gap is never below zero, grows with the number of groups and with thei
 upwards; percentile and BCa intervals of it do not cover (0 % at no gap). Here instead:
 
 - `range_interval`: simultaneous intervals of all pairs of groups give [max lower bound, max upper bound] of the gap.
-- `change_interval`: the same for arm minus baseline, over the pairs that can be the extreme ones.
-- `null_means`, `noise_band`: what the gap would be were all groups alike, at these group sizes and clusters.
+- `change_interval`: the same for arm minus baseline, over the pairs that can be the extreme ones, with the p-value
+  that belongs to this interval: at most alpha exactly where 0 lies outside of the (1 - alpha) interval.
+- `null_draws`, `noise_band`: what the gap would be were all groups alike, at these group sizes and clusters.
 - `dispersion`: spread between groups with the sampling variance taken out (Lum et al. 2022, "double-corrected").
 
-Axes as in `groups`: S strata, A arms, G groups, B resamples. For EODD join the strata of TPR and FPR in `together`,
-then average (or take the larger of) their values, lower and upper bounds: bounds of one set hold simultaneously.
+Axes as in `groups`: S strata, A arms, G groups, B resamples. For EODD join the strata of TPR and FPR in `together` and
+say how (`agg`): bounds of one set hold simultaneously.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm, t
 
-from fairrecon_core.audit.engine import Stratum, cell_sums
 from fairrecon_core.audit.groups import KINDS, GroupMeans
 
 TIE = 1e-5  # figures this close (relative) are equal: float32 sums of a discrete law
 VERDICTS = ("changed", "changed_within_margin", "equivalent", "undetermined")
-MANY_PATIENTS = 300  # sums over more patients than this are drawn from their normal limit
+AGGREGATES: dict[str, tuple[Callable, Callable, Callable]] = {  # of the value, the lower and the upper bound
+    "mean": (np.mean, np.mean, np.mean),
+    "max": (np.max, np.min, np.max),  # a maximum changes by one of the changes
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Contrast:
 
     def interval(self, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
         """Symmetric two-sided (1 - alpha) interval."""
-        half = _nan_quantile(np.abs(self.deviations), 1 - alpha)
+        half = _nan_quantile(np.abs(self.deviations), 1 - alpha) / (1 - TIE)  # as wide as the p-value's ties are
         return self.estimate - half, self.estimate + half
 
     def p_value(self) -> np.ndarray:
@@ -129,9 +131,14 @@ def expanded(deviations: np.ndarray, se: np.ndarray, df: np.ndarray, seed: int =
     return out
 
 
+def _rank(level: float, n: int) -> int:
+    """Which of n ordered draws is their quantile, so that p-values (1 + draws beyond) / (n + 1) are dual to it."""
+    return min(int(np.ceil(level * (n + 1) - 1e-9)) - 1, n - 1)
+
+
 def _nan_quantile(values: np.ndarray, level: float) -> np.ndarray:
     """Quantile over the first axis, of a sample with the infinitely far last; NaN columns stay NaN."""
-    rank = min(int(np.ceil(level * (len(values) + 1))) - 1, len(values) - 1)
+    rank = _rank(level, len(values))
     columns = np.ascontiguousarray(values.reshape(len(values), -1).T)
     out = np.partition(columns, rank, axis=1)[:, rank].astype(float)
     out[np.isnan(columns).any(axis=1)] = np.nan
@@ -154,8 +161,8 @@ def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np
     Returns
     -------
     verdict : array of str, "" where not estimable
-        `changed`: p <= alpha. `equivalent`: the (1 - 2 alpha) interval lies within the margin (two one-sided tests).
-        `changed_within_margin`: both. `undetermined`: neither.
+        `changed`: p <= alpha. `equivalent`: the (1 - alpha) interval lies within the margin, that is two one-sided
+        tests at alpha / 2 each. `changed_within_margin`: both. `undetermined`: neither.
 
     Raises
     ------
@@ -164,12 +171,16 @@ def verdicts(question: Contrast, margin: float, alpha: float = 0.05, p_value: np
     """
     if not margin > 0:
         raise ValueError(f"an equivalence margin is positive, got {margin}")
-    low, high = question.interval(2 * alpha)
     p_value = question.p_value() if p_value is None else p_value
-    changed, within = p_value <= alpha, (low > -margin) & (high < margin)
+    return verdicts_of(question.estimate, *question.interval(alpha), p_value, margin, alpha)
+
+
+def verdicts_of(estimate, low, high, p_value, margin: float, alpha: float = 0.05) -> np.ndarray:
+    """The same from figures: `estimate`, its interval `low` to `high`, and `p_value`, arrays of one shape."""
+    changed, within = np.asarray(p_value) <= alpha, (np.asarray(low) > -margin) & (np.asarray(high) < margin)
     names = np.select([changed & within, changed, within], ["changed_within_margin", "changed", "equivalent"],
                       "undetermined")  # fmt: skip
-    return np.where(np.isfinite(question.estimate), names, "")
+    return np.where(np.isfinite(estimate), names, "")
 
 
 def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_group=None):
@@ -192,11 +203,12 @@ def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_gro
 
 # ---------------------------------------------------------------------- gaps between the best and the worst group
 class Gap(NamedTuple):
-    """Value and bounds, each of shape (S, A), or (S, A - 1) for a change; NaN with fewer than two estimable groups."""
+    """Value and bounds, (S, A); of a change (S, A - 1), with its p-value. NaN with fewer than two estimable groups."""
 
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    p_value: np.ndarray | None = None
 
 
 def group_range(values: np.ndarray) -> np.ndarray:
@@ -230,47 +242,81 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
     for strata in [(s,) for s in range(n_strata)] if together is None else together:
         for a in range(n_arms):
             pairs = [_Pairs.of(result.smoothed[s, a], deviations[:, s, a]) for s in strata]
-            width = _simultaneous(pairs, alpha)
+            largest = _largest(pairs)
+            width = largest[_rank(1 - alpha, len(largest))] if largest.size else np.nan
             for s, pair in zip(strata, pairs):
                 if pair.difference.size:
-                    low[s, a] = max(0.0, (np.abs(pair.difference) - width * pair.se).max())
-                    high[s, a] = (np.abs(pair.difference) + width * pair.se).max()
+                    low[s, a], high[s, a] = pair.gap(width)
     return Gap(group_range(result.value), low, high)
 
 
-def change_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05) -> Gap:
-    """Change of the max-min gap from the baseline to each arm, with an interval.
+def change_interval(
+    result: GroupMeans, together: Sequence[Sequence[int]] | None = None, alpha: float = 0.05, agg: str = ""
+) -> Gap:
+    """Change of the max-min gap from the baseline to each arm, with an interval and its p-value.
 
     The gap can only have changed by the signed change of a pair that may be extreme: the bounds run over the pairs
-    whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above).
+    whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above), and are no
+    wider than the gaps of arm and baseline allow.
     With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0.
+    The p-value is the share of resamples that lie beyond the widest intervals whose bounds do not hold 0.
 
     Parameters
     ----------
     result, together, alpha
         As in `range_interval`.
+    agg : {"", "mean", "max"}
+        How the strata of a set become one figure; "" leaves them apart.
 
     Returns
     -------
-    Gap, arrays (S, A - 1)
+    Gap, arrays (S, A - 1), or (sets, A - 1) with `agg`
     """
     n_strata, n_arms = result.value.shape[:2]
-    gap = group_range(result.value)
-    low, high = np.full((2, n_strata, n_arms - 1), np.nan)
-    level = contrast(result, "level").deviations
+    sets = [[s] for s in range(n_strata)] if together is None else [list(strata) for strata in together]
+    gap, level = group_range(result.value), contrast(result, "level").deviations
     moved, change = result.value[:, 1:] - result.value[:, :1], contrast(result, "change").deviations
-    for strata in [(s,) for s in range(n_strata)] if together is None else together:
+    out = np.full((4, len(sets) if agg else n_strata, n_arms - 1), np.nan)
+    for k, strata in enumerate(sets):
         before = [_Pairs.of(result.smoothed[s, 0], level[:, s, 0]) for s in strata]
+        size = AGGREGATES[agg][0](gap[strata], axis=0, keepdims=True) if agg else gap[strata]
+        at = [k] if agg else strata
+        out[0, at] = size[:, 1:] - size[:, :1]
         for a in range(1, n_arms):
             after = [_Pairs.of(result.smoothed[s, a], level[:, s, a]) for s in strata]
             move = [_Pairs.of(moved[s, a - 1], change[:, s, a - 1]) for s in strata]
-            width = _simultaneous(before + after + move, alpha)
-            for i, s in enumerate(strata):
-                if move[i].difference.size:
-                    lower, upper = move[i].bounds(width)
-                    low[s, a - 1] = lower[before[i].may_be_widest(width)].min()
-                    high[s, a - 1] = upper[after[i].may_be_widest(width)].max()
-    return Gap(gap[:, 1:] - gap[:, :1], low, high)
+            out[1:, at, a - 1] = _bounds_and_p(list(zip(before, after, move)), alpha, agg)
+    return Gap(*out)
+
+
+def _bounds_and_p(strata: list[tuple["_Pairs", "_Pairs", "_Pairs"]], alpha: float, agg: str) -> np.ndarray:
+    """Bounds and p-values (3, strata), or (3, 1) of their aggregate, from each stratum's pairs: before, after, move."""
+    known = np.array([move.difference.size > 0 for *_, move in strata])
+    out = np.full((3, 1 if agg else len(strata)), np.nan)
+    if not (known.all() if agg else known.any()):
+        return out
+    largest = _largest([pairs for stratum in strata for pairs in stratum])
+
+    def bounds(width: float) -> np.ndarray:
+        each = np.array([_bounds(*stratum, width) for stratum in strata]).T
+        return np.array([[AGGREGATES[agg][1](each[0])], [AGGREGATES[agg][2](each[1])]]) if agg else each
+
+    out[:2] = bounds(largest[_rank(1 - alpha, len(largest))])
+    for i in range(out.shape[1]):
+        holds_zero = lambda width, i=i: bool(np.prod(bounds(width)[:, i]) <= 0)
+        first = bisect_left([*map(float, largest)], True, key=holds_zero) if np.isfinite(out[0, i]) else np.nan
+        out[2, i] = (1 + len(largest) - first) / (len(largest) + 1)
+    return out
+
+
+def _bounds(before: "_Pairs", after: "_Pairs", move: "_Pairs", width: float) -> tuple[float, float]:
+    """What the gap can have changed by, at a width of the simultaneous intervals; NaN with fewer than two groups."""
+    if not move.difference.size:
+        return np.nan, np.nan
+    lower, upper = move.bounds(width)
+    (least, most), (least_before, most_before) = after.gap(width), before.gap(width)
+    low = max(lower[before.may_be_widest(width)].min(), least - most_before)
+    return low, min(upper[after.may_be_widest(width)].max(), most - least_before)
 
 
 class _Pairs(NamedTuple):
@@ -295,71 +341,42 @@ class _Pairs(NamedTuple):
         signed, half = np.concatenate([self.difference, -self.difference]), width * np.tile(self.se, 2)
         return signed - half, signed + half
 
+    def gap(self, width: float) -> tuple[float, float]:
+        """Bounds of the largest difference."""
+        half = width * self.se
+        return max(0.0, (np.abs(self.difference) - half).max()), (np.abs(self.difference) + half).max()
+
     def may_be_widest(self, width: float) -> np.ndarray:
         """Which ordered pairs the simultaneous bounds allow to be the widest."""
         lower, upper = self.bounds(width)
         return upper >= lower.max()
 
 
-def _simultaneous(pairs: Sequence[_Pairs], alpha: float) -> float:
-    """Quantile of the largest standardised deviation over all pairs of all sets."""
+def _largest(pairs: Sequence[_Pairs]) -> np.ndarray:
+    """Largest standardised deviation over all pairs of all sets, of each resample, ordered; empty without pairs."""
     largest = [one.deviations.max(axis=0) for one in pairs if one.difference.size]
-    return float(np.quantile(np.max(largest, axis=0), 1 - alpha)) if largest else np.nan
+    return np.sort(np.max(largest, axis=0)) if largest else np.empty(0)
 
 
-def null_means(
-    patient,
-    group,
-    strata: Sequence[Stratum],
-    n_groups: int,
-    *,
-    n_draws: int = 1000,
-    seed: int = 0,
-    min_support: int = 10,
-) -> np.ndarray:
-    """Group means as they would fall were every group a draw from all patients together.
+def null_draws(result: GroupMeans, n_draws: int = 1000) -> np.ndarray:
+    """Group means as they would fall were all groups alike.
 
-    Each group keeps its number of patients in the stratum; patients come with all their rows and all arms.
-
-    Parameters
-    ----------
-    patient, group : int array, shape (rows,)
-        As in `groups.resample_means`, for one attribute.
-    strata : sequence of Stratum
-    n_groups, n_draws, seed : int
-        Groups of the attribute; draws from the null; their seed.
-    min_support : int
-        Patients that a group needs in a stratum.
-
-    Returns
-    -------
-    draws : float64, shape (n_draws, S, A, G)
-        NaN for groups below the minimum support. Any gap measure of them is that measure's null distribution.
+    Each group keeps its own patients with all their rows and arms, so its own noise; only its mean is moved to that of
+    all groups together. The first `n_draws` resamples of `result` serve. Returns float64 (n_draws, S, A, G), NaN for
+    groups below the minimum support; any gap measure of them is that measure's null distribution.
     """
-    cells = cell_sums(patient, group, strata)
-    code = cells.unit_codes[:, 0]
-    draws = np.full((n_draws, len(strata), cells.sums.shape[2] - 1, n_groups), np.nan)
-    for s in range(len(strata)):
-        rows = (code >= 0) & (cells.sums[:, s, 0] > 0)
-        sums, n_patients = cells.sums[rows, s].astype(float), np.bincount(code[rows], minlength=n_groups)
-        for g in np.flatnonzero(n_patients >= max(min_support, 1)):
-            totals = _draw_totals(sums, n_patients[g], n_draws, np.random.default_rng([seed, s, int(g)]))
-            draws[:, s, :, g] = totals[:, 1:] / totals[:, :1]
-    return draws
-
-
-def _draw_totals(sums: np.ndarray, size: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums over `size` patients drawn with replacement from `sums` (patients, columns): shape (n_draws, columns)."""
-    if size <= MANY_PATIENTS:
-        return sums[rng.integers(0, len(sums), (n_draws, size))].sum(axis=1)
-    mean, covariance = size * sums.mean(axis=0), size * np.cov(sums.T, ddof=0)
-    return rng.multivariate_normal(mean, covariance, n_draws, method="eigh")
+    few = replace(result, resamples=result.resamples[:n_draws])
+    weight = np.where(np.isnan(result.value), 0, result.n_rows[:, None, :])
+    total = np.maximum(weight.sum(axis=-1, keepdims=True), 1e-30)
+    pooled = (np.nan_to_num(result.value) * weight).sum(axis=-1, keepdims=True) / total
+    draws = pooled + contrast(few, "level").deviations
+    return np.where(np.isfinite(draws), draws, np.nan)
 
 
 def noise_band(null_gaps: np.ndarray, alpha: float = 0.05) -> Gap:
     """Expected gap and its central (1 - alpha) range with no true disparity, over the first axis of `null_gaps`.
 
-    For a max-min gap `null_gaps` is `group_range(null_means(...))`; for EODD the mean of two of its strata.
+    For a max-min gap `null_gaps` is `group_range(null_draws(...))`; for EODD the mean of two of its strata.
     """
     low, high = np.quantile(null_gaps, [alpha / 2, 1 - alpha / 2], axis=0)
     return Gap(np.mean(null_gaps, axis=0), low, high)

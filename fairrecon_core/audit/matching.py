@@ -2,8 +2,8 @@
 
 Conventions: a *condition* is one (arm, level); values lie in arrays (conditions, images), NaN where there is no result;
 several samples and training seeds of one image are averaged (of decisions: the share that is positive). Tables of any
-size are read by column as codes, one task at a time: nothing is copied whole. What texts
-and numbers mean: `thresholds.py`.
+size are read by column as codes, one task at a time: nothing is copied whole. What texts and numbers mean:
+`thresholds.py`.
 """
 
 import re
@@ -13,21 +13,13 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit import metrics
-from fairrecon_core.audit.thresholds import (
-    as_groups,
-    at,
-    cuts_of,
-    is_word,
-    labels_of,
-    numbers,
-    policy_of,
-    quality_of,
-    text_codes,
-)
+from fairrecon_core.audit.engine import compressed, patient_weights, text_codes
+from fairrecon_core.audit.thresholds import at, cuts_of, labels_of, numbers, people_of, policy_of, quality_of
 from fairrecon_core.measures import image_metrics
 
 DEFAULTS = {"cohort": "cohort", "level": 1.0, "fold": 0, "train_seed": 0, "sample": 0}  # of absent key columns
 QUALITY = image_metrics()
+PARTIAL = {"dice_published", "false_positive_slices", "lost_volume"}  # some slices have none by definition
 OVERLAP = ("intersection", "predicted", "actual")
 SPLITS = ("train", "validation", "test", "unused")
 SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "testing": "test", "training": "train"}
@@ -41,8 +33,9 @@ class Matched:
     conditions : list of (arm, level). baseline_of : int array, the condition each is compared with; a baseline itself.
     truth : {task: (images,)}, 0, 1 or NaN. score, decision : {task: (conditions, images)}; the latter in [0, 1].
     measure : {name: (conditions, images)} of overlap or quality tables, such as "dice".
-    per_seed : {task: (replicates, conditions, images)} decisions, where an arm has several samples or training seeds.
-    policy : name of the threshold policy, "" without thresholds. notes : what the reader must know.
+    per_seed : {task or measure: (replicates, conditions, images)}, where an arm has several samples or training seeds.
+    fold : (images,), from 0, whose network made the results. cut_draws : {task: (draws, conditions, folds)} thresholds
+    from resampled validation patients. policy : of the thresholds, "" without. notes : what the reader must know.
     """
 
     cohort: str
@@ -54,17 +47,22 @@ class Matched:
     decision: dict = field(default_factory=dict)
     measure: dict = field(default_factory=dict)
     per_seed: dict = field(default_factory=dict)
+    fold: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    cut_draws: dict = field(default_factory=dict)
     policy: str = ""
     notes: list = field(default_factory=list)
 
 
-def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=None, rule="sens_spec", split="test"):
+def match(
+    predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=None, rule="sens_spec", split="test",
+    threshold_draws=200, seed=0,
+) -> Matched:  # fmt: skip
     """Match a predictions, overlap or quality table with its cohort.
 
     Parameters
     ----------
     predictions, cohort : DataFrame
-    baseline_arm, arms, thresholds, rule, split
+    baseline_arm, arms, thresholds, rule, split, threshold_draws, seed
         As in `change.audit_change`.
 
     Returns
@@ -78,15 +76,18 @@ def match(predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=No
     """
     keys = _Keys.of(predictions, cohort, split)
     matched = _pair(keys, cohort, baseline_arm, arms)
+    several = len(np.unique(keys.replicate)) > 1
     if "score" in predictions:
+        keys.resample_validation(cohort, 0 if several else threshold_draws, seed)
         _add_scores(matched, keys, predictions, cohort, thresholds, rule, baseline_arm)
     elif set(OVERLAP) <= set(predictions.columns):
         counts = [numbers(predictions, name) for name in OVERLAP]
-        matched.measure["dice"] = keys.dense(metrics.dice(*counts), matched)
+        for name, values in metrics.overlap_measures(*counts).items():
+            _add_measure(matched, keys, name, values)
     elif set(QUALITY) & set(predictions.columns):
         for name in QUALITY:
             if name in predictions and predictions[name].notna().any():
-                matched.measure[name] = keys.dense(quality_of(predictions, name, keys.notes), matched)
+                _add_measure(matched, keys, name, quality_of(predictions, name, keys.notes))
     else:
         raise ValueError(
             f"nothing to audit in columns {list(predictions.columns)}: need 'score' and 'task' (decisions), "
@@ -120,6 +121,16 @@ class _Keys:
     role: np.ndarray  # 0 other, 1 test, 2 validation
     conditions: list
     notes: list
+    patient: np.ndarray | None = None  # of every result, among the validation patients
+    validation_weights: np.ndarray | None = None  # (draws, validation patients)
+
+    def resample_validation(self, cohort: pd.DataFrame, n_draws: int, seed: int) -> None:
+        """How often each validation patient counts in each of the draws of thresholds."""
+        if n_draws and (self.role == 2).any():
+            who = text_codes(cohort["patient_id" if "patient_id" in cohort else "image_id"])[0][self.image]
+            known = np.unique(who[self.role == 2])
+            self.patient = np.searchsorted(known, who).clip(max=len(known) - 1)
+            self.validation_weights = np.concatenate(list(patient_weights(len(known), n_draws, seed + 1)))
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, cohort: pd.DataFrame, split: str) -> "_Keys":
@@ -129,7 +140,7 @@ class _Keys:
             raise ValueError(f"results of several cohorts, {list(columns['cohort'][1])}: audit them one by one")
         image = _image_positions(predictions, cohort)
         notes, (arm, arms), (level, levels) = list[str](), columns["arm"], columns["level"]
-        condition, pairs = _compressed(arm * np.int32(len(levels)) + level)
+        condition, pairs = compressed(arm * np.int32(len(levels)) + level)
         conditions = [(str(arms[pair // len(levels)]), float(levels[pair % len(levels)])) for pair in pairs]
         order = sorted(range(len(pairs)), key=conditions.__getitem__)  # the order of rows must not show
         conditions, condition = [conditions[i] for i in order], np.argsort(order)[condition]
@@ -166,6 +177,11 @@ class _Keys:
         n = np.bincount(flat, minlength=shape[0] * shape[1])
         with np.errstate(invalid="ignore", divide="ignore"):
             return (total / n).reshape(shape)
+
+    def by_replicate(self, values: np.ndarray, matched: Matched, rows: np.ndarray) -> np.ndarray:
+        """`dense` of every sample and training seed apart, (replicates, conditions, audited images)."""
+        of_rows = self.replicate[rows]
+        return np.stack([self.dense(values, matched, rows[of_rows == r]) for r in np.unique(of_rows)])
 
 
 def _check_columns(predictions: pd.DataFrame, cohort: pd.DataFrame) -> None:
@@ -213,16 +229,8 @@ def codes_of(frame: pd.DataFrame, name: str, what: str = "results") -> tuple[np.
         way_out = "the identity level is 1, or inf photons" if name == "level" else "fill it"
         n, where = int((codes < 0).sum()), at(frame, what, int(np.argmax(codes < 0)))
         raise ValueError(f"{n} rows have no {name!r}, the first is {where}: {way_out}")
-    codes, used = _compressed(codes)
+    codes, used = compressed(codes)
     return codes, np.asarray(names)[used]
-
-
-def _compressed(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Small non-negative integers renumbered without holes, and those that occur; faster than sorting them."""
-    used = np.flatnonzero(np.bincount(codes))
-    place = np.zeros(used.max() + 1, np.int32)
-    place[used] = np.arange(len(used))
-    return place[codes], used
 
 
 def _whole(names: np.ndarray) -> np.ndarray:
@@ -317,32 +325,14 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
     meant = np.unique(keys.image[keys.role == 1])
     if n := len(meant) - len(rows):
         keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
-    images = _people(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
+    images = people_of(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)
     column[rows] = np.arange(len(rows))
     images.attrs = {"column": column}
-    return Matched(keys.name, images, keys.conditions, baseline_of, notes=keys.notes)
-
-
-def _people(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> pd.DataFrame:
-    """The audited images with ids as text and clean names of groups."""
-    if "patient_id" not in images:
-        images = images.assign(patient_id=images["image_id"])
-        notes.append("no patient_id in the cohort: every image counts as its own patient")
-    for name in ("image_id", "patient_id"):
-        codes, texts = text_codes(images[name])
-        lost = np.flatnonzero(is_word(texts)[codes])
-        if lost.size:
-            raise ValueError(
-                f"{lost.size} images have no {name}, e.g. {at(cohort, 'cohort', rows[lost[0]])}: fill or drop"
-            )
-        images[name] = texts[codes]
-    for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
-        wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
-        if not name.startswith(("y_", "true_")) and (wordy or images[name].nunique() <= 20):
-            images[name], found = as_groups(images[name])
-            notes += found
-    return images
+    made, fold = keys.role == 1, np.zeros(len(images), int)
+    at = column[keys.image[made]]
+    fold[at[at >= 0]] = np.unique(keys.fold[made], return_inverse=True)[1][at >= 0]
+    return Matched(keys.name, images, keys.conditions, baseline_of, notes=keys.notes, fold=fold)
 
 
 def _check_pairs(matched: Matched, baseline_arm: str) -> None:
@@ -354,7 +344,8 @@ def _check_pairs(matched: Matched, baseline_arm: str) -> None:
         if baseline not in (-1, i):
             both = present[i] & present[baseline]
             pairs += int(both.sum())
-            for name, values in matched.measure.items():
+            for name in set(matched.measure) - PARTIAL:
+                values = matched.measure[name]
                 n = int((np.isnan(values[[i, baseline]]).any(axis=0) & both).sum())
                 matched.notes += [f"{arm} at level {level:g}: {n} images have no {name} and are left out of it"] * (
                     n > 0
@@ -387,8 +378,14 @@ def _add_scores(matched: Matched, keys: _Keys, predictions, cohort, thresholds, 
         matched.score[task] = keys.dense(score, matched, audited)
         matched.decision[task] = keys.dense(made, matched, audited)
         if several:
-            parts = [audited[keys.replicate[audited] == r] for r in np.unique(keys.replicate[audited])]
-            matched.per_seed[task] = np.stack([keys.dense(made, matched, part) for part in parts])
+            matched.per_seed[task] = keys.by_replicate(made, matched, audited)
+
+
+def _add_measure(matched: Matched, keys: _Keys, name: str, values: np.ndarray) -> None:
+    """A measure of every image, and of every replicate where there are several."""
+    matched.measure[name] = keys.dense(values, matched)
+    if len(np.unique(keys.replicate)) > 1:
+        matched.per_seed[name] = keys.by_replicate(values, matched, np.flatnonzero(keys.role == 1))
 
 
 def _check_scores(score: np.ndarray, keys: _Keys) -> None:

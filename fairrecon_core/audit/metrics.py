@@ -142,6 +142,35 @@ def dice(intersection, predicted, actual):
     return np.divide(2 * intersection, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
+def overlap_measures(intersection, predicted, actual) -> dict[str, np.ndarray]:
+    """What a segmentation did to each slice; NaN where a slice cannot tell.
+
+    Parameters
+    ----------
+    intersection, predicted, actual : array-like, shape (n,)
+        Pixels marked rightly, marked, and of the tumour.
+
+    Returns
+    -------
+    measures : dict of float64 arrays
+        `dice`: two empty masks agree, 1, so that a tumour invented in a healthy slice costs something.
+        `dice_published`: NaN there, as in the published evaluation. `false_positive_slices`: 1 where pixels are marked
+        in a slice without a tumour. `lost_volume`: share of a tumour's pixels that is not marked. `invented_volume`:
+        pixels marked outside, as a share of the mean tumour of these slices.
+    """
+    published = dice(intersection, predicted, actual)
+    intersection, predicted, actual = (np.asarray(count, dtype=float) for count in (intersection, predicted, actual))
+    tumour = actual > 0
+    mean = actual[tumour].mean() if tumour.any() else np.nan
+    return {
+        "dice": np.where(predicted + actual == 0, 1.0, published),
+        "dice_published": published,
+        "false_positive_slices": np.where(tumour, np.nan, predicted > 0),
+        "lost_volume": np.where(tumour, 1 - intersection / np.where(tumour, actual, 1), np.nan),
+        "invented_volume": (predicted - intersection) / mean,
+    }
+
+
 def delta_dice(dice_values, subgroup, *, patient_id=None, min_support: int = 1) -> float:
     """Largest minus smallest subgroup Dice, each the mean of its patients' means; 0 is equal."""
     return gap(_dice_by_group(dice_values, subgroup, patient_id, min_support))

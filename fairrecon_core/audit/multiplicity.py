@@ -4,14 +4,14 @@
   2005).
 - `holm`, `benjamini_hochberg`: from p-values alone; Benjamini-Hochberg is for exploration.
 - `omnibus_test`, `swap_test`: do any groups differ? From the bootstrap; by swapping baseline and arm within patients.
-- `nested`: what the choice of a sample or training seed adds to the uncertainty over patients.
+- `nested`: what the choice of a sample, a training seed or a fold's network adds to the uncertainty over patients.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import chi2, norm, t
 
 from fairrecon_core.audit.engine import Stratum, cell_sums, patient_signs
 from fairrecon_core.audit.inference import TIE, Contrast
@@ -39,19 +39,55 @@ def step_down_max_t(family: Sequence[Contrast]) -> list[np.ndarray]:
     if len(n_boot) != 1:
         raise ValueError(f"a family shares its resamples, got n_boot {sorted(n_boot)}: use one n_boot and one seed")
     known = [np.isfinite(question.estimate) for question in family]
-    spread = [np.where(keep, q.se, 1) for q, keep in zip(family, known)]
-    spread = [np.where(sd > 0, sd, 1) for sd in spread]
-    size = np.concatenate([np.abs(q.estimate / sd)[keep] for q, sd, keep in zip(family, spread, known)])
-    draws = np.concatenate([np.abs(q.deviations[:, keep] / sd[keep].astype(np.float32)).T
-                            for q, sd, keep in zip(family, spread, known)])  # fmt: skip
-    order = np.argsort(
-        size, kind="stable"
-    )  # the largest is compared with the maximum over all, the next without it ...
+    parts = [standardised(question, keep) for question, keep in zip(family, known)]
+    size, draws = np.concatenate([part[0] for part in parts]), np.concatenate([part[1].T for part in parts])
+    order = np.argsort(size, kind="stable")  # the largest meets the maximum over all, the next that without it ...
     largest = np.maximum.accumulate(draws[order], axis=0)
     exceed = (largest >= (size[order, None] * (1 - TIE)).astype(np.float32)).sum(axis=1)
     adjusted = np.empty(len(size))
     adjusted[order] = np.maximum.accumulate(((1 + exceed) / (n_boot.pop() + 1))[::-1])[::-1]
     return _unflatten(adjusted, known)
+
+
+def standardised(question: Contrast, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes (cells,) of the estimates that `keep` names, and of their resamples (B, cells), in standard deviations.
+
+    The deviations' own spread is the yardstick of both: a cell with wider tails than its standard error would
+    otherwise set the maximum of a family alone.
+    """
+    moved = np.abs(question.deviations[:, keep])
+    finite = np.isfinite(moved)
+    spread = np.sqrt(np.mean(np.square(moved, where=finite, out=np.zeros_like(moved)), axis=0, dtype=float))
+    spread = np.where(spread > 0, spread, 1)
+    return np.abs(question.estimate[keep]) / spread, moved / spread.astype(np.float32)
+
+
+class SingleStep:
+    """Single-step max-T of families too large to be held: hand over one contrast after the other, then ask.
+
+    Examples
+    --------
+    >>> family = SingleStep()
+    >>> for question in questions: family.add("within", question, known)  # doctest: +SKIP
+    >>> family.p_value("within", size)  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self._largest: dict[str, np.ndarray] = {}
+
+    def add(self, family: str, question: Contrast, keep: np.ndarray) -> np.ndarray:
+        """Take the cells of `question` that `keep` names into `family`; their sizes (cells,), for `p_value`."""
+        size, draws = standardised(question, keep)
+        if size.size:
+            largest = draws.max(axis=1)
+            self._largest[family] = np.maximum(self._largest.get(family, largest), largest)
+        return size
+
+    def p_value(self, family: str, size: np.ndarray) -> np.ndarray:
+        """Adjusted p-values of cells of these sizes, once the `family` is complete."""
+        ordered = np.sort(self._largest[family])
+        below = np.searchsorted(ordered, (size * (1 - TIE)).astype(np.float32), side="left")
+        return (1 + len(ordered) - below) / (len(ordered) + 1)
 
 
 def _unflatten(values: np.ndarray, known: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -200,44 +236,96 @@ def _omnibus(statistic, exceed, n_draws: int, n_groups) -> Omnibus:
 
 
 class Nested(NamedTuple):
-    """Mean over samples or training seeds, with the share of uncertainty they add.
+    """Mean over replicates (samples, training seeds, folds), with the uncertainty that they add.
 
-    value : mean over seeds. seed_sd : standard deviation of one seed's estimate around it (patients held fixed).
-    se : of `value` with patients and seeds both random. low, high : its interval. n_seeds.
+    value : mean over replicates. spread : standard deviation of one replicate around it. low, high, p_value : its
+    interval and the test of 0 that belongs to it. n : replicates of each cell. NaN with fewer than two.
     """
 
     value: np.ndarray
-    seed_sd: np.ndarray
-    se: np.ndarray
+    spread: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    n_seeds: int
+    p_value: np.ndarray
+    n: np.ndarray
 
 
-def nested(estimates, patient_se, alpha: float = 0.05) -> Nested:
-    """Put samples of a stochastic reconstructor, or training seeds, into an estimate and its uncertainty.
+def nested(estimates, patient_se=None, alpha: float = 0.05) -> Nested:
+    """Put samples of a reconstructor, training seeds, or folds into an estimate and its uncertainty.
 
     Parameters
     ----------
-    estimates : array, shape (seeds, ...)
-        The same statistic (say a DiD) of each seed, on the same patients.
-    patient_se : array, shape (...)
-        Standard error over patients of the mean over seeds: average the seeds' values within each image first
-        (a `Stratum` takes means of decisions), then resample patients.
+    estimates : array, shape (replicates, ...)
+        The same statistic (say a DiD) of each replicate; NaN where there is none.
+    patient_se : array, shape (...), optional
+        For replicates on the same patients: standard error over patients of the mean over replicates. Without it the
+        replicates have patients of their own, as folds do, and their spread is all of the uncertainty.
     alpha : float
         One less the coverage.
 
     Returns
     -------
     Nested
-        With one seed the component is unknown: `seed_sd` is NaN and the interval is that of the patients alone.
+        Folds: Student's t. Else the law of a normal error (patients) plus an independent Student error (replicates),
+        the Behrens-Fisher law: exact where either dominates, a little wide in between, also with two replicates. An
+        estimated number of degrees of freedom (Satterthwaite) is too narrow there: it trusts the spread of two.
     """
-    estimates, patient_se = np.asarray(estimates, dtype=float), np.asarray(patient_se, dtype=float)
-    n_seeds, value = len(estimates), estimates.mean(axis=0)
-    seed_sd = estimates.std(axis=0, ddof=1) if n_seeds > 1 else np.full(value.shape, np.nan)
-    part = np.nan_to_num(seed_sd**2 / n_seeds)
-    se = np.sqrt(patient_se**2 + part)
+    estimates = np.asarray(estimates, dtype=float)
+    n = (~np.isnan(estimates)).sum(axis=0)
+    enough, fewer = n > 1, np.maximum(n - 1, 1)
+    value = np.where(enough, np.nansum(estimates, axis=0) / np.maximum(n, 1), np.nan)
+    spread = np.sqrt(np.nansum((estimates - value) ** 2, axis=0) / fewer)
+    error = spread / np.sqrt(np.maximum(n, 1))
+    shape = () if patient_se is None else (256, *([1] * value.ndim))
+    points = (np.arange(256).reshape(shape) + 0.5) / 256 if shape else np.empty(0)
+    patient = np.zeros(value.shape) if patient_se is None else np.asarray(patient_se, dtype=float)
+    scale = np.sqrt(patient**2 + error**2 * fewer / chi2.ppf(points, fewer)) if shape else error
+
+    def tail(size):
+        """Chance of a deviation of at least `size`."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = size / scale
+        return (2 * norm.sf(ratio)).mean(axis=0) if shape else 2 * t.sf(ratio, fewer)
+
+    low, high = np.zeros(value.shape), 2 * (norm.ppf(1 - alpha / 2) * patient + t.ppf(1 - alpha / 2, fewer) * error)
+    for _ in range(50):
+        middle = (low + high) / 2
+        far = tail(middle) > alpha
+        low, high = np.where(far, middle, low), np.where(far, high, middle)
+    half = np.where(enough, high, np.nan)
+    sure = np.where(value == 0, 1.0, 0.0)  # no spread at all
+    p_value = np.where(enough, np.where(patient + error > 0, tail(np.abs(value)), sure), np.nan)
+    return Nested(value, np.where(enough, spread, np.nan), value - half, value + half, p_value, n)
+
+
+def replicate_changes(values, weight, codes, n_groups: int, reference) -> tuple[np.ndarray, np.ndarray]:
+    """Changes from the baseline in each group and replicate, and the same less the reference's.
+
+    Parameters
+    ----------
+    values : array, shape (replicates, arms, rows)
+        The baseline first; NaN where an arm or the replicate has no value.
+    weight : array, shape (rows,) or (replicates, rows)
+    codes : int array, shape (rows,)
+        Group of every row, -1 unknown.
+    n_groups : int
+    reference : int or "rest"
+
+    Returns
+    -------
+    change, did : float64, shape (replicates, arms - 1, groups)
+    """
+    values = np.asarray(values, dtype=float)
+    moved = values[:, 1:] - values[:, :1]  # (replicates, arms - 1, rows)
+    weight = np.where(np.isnan(moved), 0, np.broadcast_to(np.atleast_2d(weight)[:, None], moved.shape))
+    known = np.flatnonzero(codes >= 0)
+    member = np.zeros((len(codes), n_groups))
+    member[known, codes[known]] = 1
+    total, size = (np.nan_to_num(moved) * weight) @ member, weight @ member
     with np.errstate(invalid="ignore", divide="ignore"):
-        df = (n_seeds - 1) * np.minimum(se**2 / part, 1e6) ** 2  # Satterthwaite
-    half = np.where(part > 0, t.ppf(1 - alpha / 2, df), norm.ppf(1 - alpha / 2)) * se
-    return Nested(value, seed_sd, se, value - half, value + half, n_seeds)
+        change = total / size
+        if reference == "rest":
+            other = (total.sum(-1, keepdims=True) - total) / (size.sum(-1, keepdims=True) - size)
+        else:
+            other = change[..., [reference]]
+    return change, change - other

@@ -7,8 +7,6 @@ from fairrecon_core.audit.metrics import WEAK_SUPPORT
 from fairrecon_core.audit.rows import VERDICTS
 from fairrecon_core.measures import decimals_of
 
-PRIMARY = ("tpr", "fpr", "dice", "psnr_db", "auroc")  # the first of these that is there leads the summary
-
 
 def summary(table: pd.DataFrame, max_rows: int = 12) -> str:
     """Readable text of an audit table.
@@ -26,15 +24,28 @@ def summary(table: pd.DataFrame, max_rows: int = 12) -> str:
     """
     lines = []
     for (cohort, attribute, baseline), part in table.groupby(["cohort", "attribute", "baseline_arm"], sort=False):
-        lines += [*_head(part, cohort, attribute, baseline), "", *_counts(signed_cells(part)), ""]
-        lines += [*_changed(signed_cells(part), max_rows), *_gaps(part), *_limits(signed_cells(part)), ""]
+        lines += [*_head(part, cohort, attribute, baseline), "", *_counts(part), ""]
+        lines += [*_changed(claims(part), max_rows), *_others(part), *_gaps(part), *_limits(claims(part)), ""]
     notes = table.attrs.get("notes", [])
     return "\n".join([*lines, *(f"Note: {note}." for note in notes)]).strip() + "\n"
 
 
+def leading(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: the estimator "nested" where a cell has it (the networks are a sample, too), else "plug_in"."""
+    nested = table["estimator"] == "nested"
+    key = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "metric", "label", "subgroup", "reference"]
+    cells = pd.MultiIndex.from_frame(table[key])
+    return table[nested | ((table["estimator"] == "plug_in") & ~cells.isin(cells[nested]))]
+
+
 def signed_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that carry the claims: one subgroup against its reference, adjusted over their family."""
-    return table[(table["reference"] != "") & (table["estimator"] == "plug_in")]
+    """One subgroup against its reference, of all metrics, each adjusted over its own family; nested rows lead."""
+    return leading(table[table["reference"] != ""])
+
+
+def claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that carry the claims: of each audit one family, in which a false *changed* has chance alpha at most."""
+    return table[table["role"] == "primary"]
 
 
 def _head(part: pd.DataFrame, cohort: str, attribute: str, baseline: str) -> list[str]:
@@ -48,12 +59,18 @@ def _head(part: pd.DataFrame, cohort: str, attribute: str, baseline: str) -> lis
     ]
 
 
-def _counts(cells: pd.DataFrame) -> list[str]:
+def _counts(part: pd.DataFrame) -> list[str]:
     """How many signed cells of each measure end in each verdict."""
+    cells, primary = signed_cells(part), claims(part)["metric"].drop_duplicates()
     counts = pd.crosstab(cells["metric"], cells["verdict"])
     counts = counts.reindex(index=cells["metric"].drop_duplicates(), columns=VERDICTS, fill_value=0)
     width = [max(len(verdict), 5) for verdict in VERDICTS]
-    lines = ["Cells (subgroup against reference; p adjusted over the family):"]
+    named = ", ".join(primary)
+    lines = [
+        f"Cells, subgroup against reference. The claims are those of {named}: one family, in which the chance of any "
+        "false 'changed' is at most alpha. The others are exploratory; each is adjusted over its own cells.",
+        "'equivalent' is said cell by cell: its interval lies inside the margin.",
+    ]
     lines.append(" " * 16 + "  ".join(verdict.rjust(w) for verdict, w in zip(VERDICTS, width)))
     return lines + [
         f"{metric:<16}" + "  ".join(str(n).rjust(w) for n, w in zip(row, width)) for metric, row in counts.iterrows()
@@ -63,10 +80,19 @@ def _counts(cells: pd.DataFrame) -> list[str]:
 def _changed(cells: pd.DataFrame, max_rows: int) -> list[str]:
     hits = cells[cells["verdict"].isin(["changed", "changed_within_margin"])].sort_values(["p_adjusted", "p_value"])
     if hits.empty:
-        return ["No cell changed beyond doubt."]
-    lines = [f"Changed ({len(hits)} of {len(cells)} cells):"]
+        return ["No claimed cell changed beyond doubt."]
+    lines = [f"Changed ({len(hits)} of {len(cells)} claimed cells):"]
     lines += [f"  {sentence(row)}" for row in hits.head(max_rows).itertuples()]
     return lines + ([f"  ... and {len(hits) - max_rows} more"] if len(hits) > max_rows else [])
+
+
+def _others(part: pd.DataFrame) -> list[str]:
+    """How many exploratory signed cells changed, by metric."""
+    cells = signed_cells(part)
+    cells = cells[(cells["role"] != "primary") & cells["verdict"].isin(["changed", "changed_within_margin"])]
+    found = cells.groupby("metric", sort=False).size()
+    text = ", ".join(f"{name} {n}" for name, n in found.items())
+    return [f"Exploratory, in one or more cells: {text}."] if len(found) else []
 
 
 def sentence(row) -> str:
@@ -103,7 +129,7 @@ def _limits(cells: pd.DataFrame) -> list[str]:
     weak = cells[(cells["verdict"] != "not_estimable") & (cells["smallest_group"] < WEAK_SUPPORT)]
     if len(weak):
         lines.append(f"Weak support, under {WEAK_SUPPORT} patients on one side: {len(weak)} cells.")
-    metric = next((name for name in PRIMARY if (cells["metric"] == name).any()), None)
+    metric = cells["metric"].iloc[0] if len(cells) else ""
     mde = cells.loc[(cells["metric"] == metric) & np.isfinite(cells["mde"])]
     if len(mde):
         digits = decimals_of(mde["unit"].iloc[0])

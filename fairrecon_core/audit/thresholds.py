@@ -16,6 +16,7 @@ Source: the published rule is the point of the ROC curve where sensitivity and s
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.audit.engine import text_codes
 from fairrecon_core.audit.metrics import UNKNOWN, probabilities
 
 # What "not recorded" is called, whatever the case. All else is a group: NA may be Native American, None a form's word.
@@ -74,6 +75,21 @@ def choose_threshold(scores, truth, rule: str = "sens_spec") -> float:
     if not threshold.size:
         return np.nan
     return float(threshold[np.argmin(RULES[rule](tpr, fpr, prevalence))])
+
+
+def resampled_thresholds(scores, truth, weights, rule: str = "sens_spec") -> np.ndarray:
+    """`choose_threshold` of `scores` and `truth` by `rule` in every resample, (draws,); `weights` (draws, n)."""
+    keep = ~np.isnan(truth)
+    order = np.flatnonzero(keep)[np.argsort(-scores[keep], kind="stable")]
+    ordered, sick = scores[order], truth[order] == 1
+    last_of_tie = np.flatnonzero(np.diff(-ordered, append=np.inf) != 0)
+    counts = [np.cumsum(weights[:, order] * here, axis=1, dtype=float)[:, last_of_tie] for here in (sick, ~sick)]
+    totals = [count[:, -1:] for count in counts]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpr, fpr = (np.pad(count / total, ((0, 0), (1, 0))) for count, total in zip(counts, totals))
+        cost = RULES[rule](tpr, fpr, totals[0] / (totals[0] + totals[1]))
+    chosen = np.concatenate([[np.nextafter(ordered[0], 2)], ordered[last_of_tie]])[np.argmin(cost, axis=1)]
+    return np.where((totals[0] > 0) & (totals[1] > 0), chosen[:, None], np.nan)[:, 0]
 
 
 def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -185,17 +201,25 @@ def cuts_of(thresholds, task: str, keys, rows, score, truth, matched, rule: str)
 
 
 def _chosen_cuts(policy, task, keys, rows, score, truth, matched, rule) -> np.ndarray:
+    """Cuts as chosen; those of resampled validation patients are left in `matched.cut_draws`."""
     role = 2 if policy.startswith("validation") else 1
     condition, fold, seed = keys.condition[rows], keys.fold[rows], keys.seed[rows]
     source = np.arange(len(keys.conditions))
     if policy.endswith("frozen"):  # on each condition's own baseline
         source = np.where(matched.baseline_of < 0, source, matched.baseline_of)
-    cut = np.full(len(rows), np.nan)
+    cut, weights = np.full(len(rows), np.nan), keys.validation_weights if role == 2 else None
+    if weights is not None:
+        draws = np.full((len(weights), len(keys.conditions), matched.fold.max() + 1), np.nan)
+        matched.cut_draws[task] = draws
     seeds = seed if not policy.endswith("frozen") else np.zeros_like(seed)
     for c, f, s in np.unique(np.stack([source[condition], fold, seeds]), axis=1).T:
         usable = (condition == c) & (fold == f) & (keys.role[rows] == role) & ((seeds == s) | policy.endswith("frozen"))
         here = (source[condition] == c) & (fold == f) & (seeds == s)
         cut[here] = choose_threshold(score[usable], truth[usable], rule)
+        if weights is not None and np.isfinite(cut[here]).any():
+            several = resampled_thresholds(score[usable], truth[usable], weights[:, keys.patient[rows[usable]]], rule)
+            several = np.where(np.isnan(several), cut[here][0], several)
+            draws[:, source == c, np.searchsorted(np.unique(keys.fold[keys.role == 1]), f)] = several[:, None]
     if np.isnan(cut).any():
         split = "validation" if role == 2 else "test"
         matched.notes.append(f"{task}: no threshold, the {split} images of the source arm lack one of the labels")
@@ -225,27 +249,6 @@ def at(frame: pd.DataFrame, what: str, row: int, column: str = "") -> str:
     file = frame.attrs.get("file")
     place = f"{file} row {row + 2}" if file else f"row {row} of the {what}"
     return f"{place}, column {column!r}" if column else place
-
-
-def text_of(value) -> str:
-    """An id or a name as text: "7" for 7.0, without blanks at its ends; "" for a missing `value`."""
-    if isinstance(value, str):
-        return value.strip()
-    if value is None or value is pd.NA or value != value:
-        return ""
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if whole else str(value).strip()
-
-
-def text_codes(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """A column as codes, -1 where it is empty, and its distinct texts, sorted; each of `values` is read once."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, distinct = values.cat.codes.to_numpy(), values.cat.categories
-    else:
-        codes, distinct = pd.factorize(values)
-    texts = np.array(["", *(text_of(value) for value in distinct)], dtype=object)  # code -1 finds the first
-    place, names = pd.factorize(texts, sort=True)
-    return (place - 1)[np.asarray(codes) + 1], names[1:]
 
 
 def is_word(names, words=UNKNOWN_WORDS) -> np.ndarray:
@@ -331,6 +334,32 @@ def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
     words = [f"{name!r} read as {LABEL_WORDS[name.lower()]}" for name in names if name.lower() in LABEL_WORDS]
     notes += [f"{column}: {', '.join(words)}"] if words else []
     return truth
+
+
+def people_of(images: pd.DataFrame, cohort: pd.DataFrame, rows, notes: list) -> pd.DataFrame:
+    """The audited `images`, which are `rows` of the `cohort`, with ids as text and clean names of groups; adds `notes`.
+
+    ValueError if an image has no id or no patient.
+    """
+    if "patient_id" not in images:
+        images = images.assign(patient_id=images["image_id"])
+        notes.append("no patient_id in the cohort: every image counts as its own patient")
+    images = images.assign(**{name: _ids(images, name, cohort, rows) for name in ("image_id", "patient_id")})
+    for name in images.columns.difference(["image_id", "patient_id", "split", "fold"]):
+        wordy = not pd.api.types.is_numeric_dtype(images[name]) or pd.api.types.is_bool_dtype(images[name])
+        if not name.startswith(("y_", "true_")) and (wordy or images[name].nunique() <= 20):
+            images[name], found = as_groups(images[name])
+            notes += found
+    return images
+
+
+def _ids(images: pd.DataFrame, name: str, cohort: pd.DataFrame, rows) -> np.ndarray:
+    codes, texts = text_codes(images[name])
+    lost = np.flatnonzero(is_word(texts)[codes])
+    if lost.size:
+        where = at(cohort, "cohort", rows[lost[0]])
+        raise ValueError(f"{lost.size} images have no {name}, e.g. {where}: fill or drop")
+    return texts[codes]
 
 
 def as_groups(values: pd.Series) -> tuple[pd.Series, list[str]]:

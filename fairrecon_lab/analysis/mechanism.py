@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from skimage.transform import resize
 
-from fairrecon_core.audit.confounders import adjusted
 from fairrecon_core.predict.quality import head_mask
+from fairrecon_lab.analysis.confounders import adjusted
 from fairrecon_lab.analysis.estimates import mean_of
 
 LOOKS = ("head_share", "place", "x_site", "brightness", "contrast", "detail", "x_tumour_pixels")

@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from fairrecon_core.audit.engine import Stratum, patient_codes
 from fairrecon_core.audit.groups import resample_means
-from fairrecon_core.audit.inference import contrast, group_range, noise_band, null_means, range_interval
+from fairrecon_core.audit.inference import contrast, group_range, noise_band, null_draws, range_interval
 from fairrecon_core.audit.multiplicity import omnibus_test
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_lab.analysis.estimates import interval_text, mean_of
@@ -205,15 +205,13 @@ def subgroup_means(values, patients, groups, *, n_boot: int, min_support: int, s
         Of `resample_means`.
     names : list of str
         Of the subgroups, sorted.
-    parts : tuple
-        Patient and subgroup codes of the images, and the stratum: what `null_means` needs.
     """
     codes, names = pd.factorize(groups, sort=True)
     patient, ids = patient_codes(patients)
     stratum = Stratum("psnr_db", np.atleast_2d(values), 1 / np.bincount(patient)[patient], rate=False)
     options = {"n_boot": n_boot, "seed": seed, "min_support": min_support, "n_patients": len(ids)}
     result, *_ = resample_means(patient, codes, [stratum], [len(names)], **options)
-    return result, list(names), (patient, codes, stratum)
+    return result, list(names)
 
 
 def subgroup_table(table, people, attribute: str, arms, metric: str = "psnr_db", **options) -> Subgroups:
@@ -235,10 +233,8 @@ def subgroup_table(table, people, attribute: str, arms, metric: str = "psnr_db",
     known = (people[attribute] != "unknown").to_numpy()
     kept, people = [arm for arm in arms if arm in wide], people[known]
     values = wide.loc[known, kept].T.to_numpy()  # (arms, images)
-    result, groups, parts = subgroup_means(values, people["patient_id"], people[attribute], **options)
-    patient, codes, stratum = parts
-    chance = {"seed": options["seed"], "min_support": options["min_support"]}
-    null = null_means(patient, codes, [stratum], len(groups), **chance)
+    result, groups = subgroup_means(values, people["patient_id"], people[attribute], **options)
+    null = null_draws(result)
     return Subgroups(result, groups, kept, noise_band(group_range(null[:, 0])).high)
 
 

@@ -197,7 +197,7 @@ def chance_rows(attribute="race", metric="eop", label_counts=1.0, design_effect=
     wide, rows = part.pivot(index="task", columns="arm", values="value"), []
     for task in LABEL_COUNTS:
         drawn = _equal_rates(attribute, task, label_counts, design_effect)[:, ("eodd", "eop").index(metric)]
-        rows.append([task, expected_counts(task, label_counts)[0], *noise_band(drawn), *wide.loc[task, list(ARMS)]])
+        rows.append([task, expected_counts(task, label_counts)[0], *noise_band(drawn)[:3], *wide.loc[task, list(ARMS)]])
     return pd.DataFrame(rows, columns=["task", "positives", "expected", "low", "high", *ARMS])
 
 
@@ -207,12 +207,12 @@ def brain_rows() -> pd.DataFrame:
     for attribute, sizes in BRAIN_SIZES.items():
         dice = [null_dice_gaps(sizes, BRAIN_DICE, sd) for sd in DICE_SPREAD]
         for k, metric in enumerate(("ser", "delta_dice")):
-            band = np.mean([noise_band(one[:, k]) for one in dice], axis=0)
+            band = np.mean([noise_band(one[:, k])[:3] for one in dice], axis=0)
             rows.append([attribute, "segmentation", metric, *band])
         for task, negative in BRAIN_NEGATIVES.items():
             rate, shares = rate_at_equal_errors(BRAIN_AUROC[task]), np.array(sizes) / sum(sizes)
             gaps = null_gaps(sum(sizes) - negative, negative, shares, rate, 1 - rate, empty=(0.0, 0.0))
-            rows += [[attribute, task, metric, *noise_band(gaps[:, k])] for k, metric in enumerate(("eodd", "eop"))]
+            rows += [[attribute, task, metric, *noise_band(gaps[:, k])[:3]] for k, metric in enumerate(("eodd", "eop"))]
     brain = pd.DataFrame(rows, columns=["attribute", "task", "metric", "equal groups", "low", "high"])
     wide = numbers("5").pivot_table(index=["attribute", "task", "metric"], columns="arm", values="value")[list(ARMS)]
     brain = brain.merge(wide.reset_index())
@@ -229,4 +229,4 @@ def detectable(task: str, group: str, reference: str, flips: float, design_effec
     shares = {**subgroup_shares("race"), **subgroup_shares("sex")}
     n = expected_counts(task)[0]
     error = se_from_flips(flips, n * shares[group], n * shares[reference], design_effect=design_effect)
-    return float(minimal_detectable_effect(error))
+    return float(minimal_detectable_effect(error, n_group=n * shares[group] / design_effect))

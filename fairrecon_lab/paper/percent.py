@@ -3,7 +3,7 @@
 A cell is a task, an attribute and an arm; the gap is EODD of a classifier or SER of the segmenter. The median hides the
 sign of what divides: a gap of .02 that grows by .005 counts as much as one of .40 that grows by .10. Beside it stands
 the law of the same median where nothing changed: `null_percent` gives every subgroup patients of all subgroups
-(`audit.inference.null_means`), with all their arms, so that clean and arm keep the decisions that they share.
+(`audit.inference.null_draws`), with all their arms, so that clean and arm keep the decisions that they share.
 
 The laws at the papers' own sizes are in `unchanged`; they need no data.
 """
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.engine import Stratum, patient_codes
-from fairrecon_core.audit.inference import group_range, null_means
+from fairrecon_core.audit.groups import resample_means
+from fairrecon_core.audit.inference import group_range, null_draws
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.metrics import UNKNOWN, intersect
 
@@ -91,7 +92,7 @@ def null_percent(
     at_baseline : bool
         The subgroups keep the distances that they have on clean images; otherwise all are alike.
     n_draws, seed, min_support : int
-        As in `null_means`.
+        Resamples, their seed, and the patients that a subgroup needs.
     """
     matched = match(predictions, cohort, baseline_arm="clean", arms=list(arms), thresholds=None)
     column = intersect(matched.images, attribute)[1]
@@ -101,7 +102,9 @@ def null_percent(
     order = [names.index("clean"), *(names.index(arm) for arm in arms if arm in names)]
     strata = [_stratum(matched, task, label, order, known) for task in matched.truth for label in (1, 0)]
     n_groups = int(group.max()) + 1
-    drawn = null_means(patient, group, strata, n_groups, n_draws=n_draws, seed=seed, min_support=min_support)
+    options = {"n_boot": n_draws, "seed": seed, "min_support": min_support}
+    (result,) = resample_means(patient, group, strata, [n_groups], **options)
+    drawn = null_draws(result, n_draws)
     rates = _rates(strata, group, n_groups) + 0 * drawn[0]  # NaN below the minimum support
     if at_baseline:
         drawn = drawn + (rates[:, :1] - drawn[:, :, :1].mean(axis=0))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from fairrecon_core.audit import claims
 from fairrecon_lab.paper.chance import LABEL_COUNTS, chance_rows, detectable
 from fairrecon_lab.paper.numbers import changes, numbers
 
@@ -189,7 +190,5 @@ def seed_claims() -> pd.DataFrame:
 
 def verdicts_of_run(audit: pd.DataFrame) -> pd.DataFrame:
     """How a run's own comparisons of TPR and FPR ended, one row per cohort and attribute, one column per verdict."""
-    saved = audit.query(
-        "baseline_arm == 'clean' and reference != '' and estimator == 'plug_in' and metric in ('tpr', 'fpr')"
-    )
+    saved = claims(audit).query("baseline_arm == 'clean' and metric in ('tpr', 'fpr')")
     return pd.crosstab([saved["cohort"], saved["attribute"]], saved["verdict"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import metrics, signed_cells
+from fairrecon_core.audit import claims, metrics, signed_cells
 from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
@@ -56,10 +56,10 @@ class Contents:
         names = [name for name in SCHEMAS if any((self.folder / "tables" / name).glob("*.parquet"))]
         tables = {name: self._try(f"table {name}", read_table, self.folder, name) for name in names}
         self.tables = {name: table for name, table in tables.items() if table is not None}
-        self.cells = pd.DataFrame()
+        self.cells, self.claims = pd.DataFrame(), pd.DataFrame()
         if "audit" in self.tables:  # of readers; notebook 07 audits decibels as well
             self.tables["audit"] = self.tables["audit"].query("task != 'quality'")
-            self.cells = signed_cells(self.tables["audit"])
+            self.cells, self.claims = (pick(self.tables["audit"]) for pick in (signed_cells, claims))
         self.quality = pd.DataFrame(self._quality())
         self.readers = pd.DataFrame([*self._aurocs(), *self._dice()])
 

@@ -70,13 +70,13 @@ def agreements(run: Contents, real: list[str]) -> str:
 
 
 def answer(run: Contents) -> dict | None:
-    """What became of the comparisons, in counts, and how the controls fared; None without an audit."""
-    if run.cells.empty:
+    """What became of the claims, in counts, and how the controls fared; None without an audit."""
+    if run.claims.empty:
         return None
-    controls = run.cells["arm"].isin(CONTROLS)
-    cells = run.cells[~controls]
+    controls = run.claims["arm"].isin(CONTROLS)
+    cells = run.claims[~controls]
     counts = cells["verdict"].value_counts()
-    rates = [f"{arm} {len(changed(part)):,} of {len(part):,}" for arm, part in run.cells[controls].groupby("arm")]
+    rates = [f"{arm} {len(changed(part)):,} of {len(part):,}" for arm, part in run.claims[controls].groupby("arm")]
     return {
         "n": len(cells),
         "none_changed": changed(cells).empty,
@@ -152,7 +152,7 @@ def glance(run: Contents) -> Table | None:
 
 
 def _glance_row(run: Contents, cohort: str, arm: str) -> list:
-    quality, readers, cells = (run.at_audit(part, cohort, arm) for part in (run.quality, run.readers, run.cells))
+    quality, readers, cells = (run.at_audit(part, cohort, arm) for part in (run.quality, run.readers, run.claims))
     means = {name: quality[name].iloc[0][0] if len(quality) else np.nan for name in ("psnr_db", "ssim")}
     for measure in ("AUROC", "Dice"):
         values = readers.loc[readers["measure"] == measure, "value"] if len(readers) else []
@@ -188,7 +188,11 @@ def audit(run: Contents) -> list[dict]:
 def _audited(key: tuple, cells: pd.DataFrame, part: pd.DataFrame) -> dict:
     title = f"{key[0]} by {words(key[1])}, against {key[2]}"
     rows = [
-        [label_of(metric), *((mine["verdict"] == name).sum() for name in VERDICTS), bar(mine["verdict"], said=False)]
+        [
+            label_of(metric) + (", exploratory" if (mine["role"] != "primary").all() else ""),
+            *((mine["verdict"] == name).sum() for name in VERDICTS),
+            bar(mine["verdict"], said=False),
+        ]
         for metric, mine in cells.groupby("metric", sort=False)
     ]
     heads = ["measure", *map(words, VERDICTS), "share"]

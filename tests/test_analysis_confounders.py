@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrecon_core.audit.confounders import adjusted
+from fairrecon_lab.analysis.confounders import adjusted
 
 
 def cohort(n_patients=400, direct=0.0, seed=0):
