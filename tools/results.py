@@ -23,8 +23,8 @@ from fairrecon_lab.analysis.patients import dice_table
 
 N_BOOT = 1000
 AUDIT_COLUMNS = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "subgroup", "reference", "metric",
-                 "estimator", "role", "baseline", "delta", "delta_ci_low", "delta_ci_high", "p_adjusted", "verdict", "mde", "n_patients",
-                 "smallest_group"]  # fmt: skip
+                 "estimator", "role", "baseline", "delta", "delta_ci_low", "delta_ci_high", "p_adjusted", "verdict",
+                 "mde", "n_patients", "smallest_group"]  # fmt: skip
 CHARTS = ("10_table_5_sex", "10_fig_12_sex", "10_fig_13_sex", "10_fig_21", "10_fig_11")  # no pixels in any of them
 
 
