@@ -15,7 +15,8 @@ bacterial, fungal) that at least `--min-patients` patients have (default 10) and
 the same labels (fungal, pneumocystis) only the finer one. A finding recorded is 1, and so is what it is a kind of;
 what it may turn out to be is not recorded (NaN: "Pneumonia" alone says nothing on COVID-19), anything else is 0. ARDS
 is a severity and not a cause: alone, it leaves pneumonia and its kinds unrecorded. "todo" and "Unknown" are no
-finding at all: every label NaN. Covariates: x_view, x_offset_days (since symptoms or admission), x_source (host of
+finding at all: every label NaN. One more task is a *control*, easy and of no clinical use: view_ap (any AP view).
+Covariates: x_view, x_offset_days (since symptoms or admission), x_source (host of
 the page it came from), x_license. Dates, hospitals and clinical notes are dropped. Race is not recorded.
 
 Known blemishes: files listed under two patients (four of them, two pairs): those are one person, so the patients are
@@ -36,6 +37,7 @@ ABOUT = {
     "source": "https://github.com/ieee8023/covid-chestxray-dataset",
     "licence": "per image, column x_license; table CC BY-NC-SA 4.0",
     "cite": "Cohen et al. 2020, arXiv:2006.11988",
+    "control_tasks": ["view_ap"],
 }
 VIEWS = {"PA": "pa", "AP": "ap", "AP Supine": "ap_supine", "AP Erect": "ap_erect"}
 OTHER_VIEWS = ("L", "Lateral", "Axial", "Coronal")
@@ -149,7 +151,7 @@ def read_films(source: Source, funnel: Funnel | None = None) -> tuple[pd.DataFra
 def read_row(film, tasks: list[str]) -> dict:
     """The cohort's row of one film, with the labels of `tasks`."""
     where = f"{film.filename} in metadata.csv"
-    labels = labels_of(film.finding, where)
+    labels = labels_of(film.finding, where) | {"view_ap": int(VIEWS[film.view] != "pa")}
     return {
         "image_id": film.filename,
         "patient_id": film.patient_id,
@@ -168,7 +170,7 @@ def read_row(film, tasks: list[str]) -> dict:
 def frequent_tasks(films: pd.DataFrame, min_patients: int) -> list[str]:
     """Tasks that at least `min_patients` patients of `films` have, and as many have not; of equal ones the finest."""
     every = pd.DataFrame([labels_of(film.finding, f"{film.filename} in metadata.csv") for film in films.itertuples()])
-    every = every.astype(float)
+    every = every.assign(view_ap=[VIEWS[view] != "pa" for view in films["view"]]).astype(float)
     patients = films["patient_id"].to_numpy()
     often = [task for task in every if all(len(np.unique(patients[every[task] == value])) >= min_patients
                                            for value in (0, 1))]  # fmt: skip

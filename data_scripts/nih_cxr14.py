@@ -9,7 +9,8 @@ Clinical Center. Not for clinical use. Cite Wang et al., CVPR 2017, doi:10.1109/
 
 Scaled to [0, 1] per image by its minimum and maximum, as the published code does with its radiographs; the source's
 8 bits carry no unit either. `--scale fixed` divides by 255 instead. Tasks: the 14 findings, read by a program from
-reports (its authors expect more than 90 % of the labels to be right); "No Finding" is 0 in all 14. Effusion becomes
+reports (its authors expect more than 90 % of the labels to be right); "No Finding" is 0 in all 14; any_finding (one
+of the 14); view_ap (taken from the front of the bed; a *control*: easy, and of no clinical use). Effusion becomes
 pleural_effusion, to agree with the other chest cohorts. Covariates: x_view (ap or pa; AP patients are sicker, so view
 is a confounder) and x_follow_up. A patient has many images: splits are by patient. Race is not recorded.
 
@@ -29,6 +30,7 @@ ABOUT = {
     "source": "NIH ChestX-ray14, https://nihcc.app.box.com/v/ChestXray-NIHCC",
     "licence": "no restrictions stated by NIH; link, citation and acknowledgement asked for",
     "cite": "Wang et al., CVPR 2017, doi:10.1109/CVPR.2017.369",
+    "control_tasks": ["view_ap"],
 }
 EXPECTED = {"patients": 30_805, "images": 112_120}
 FINDINGS = {
@@ -37,7 +39,7 @@ FINDINGS = {
     "Infiltration": "infiltration", "Mass": "mass", "Nodule": "nodule", "Pleural_Thickening": "pleural_thickening",
     "Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax", "No Finding": None,
 }  # fmt: skip
-TASKS = sorted(filter(None, FINDINGS.values()))
+TASKS = [*sorted(filter(None, FINDINGS.values())), "any_finding", "view_ap"]
 SEX = {"F": "female", "M": "male"}
 VIEW = {"PA": "pa", "AP": "ap"}
 YEARS = {"Y": 1, "M": 1 / 12, "D": 1 / 365.25, "": 1}
@@ -90,7 +92,9 @@ def read_row(entry, table_name: str) -> dict:
     if not entry.findings:
         labels = dict.fromkeys((f"y_{task}" for task in TASKS), None)
     else:
-        labels = {f"y_{task}": int(task in names) for task in TASKS}
+        labels = {f"y_{task}": int(task in names) for task in TASKS} | {"y_any_finding": int(names != {None})}
+    view = lookup(VIEW, entry.view, "View Position", where, "VIEW")
+    labels["y_view_ap"] = None if view is None else int(view == "ap")
     return {
         "image_id": entry.image.removesuffix(".png"),
         "patient_id": entry.patient_id,
@@ -99,7 +103,7 @@ def read_row(entry, table_name: str) -> dict:
         "age_years": None if age is None or age > 120 else age,
         "race": None,
         **labels,
-        "x_view": lookup(VIEW, entry.view, "View Position", where, "VIEW"),
+        "x_view": view,
         "x_follow_up": int(number(str(getattr(entry, "follow_up", "")), "Follow-up #", where) or 0),
     }
 

@@ -12,9 +12,12 @@ abnormality. Scaled to [0, 1] per slice by its minimum and maximum, as the publi
 unit; `--scale fixed` divides by 255 instead, which keeps the brightness that the publisher gave; `--scale
 volume-percentile` by the 99.9th percentile of the exam, so that one hot pixel leaves no slice black. Tasks:
 tumour_grade (1 = G3, 0 = G2; the paper's task is grade 4 against 2-3, which this cohort cannot ask), astrocytoma and
-oligodendroglioma (each against the two other histologies), and idh1 (1 = mutated) where data.csv has a column IDH1 or
-`--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site (tissue
-source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
+oligodendroglioma (each against the two other histologies), tumour_on_slice (of each slice), large_tumour (mask pixels
+of all slices of a patient at or above LARGE, about the median of 75 patients), tumour_left (1 where at least 60 %
+of them lie in the image's left half, 0 where at most 40 %; a *control*, of no clinical use: it is told by the place
+alone, which a reader that averages over the image cannot see), and idh1 (1 = mutated) where data.csv has a column
+IDH1 or `--idh1 TABLE.csv` brings one (columns Patient, IDH1; cBioPortal has it for TCGA-LGG). Covariates: x_site
+(tissue source site, from the case id), x_histology, x_ethnicity, x_coc_cluster (molecular cluster of clusters, a number
 without legend; by histology, grade and age a guess is 1 IDH-mutant, 2 IDH-wildtype, 3 IDH-mutant with 1p/19q
 codeletion), x_slice, x_tumour (1 where the mask is not empty), x_tumour_pixels (of the source's grid).
 
@@ -37,9 +40,12 @@ ABOUT = {
     "source": "LGG MRI Segmentation (Kaggle: mateuszbuda/lgg-mri-segmentation), from TCGA-LGG (TCIA)",
     "licence": "CC BY-NC-SA 4.0",
     "cite": "doi:10.1016/j.compbiomed.2019.05.002; doi:10.7937/K9/TCIA.2016.L4LTD3TK",
+    "control_tasks": ["tumour_left"],
 }
 EXPECTED = {"patients": 110, "images": 3929}
 FLAIR = 1  # channel
+LARGE = 17_000  # mask pixels of the source's grid, summed over a patient's slices
+FROM_MASKS = ("tumour_on_slice", "large_tumour", "tumour_left")
 
 # The source has no legend; these were checked against TCGA's clinical table.
 SEX = {"1": "female", "2": "male"}
@@ -146,14 +152,23 @@ def items(source: Source, slices: pd.DataFrame, patients: dict, arguments: Names
     for patient, part in slices.groupby("patient_id", sort=False):
         source.prefetch([*part["image"], *part["mask"]])
         volume = tuple(part["image"]) if arguments.scale == "volume-percentile" else ()
-        for row in part.itertuples():
-            mask = mask_of(decode(source.read(row.mask), row.mask), row.mask)
-            traits = {"image_id": row.image_id, "patient_id": patient, "modality": "mri"} | patients[patient]
+        masks = [mask_of(decode(source.read(name), name), name) for name in part["mask"]]
+        whole = tumour_labels(masks)
+        for row, mask in zip(part.itertuples(), masks):
+            traits = {"image_id": row.image_id, "patient_id": patient, "modality": "mri"} | patients[patient] | whole
+            traits |= {"y_tumour_on_slice": int(mask.any())}
             traits |= {"x_site": row.site, "x_slice": row.slice, "x_tumour": int(mask.any())}
             traits |= {"x_tumour_pixels": int(np.count_nonzero(mask))}
             place = (row, mask.shape, volume)
             yield (lambda place=place: _flair(source, *place, arguments, high), traits,
                    mask_to_square(mask, arguments.size, arguments.fit))  # fmt: skip
+
+
+def tumour_labels(masks: list[np.ndarray]) -> dict[str, int | None]:
+    """What the masks (H, W) of all slices say of a patient: y_large_tumour and y_tumour_left, None in the middle."""
+    pixels = sum(np.count_nonzero(mask) for mask in masks)
+    left = sum(np.count_nonzero(mask[:, : mask.shape[1] // 2]) for mask in masks) / pixels if pixels else 0.5
+    return {"y_large_tumour": int(pixels >= LARGE), "y_tumour_left": 1 if left >= 0.6 else 0 if left <= 0.4 else None}
 
 
 def _channel(source, name) -> np.ndarray:
@@ -184,7 +199,7 @@ def main(argv: list[str] | None = None):
         raise ValueError(f"data.csv has no row for {', '.join(unknown[:5])}: take the original table")
     funnel.count("with image", slices)
     slices = first_patients(slices, arguments.patients)
-    tasks = [key[2:] for key in next(iter(patients.values()), {}) if key.startswith("y_")]
+    tasks = [key[2:] for key in next(iter(patients.values()), {}) if key.startswith("y_")] + [*FROM_MASKS]
     return convert(arguments, source, items(source, slices, patients, arguments), len(slices), name="tcga_lgg",
                    about=ABOUT, expected=EXPECTED, notes=notes, funnel=funnel, tasks=tasks)  # fmt: skip
 

@@ -67,7 +67,7 @@ class Settings:
 
     # reconstructors
     train: bool = False  # False: use the shipped weights
-    start_from: str = "random"  # first weights of what is trained: random | shipped (those of the simulated cohort)
+    start_from: str = "random"  # first weights of what is trained: random | shipped | imagenet (of readers)
     classical: tuple[str, ...] = ("degraded", "tv", "nlm")  # arms that do not learn; `unet_dc`: with data consistency
     arms: tuple[str, ...] = ("unet", "pix2pix", "sde")
     width: int = 16  # feature maps of the first level; 64 in the paper
@@ -84,7 +84,7 @@ class Settings:
 
     # downstream readers
     tasks: tuple[str, ...] = ()  # of the cohorts' recorded labels; empty: all
-    backbone: str = "resnet18_half"  # what ships; resnet50 in the paper's text
+    backbone: str = "resnet18_half"  # what ships; resnet50 in the paper's text; efficientnet_lite0: few patients
     reader_epochs: int = 6
     augment: bool = False  # readers learn from turned, zoomed, shifted and re-exposed images
     segmenter_width: int = 8

@@ -115,10 +115,11 @@ def run_series(
                     record["notebooks"].pop(path.stem, None)
                     progress.skip(path, f"left out, {line}")
                     continue
-                reason = why_run(record["notebooks"].pop(path.stem, None), path, settings, out)
+                reason = why_run(record["notebooks"].get(path.stem), path, settings, out)
                 if not (reason or again):
                     progress.skip(path)
                     continue
+                record["notebooks"].pop(path.stem, None)  # one that fails is not in the record; one that is kept stays
                 progress.say(f"{path.stem}: {reason}" if reason not in ("", NOT_MADE) else "")
                 record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
                 record["finished"] = _now()

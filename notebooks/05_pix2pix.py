@@ -376,7 +376,21 @@ run.figure(figure, "05_detail")
 # whether the arm with more energy also *agrees* more. Where energy rises and agreement does not, the added detail has
 # the right look and the wrong place. A reader cannot see the difference, and that is the risk of every network that is
 # paid for looking real.
-#
+
+# %% [markdown]
+# ## The same network on people it never met
+# The weights that ship learned on simulated patients. On *real* ones, cohorts that nobody trained on, what is the gain in
+# PSNR over the degraded image (dB, 95 % interval by patient)? `tools/real_images.py` measures it and `results/` keeps it.
+# Below zero the network does harm: it draws what belongs to simulated people. A judge teaches what images look like, and
+# a real film does not look like a simulated one; what the judge adds here was in no measurement.
+
+# %%
+from fairrecon_lab.analysis.real import kept_results
+
+zero_shot = kept_results("zero_shot")
+zero_shot[zero_shot["arm"].isin(["unet", "pix2pix"])][["profile", "arm", "value", "low", "high", "patients"]].round(2)
+
+# %% [markdown]
 # ## Check your understanding
 # **1.** Leave one of the three strided layers out. How large are the patches then? And with one more?
 

@@ -487,7 +487,21 @@ if attributes:
 # there in `degraded` already was there before any network: a wider body lets fewer photons through (notebook 03), a larger ventricle has more
 # edges. Whether an arm *adds* to it is on the right. A gap in decibels is not yet harm; whether readers suffer is asked in notebooks 08
 # and 10.
-#
+
+# %% [markdown]
+# ## The same network on people it never met
+# All shipped networks learned on simulated patients. `results/` keeps what they gain on real ones whom nobody trained on (PSNR
+# over the degraded image in dB; `unet_dc`: the U-Net with data consistency, which puts the measured samples back). **What to look for:** the order
+# of the arms. What was measured is the same for every patient, so an arm that keeps to it loses least among strangers; an arm that draws
+# from memory draws other people. A network that wins on its own kind of patient need not win on yours.
+
+# %%
+from fairrecon_lab.analysis.real import kept_results
+
+strangers = kept_results("zero_shot")
+strangers.pivot_table(index="arm", columns="profile", values="value").round(2)
+
+# %% [markdown]
 # ## Check your understanding
 # **1.** How many samples must a perfect sampler average to come within 0.1 dB of the posterior mean? Predict the order of magnitude.
 

@@ -77,10 +77,24 @@ facts.reindex(columns=shown[1:]).fillna({"backbone": "U-Net", "trained_on": "thi
 
 # %%
 losses = {f"{name}, {reader}": pd.DataFrame(card["losses"]) for (name, reader), card in cards.items()}
-run.figure(
-    downstream_figures.losses_figure(losses, f"{plots.origin(first.cohort)}; classifiers {settings.backbone}"),
-    "08_losses",
+by_epoch = {title: frame for title, frame in losses.items() if "epoch" in frame}
+display(
+    run.figure(
+        downstream_figures.losses_figure(by_epoch, f"{plots.origin(first.cohort)}; classifiers {settings.backbone}"),
+        "08_losses",
+    )
+    if by_epoch
+    else "no reader learned by epochs"
 )
+
+# %% [markdown]
+# A reader on frozen ImageNet features (`backbone: efficientnet_lite0`, for cohorts of few patients) has no epochs: its head is a logistic
+# regression, and what it chose is the strength of its ridge, by folds in which no patient is on both sides. Its log loss there, classes
+# weighed alike, is .69 for a coin; a *penalty* (scikit-learn's C) at the small end says that nothing could be learned.
+
+# %%
+heads = {title: frame for title, frame in losses.items() if "penalty" in frame}
+pd.concat(heads, names=["reader"]).droplevel(1) if heads else "no reader on frozen features here"
 
 # %% [markdown]
 # ## One score by hand
@@ -145,7 +159,8 @@ for name in classified[:1]:
 # %% [markdown]
 # ## AUROC by hand
 # The chance that a random positive gets a higher score than a random negative, ties counted half. Compare all pairs. The unit matters: a
-# brain has several slices, and its patient's score is the **median** over them (the published rule); a chest film stands for itself.
+# brain has several slices, and its patient's score is the **median** over them (the published rule), unless the question differs from
+# slice to slice, as "is there a tumour on it"; a chest film stands for itself.
 # With folds every image is read by the readers that never trained on its patient, and all folds are pooled.
 #
 # Labels lie in the cohort, recorded ones as `y_...` and, where patients are simulated, true ones as `true_...`.
@@ -191,8 +206,17 @@ for name in units:
     tasks = steps.readings.tasks()
     clean_table[name] = downstream.clean_aurocs(units[name], steps.cohort, tasks, steps.audit_level, **BOOT)
     display(run.figure(downstream_figures.clean_figure(clean_table[name], note(steps)), f"08_clean_{name}"))
-unknown = [task for each in clean_table.values() for task in each.query("label == 'recorded' and value.isna()")["task"]]
+recorded = pd.concat(clean_table, names=["cohort"]).query("label == 'recorded'").droplevel(1)
+unknown = recorded[recorded["value"].isna()]["task"]
 print(f"not estimable (no patient with, or none without): {', '.join(unknown) or 'none'}")
+
+# %% [markdown]
+# **Which questions can be asked at all?** A reader that cannot read has no bias to lose: its gaps are noise about noise. The rule: where the
+# interval of the clean AUROC reaches .6 or below, the task is shown, called uninformative, and left out of every count of bias. A
+# *control* is a question of no clinical use, such as the side from which a film was taken: it says what the reader can see.
+
+# %%
+recorded.drop(columns="label").round(3)
 
 # %% [markdown]
 # ## Dice, and the rule for empty masks
@@ -202,7 +226,7 @@ print(f"not estimable (no patient with, or none without): {', '.join(unknown) or
 # healthy slice is wrong, whatever the rule.
 
 # %%
-from fairrecon_core.predict.patients import dice_table
+from fairrecon_lab.analysis.patients import dice_table
 
 overlap = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in overlap.items()
@@ -427,11 +451,13 @@ for name in overlap:
 # $$L_c = \max\Big(0, \sum_k \frac{w_{ck}}{hw} A_k\Big)$$
 
 # %%
-from fairrecon_core.predict.reading import grad_cam
+from fairrecon_lab.analysis.heat import grad_cam
 
 
 def block(reader, layer="layer4"):
     """A convolutional block of a classifier: `layer4` is the last of a ResNet."""
+    if settings.backbone == "efficientnet_lite0":
+        return reader.net.trunk[0]._swish
     return reader.net.net.features if settings.backbone == "xrv_densenet" else getattr(reader.net, layer)
 
 

@@ -272,6 +272,8 @@ def test_lgg_by_hand(tmp_path, capsys):
     film = films.decode(files["kaggle_3m/TCGA_DU_0002_20000202/TCGA_DU_0002_20000202_2.tif"], "")[..., 1].astype(float)
     expected = (film - film.min()) / (film.max() - film.min())
     np.testing.assert_allclose(cohort.image(row.row), expected, atol=1e-5)
+    assert (row.y_tumour_on_slice, table.loc["TCGA_DU_0002_001"].y_tumour_on_slice) == (1, 0)
+    assert (row.y_large_tumour, row.y_tumour_left) == (0, 1) and cohort.info["control_tasks"] == ["tumour_left"]
     assert cohort.mask(row.row).sum() == 12 and cohort.mask(row.row)[2:5, 3:7].all()
     assert not cohort.masks_at(table[table.x_slice != 2].row.to_numpy()).any()
     blank = table.loc["TCGA_HT_A61B_001"]
@@ -280,6 +282,17 @@ def test_lgg_by_hand(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "TCGA_HT_A61B: blank in data.csv" in printed and "patients: 4 of 110, partial" in printed
     assert "blank in data.csv" in cohort.info["notes"][0] and cohort.info["licence"].startswith("CC BY-NC-SA")
+
+
+@pytest.mark.parametrize(("columns", "rows", "large", "left"), [
+    ((0, 100), 200, 1, 1), ((156, 256), 200, 1, 0), ((78, 178), 200, 1, None),
+    ((0, 10), 100, 0, 1), ((0, 0), 0, 0, None),
+])  # fmt: skip
+def test_size_and_side_of_a_tumour_by_hand(columns, rows, large, left):
+    mask = np.zeros((256, 256), bool)
+    mask[:rows, slice(*columns)] = True
+    found = tcga_lgg.tumour_labels([np.zeros_like(mask), mask])
+    assert found == {"y_large_tumour": large, "y_tumour_left": left}
 
 
 def test_exam_dates_do_not_enter_the_cohort(tmp_path):
@@ -474,8 +487,11 @@ def test_nih_by_hand(tmp_path):
         4,
     )
     positive = {column for column in table if column.startswith("y_") and entry[column] == 1}
-    assert positive == {"y_pleural_effusion", "y_pleural_thickening"} and table.filter(like="y_").shape[1] == 14
-    assert (table.filter(like="y_").loc["00000001_000"] == 0).all()  # No Finding
+    findings = {"y_pleural_effusion", "y_pleural_thickening", "y_any_finding"}
+    assert positive == findings | {"y_view_ap"} and table.filter(like="y_").shape[1] == 14 + 2
+    healthy = table.filter(like="y_").loc["00000001_000"]
+    assert (healthy.drop("y_view_ap") == 0).all()  # No Finding
+    assert healthy["y_view_ap"] == (table.loc["00000001_000", "x_view"] == "ap")
     assert (table["race"] == "unknown").all()
 
 
@@ -565,7 +581,13 @@ def test_covid_by_hand(tmp_path, capsys):
     assert table["x_view"].tolist() == ["pa", "ap_supine", "ap", "pa"]
     assert table["x_license"].tolist() == ["CC BY", "CC BY", "", ""] and table["x_source"].iloc[0] == "www.eurorad.org"
     assert table.loc["c.png", "sex"] == "unknown" and np.isnan(table.loc["c.png", "age_years"])
-    assert set(cohort.tasks) == {"pneumonia", "covid_19", "lipoid_pneumonia"}  # viral is the same as covid_19 here
+    assert set(cohort.tasks) == {
+        "pneumonia",
+        "covid_19",
+        "lipoid_pneumonia",
+        "view_ap",
+    }  # viral is the same as covid_19 here
+    assert table["y_view_ap"].tolist() == [0, 1, 1, 0] and cohort.info["control_tasks"] == ["view_ap"]
     assert (cohort.images[:, 0] == 0).all() and cohort.images[:, 8].any()  # black above, as the film is wide
     printed = capsys.readouterr().out
     assert "1 files listed under two patients: 1 pairs of patients merged" in printed
@@ -649,4 +671,4 @@ def test_real_covid_blemishes(tmp_path, capsys):
     assert "4 files listed under two patients: 2 pairs of patients merged, one row kept" in notes
     assert "in 307 rows of the table 104 ages and 13 sexes are missing" in notes
     tasks = covid_cxr.frequent_tasks(films, 10)
-    assert tasks == ["pneumonia", "viral_pneumonia", "bacterial_pneumonia", "covid_19", "pneumocystis"]
+    assert tasks == ["pneumonia", "viral_pneumonia", "bacterial_pneumonia", "covid_19", "pneumocystis", "view_ap"]

@@ -33,7 +33,7 @@ def test_lock_pins_every_dependency_with_hashes_and_names_no_address(root):
     text = (root / "requirements.lock").read_text()
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["lab"], *extras["test"]]:
+    for requirement in [*project["dependencies"], *extras["lab"], *extras["test"], *extras["imagenet"]]:
         name = re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower()
         assert re.search(rf"^{name}==.*\\\n\s+--hash=sha256:", text, re.M), f"{name} is not pinned with a hash"
     assert "://" not in text and "index-url" not in text

@@ -10,10 +10,11 @@ from fairrecon_core import tables
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.predict.classifier import Classifier, positive_weights
-from fairrecon_core.predict.patients import dice_table, patient_scores
 from fairrecon_core.predict.readers import augmented, check_labels, labelled
-from fairrecon_core.predict.reading import grad_cam, read_arm
+from fairrecon_core.predict.reading import read_arm
 from fairrecon_core.predict.segmenter import Segmenter
+from fairrecon_lab.analysis.heat import grad_cam
+from fairrecon_lab.analysis.patients import dice_table, patient_scores
 
 KEY = {"cohort": "toy", "arm": "clean", "level": 1}
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 
-@pytest.mark.parametrize("profile", ["lgg", "covid_cxr"])
+@pytest.mark.parametrize("profile", ["lgg", "covid_cxr", "nih"])
 def test_an_audit_holds_the_arms_of_its_run_and_nothing_that_was_drawn(root, profile):
     settings = json.loads((root / "results" / profile / "run.json").read_text())["settings"]
     audit = pd.read_csv(root / "results" / profile / "audit.csv")

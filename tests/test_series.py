@@ -126,6 +126,8 @@ def test_the_record_tells_what_it_cost_and_a_second_run_keeps_what_is_current(cl
     write_pairs(root, clone)
     changed = series(clone)
     assert changed.returncode == 0 and (changed.stdout + changed.stderr).count("nothing changed, kept") == 1
+    record = json.loads((clone / "runs/tiny/run.json").read_text())
+    assert sorted(record["notebooks"]) == ["00_scores", "01_cuts", "02_last"], "what was kept stays in the record"
 
 
 @pytest.mark.series

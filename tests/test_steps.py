@@ -179,7 +179,7 @@ def test_generative_networks_may_have_epochs_of_their_own(tmp_path):
 def test_a_start_that_does_not_fit_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="brain-unet.safetensors has width 16, this run needs 2"):
         steps_in(tmp_path, start_from="shipped").weights.make("unet")
-    with pytest.raises(ValueError, match="start_from is 'random' or 'shipped', got 'scratch'"):
+    with pytest.raises(ValueError, match="start_from is 'random', 'shipped' or 'imagenet', got 'scratch'"):
         steps_in(tmp_path, start_from="scratch").weights.make("unet")
 
 

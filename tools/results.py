@@ -17,9 +17,9 @@ import pandas as pd
 from fairrecon_core.audit import signed_cells
 from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort
-from fairrecon_core.predict.patients import dice_table
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
+from fairrecon_lab.analysis.patients import dice_table
 
 N_BOOT = 1000
 AUDIT_COLUMNS = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "subgroup", "reference", "metric",
@@ -67,7 +67,8 @@ def performance(run, cohort, level: float) -> pd.DataFrame:
         gain = part["psnr_db"].to_numpy() - base[part["image_id"]].to_numpy()
         add(arm, "psnr_db less degraded", interval(gain, who), part["image_id"])
     predictions = run.read("predictions", cohort=name) if run.has("predictions") else pd.DataFrame(columns=["arm"])
-    overlap = run.read("overlap", cohort=name) if cohort.masks is not None and run.has("overlap") else None
+    read = cohort.masks is not None and (run.folder / "tables" / "overlap").exists()  # not the example's
+    overlap = run.read("overlap", cohort=name) if read else None
     by_image = cohort.table.set_index("image_id")
     splits = {fold: cohort.splits(fold) for fold in range(cohort.info["n_folds"])}
 
@@ -110,7 +111,8 @@ def main(profile: str) -> int:
     audit = signed_cells(run.read("audit"))
     audit[AUDIT_COLUMNS].round(4).to_csv(out / "audit.csv", index=False)
     for chart in CHARTS:
-        drawn = chart == "10_fig_21" and not run.has("overlap")  # drawn overlaps stand in where there are no masks
+        # drawn overlaps stand in where there are no masks
+        drawn = chart == "10_fig_21" and not (run.folder / "tables" / "overlap").exists()
         if not drawn and (run.folder / "figures" / f"{chart}.png").exists():
             shutil.copy(run.folder / "figures" / f"{chart}.png", out / f"{chart}.png")
     record = json.loads((run.folder / "run.json").read_text())

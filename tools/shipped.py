@@ -23,7 +23,6 @@ from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict import quality
 from fairrecon_core.predict.classifier import Classifier
-from fairrecon_core.predict.patients import dice_table
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.predict.training import READER_RATE, train_reader
 from fairrecon_core.reconstruct import arm_class, names, reconstructor
@@ -32,6 +31,7 @@ from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.folder import Run, commit, run_folder
 from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
 from fairrecon_core.steps.weights import SHIPPED
+from fairrecon_lab.analysis.patients import dice_table
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1

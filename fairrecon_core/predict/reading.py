@@ -1,4 +1,4 @@
-"""Reading the arms with frozen readers, and where in an image a reader finds its evidence.
+"""Reading the arms with frozen readers.
 
 Rows go to the tables `predictions` (key, task, score) and `overlap` (key, pixels of mask and prediction); Dice follows
 from these.
@@ -8,9 +8,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
@@ -63,33 +60,3 @@ def read_arm(
         pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
     )
     return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])
-
-
-def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.ndarray:
-    """Where in an image a network finds evidence for one of its outputs.
-
-    Parameters
-    ----------
-    network : Module
-        From (1, 1, H, W) to (1, outputs).
-    layer : Module
-        Whose features are weighed, usually the last convolutional block.
-    image : array, shape (H, W)
-    output : int
-        Number of the task.
-
-    Returns
-    -------
-    ndarray, shape (h, w) of the layer, at least 0
-        Features weighed by the mean gradient of the output, negative evidence cut off (Selvaraju et al. 2017).
-    """
-    kept: dict[str, Tensor] = {}
-    hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
-    try:
-        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None].requires_grad_(True)
-        logit = network(pixels)[0, output]
-        gradient = torch.autograd.grad(logit, kept["features"])[0]
-    finally:
-        hook.remove()
-    weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return F.relu((weights * kept["features"]).sum(dim=1))[0].detach().numpy()

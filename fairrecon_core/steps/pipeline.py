@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.predict.imagenet import BACKBONE, frozen_trunk
 from fairrecon_core.reconstruct import arm_class, controls
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.images import ArmImages
@@ -74,9 +75,13 @@ def open_cohorts(run: Run) -> dict[str, CohortSteps]:
     ------
     ValueError
         The settings name an arm that is neither built in nor registered; better now than after an hour of work.
+    ImportError
+        The settings ask for ImageNet features, and their package is missing.
     """
     for arm in (*run.settings.classical, *run.settings.arms):
         arm_class(arm)
+    if run.settings.backbone == BACKBONE:
+        frozen_trunk()
     return {name: open_cohort(run, name) for name in run.settings.cohorts}
 
 

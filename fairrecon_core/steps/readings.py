@@ -3,15 +3,19 @@
 import functools
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.imagenet import ImageNetReader
 from fairrecon_core.predict.readers import Reader
 from fairrecon_core.predict.reading import read_arm
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.reconstruct import controls
+from fairrecon_core.steps.features import clean_features, kept_features
 from fairrecon_core.steps.images import ArmImages
 from fairrecon_core.steps.quality import images_stamp
+from fairrecon_core.steps.setup import product_folder
 from fairrecon_core.steps.stamps import Stamp, content_hash, stamp
 from fairrecon_core.steps.weights import ReaderWeights
 
@@ -65,6 +69,22 @@ class Readings:
                 frames[table].append(run.make(table, compute, made_from=made_from, **key))
         return {table: pd.concat(parts, ignore_index=True) for table, parts in frames.items()}
 
+    def features(self, arm: str, level: float, *, fold=0, train_seed=0, sample=0, split="test") -> tuple:
+        """Features (n, 1280) of an arm's images by the frozen ImageNet network, and the rows of the cohort.
+
+        Parameters
+        ----------
+        arm, level, fold, train_seed, sample, split
+            As in `ArmImages.get`, errors included.
+        """
+        images, setup, rows = self.images, self.setup, self.setup.rows(level, fold, split)
+        if arm in controls.NOT_RECONSTRUCTED:
+            return clean_features(setup)[rows[images.donors(arm, rows)]], rows
+        which = {"fold": fold, "train_seed": train_seed, "sample": sample}
+        path = product_folder(setup, arm, fold, train_seed) / f"{level:g}" / f"{split}-{sample}-features.npy"
+        batches = lambda: (part for part, *_ in images.batches(arm, level, split=split, **which))
+        return kept_features(setup, path, images.made_from(arm, level, rows, **which), batches), rows
+
     def _parts(self, arm: str, level: float) -> Iterator[tuple[str, dict]]:
         """(split, variant) of everything that is read of an arm at a level."""
         tuned = self.setup.run.settings.threshold_policy == "validation_per_arm" and level == self.setup.audit_level
@@ -95,9 +115,16 @@ class Readings:
         found = []
         for split, variant in self._parts(arm, level):
             readers = self.readers(variant["fold"]).values()
-            classifiers = [reader for reader in readers if isinstance(reader, Classifier)]
+            frozen = [reader for reader in readers if isinstance(reader, ImageNetReader)]
+            classifiers = [reader for reader in readers if isinstance(reader, Classifier) and reader not in frozen]
             segmenter = next((reader for reader in readers if isinstance(reader, Segmenter)), None)
             batches = self.images.batches(arm, level, split=split, **variant)
             key = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)} | variant
-            found.append(read_arm(batches, classifiers, segmenter, **key))
+            predictions, overlap = read_arm(batches, classifiers, segmenter, **key)
+            for reader in frozen:
+                features, rows = self.features(arm, level, split=split, **variant)
+                names, scores = self.setup.names_of(rows), reader.scores_of(features)
+                columns = {"task": np.tile(reader.tasks, len(rows)), "score": scores.ravel()}
+                predictions = pd.DataFrame({"image_id": np.repeat(names, len(reader.tasks))} | key | columns)
+            found.append((predictions, overlap))
         return {table: pd.concat(parts) for table, parts in zip(("predictions", "overlap"), zip(*found))}

@@ -15,12 +15,14 @@ from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.rows import learning_rows
 from fairrecon_core.learn.weights import read_card
 from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.imagenet import BACKBONE, ImageNetReader
 from fairrecon_core.predict.readers import Reader
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.predict.training import READER_RATE, train_reader
 from fairrecon_core.reconstruct import Reconstructor, arm_class, base_arm, consistency_class, is_consistent
 from fairrecon_core.reconstruct.network import NetworkReconstructor
 from fairrecon_core.reconstruct.training import train_reconstructor
+from fairrecon_core.steps.features import clean_features
 from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
 from fairrecon_core.steps.stamps import Stamp, digest, parameters, stamp, why
 
@@ -184,9 +186,13 @@ class ReaderWeights:
     def blank(self) -> dict[str, Reader]:
         """The readers by name, without weights."""
         settings, tasks = self.setup.run.settings, self.tasks()
-        options = {"backbone": settings.backbone, "learning_rate": READER_RATE}
-        if self.setup.cohort.modality == "xray":
-            made: dict[str, Reader] = {"findings": Classifier(tasks, **options)} if tasks else {}
+        options: dict[str, Any] = {"backbone": settings.backbone, "learning_rate": READER_RATE}
+        options["imagenet"] = settings.start_from == "imagenet"
+        made: dict[str, Reader] = {}
+        if settings.backbone == BACKBONE:
+            made = {"imagenet": ImageNetReader(tasks)} if tasks else {}
+        elif self.setup.cohort.modality == "xray":
+            made = {"findings": Classifier(tasks, **options)} if tasks else {}
         else:
             made = {task.removeprefix("tumour_"): Classifier([task], **options) for task in tasks}
         if self.setup.cohort.masks is not None:
@@ -208,13 +214,23 @@ class ReaderWeights:
             return self.path(name)
         reader, options = self.blank()[name], self._options(name, fold)
         learn = lambda state: train_reader(reader, setup.cohort, folder=state, **options)
+        if isinstance(reader, ImageNetReader):
+            learn = lambda state: self._learn_head(reader, fold)
         facts = {"epochs": settings.reader_epochs, "start_from": settings.start_from}
         folder, made_from = product_folder(setup, f"reader-{name}", fold), self.made_from(name, fold)
         return make_weights(setup, reader, f"reader {name}", folder, made_from, learn, facts)
 
+    def _learn_head(self, reader: ImageNetReader, fold: int) -> pd.DataFrame:
+        """What `ImageNetReader.learn` gives for the patients that a fold may learn from."""
+        cohort, features = self.setup.cohort, clean_features(self.setup)
+        rows, labels = reader.training_targets(cohort, learning_rows(cohort, "train", "prediction", fold))
+        return reader.learn(features[rows], labels, cohort.table["patient_id"].to_numpy()[rows])
+
     def _options(self, name: str, fold: int) -> dict:
-        """Options of `train_reader` that decide the weights."""
+        """Options of `train_reader` that decide the weights; an `ImageNetReader` has none but the fold."""
         settings = self.setup.run.settings
+        if name == "imagenet":
+            return {"fold": fold}
         return {
             "fold": fold,
             "epochs": settings.reader_epochs,
@@ -338,10 +354,10 @@ def start_of(setup: Setup, *names: str) -> Path | None:
         Unknown `start_from`, or nothing of these names is shipped.
     """
     choice = setup.run.settings.start_from
-    if choice == "random":
+    if choice in ("random", "imagenet"):
         return None
     if choice != "shipped":
-        raise ValueError(f"start_from is 'random' or 'shipped', got {choice!r}")
+        raise ValueError(f"start_from is 'random', 'shipped' or 'imagenet', got {choice!r}")
     files = [SHIPPED / f"{SIMULATED[setup.cohort.modality]}-{name}.safetensors" for name in names]
     for path in files:
         if path.exists():

@@ -1,8 +1,8 @@
 """What readers still see: the numbers of notebook 08.
 
 Conventions: `predictions` and `overlap` hold rows of these tables for one cohort, `cohort` is the core's `Cohort`. A
-unit is what an AUROC counts: a patient of the brain (the median over slices), a film of the chest. `options` are
-`n_boot` and `seed`.
+unit is what an AUROC counts: a patient of the brain (the median over slices), unless the label differs from slice to
+slice; a film of the chest. `options` are `n_boot` and `seed`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,10 +14,12 @@ from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
 from fairrecon_core.audit.inference import contrast
 from fairrecon_core.audit.metrics import logit
-from fairrecon_core.predict.patients import dice_table, patient_scores
 from fairrecon_lab.analysis.estimates import in_order, interval_text, mean_of, patients_of, place_of
+from fairrecon_lab.analysis.patients import dice_table, patient_scores
 
 FEW = 10  # positives or negatives below which a point is drawn hollow
+INFORMATIVE = 0.6  # AUROC on clean images that the whole interval has to exceed
+CLEAN = ["task", "kind", "label", "with", "without", "value", "low", "high", "informative"]
 SHIFTS = ("flip rate", "logit shift, with", "logit shift, without")
 
 
@@ -43,19 +45,29 @@ def unit_scores(predictions: pd.DataFrame, cohort) -> pd.DataFrame:
     DataFrame
         `unit patient_id arm level task score`.
     """
-    patients = patients_of(cohort.table)
-    if cohort.modality == "mri":
-        table = patient_scores(predictions, patients, "median").assign(unit=lambda rows: rows["patient_id"])
-    else:
-        whose = patients.reindex(predictions["image_id"]).to_numpy()
-        table = predictions.assign(unit=predictions["image_id"], patient_id=whose)
+    patients, parts = patients_of(cohort.table), []
+    for task, rows in predictions.groupby("task", sort=False):
+        if per_patient(cohort, task):
+            parts.append(patient_scores(rows, patients, "median").assign(unit=lambda rows: rows["patient_id"]))
+        else:
+            whose = patients.reindex(rows["image_id"]).to_numpy()
+            parts.append(rows.assign(unit=rows["image_id"], patient_id=whose))
+    table = pd.concat(parts) if parts else predictions.assign(unit="", patient_id="")
     keys = ["unit", "patient_id", "arm", "level", "task"]
     return table.groupby(keys, as_index=False)["score"].mean()
 
 
+def per_patient(cohort, task: str) -> bool:
+    """Whether the unit of a `task` is a patient: in a `cohort` of MRI, where all slices of a patient have one label."""
+    column = f"y_{task}"
+    if cohort.modality != "mri" or column not in cohort.table:
+        return cohort.modality == "mri"
+    return bool((cohort.table.groupby("patient_id")[column].nunique() <= 1).all())
+
+
 def labels_of(cohort, task: str, units, kind: str = "y") -> np.ndarray:
     """Recorded (`kind` "y") or true ("true") labels of a `task` for `units` of a `cohort`; NaN where nobody knows."""
-    index, column = "patient_id" if cohort.modality == "mri" else "image_id", f"{kind}_{task}"
+    index, column = "patient_id" if per_patient(cohort, task) else "image_id", f"{kind}_{task}"
     if column not in cohort.table:
         return np.full(len(units), np.nan)
     return cohort.table.drop_duplicates(index).set_index(index)[column].reindex(units).to_numpy(float)
@@ -117,18 +129,21 @@ def clean_aurocs(units: pd.DataFrame, cohort, tasks: Sequence[str], level: float
     Returns
     -------
     DataFrame
-        `task label with without value low high`; NaN where it cannot be estimated.
+        `task kind label with without value low high informative`; NaN where it cannot be estimated. A control is easy
+        and of no clinical use; a reader whose interval reaches below `INFORMATIVE` says nothing about bias.
     """
     rows = []
     for task in tasks:
         for kind, label in (("y", "recorded"), ("true", "true")):
             _, result, n_positive, n_negative = aurocs(units, cohort, task, level, [], kind=kind, **options)
-            row = {"task": task, "label": label, "with": n_positive, "without": n_negative}
+            row = {"task": task, "kind": "control" if task in cohort.info.get("control_tasks", ()) else "clinical"}
+            row |= {"label": label, "with": n_positive, "without": n_negative, "informative": False}
             if result is not None:
                 low, high = contrast(result, "level").interval()
                 row |= {"value": result.value[0, 0, 0], "low": max(low[0, 0, 0], 0), "high": min(high[0, 0, 0], 1)}
+                row["informative"] = bool(low[0, 0, 0] > INFORMATIVE)
             rows.append(row)
-    return pd.DataFrame(rows, columns=["task", "label", "with", "without", "value", "low", "high"])
+    return pd.DataFrame(rows, columns=CLEAN)
 
 
 CURVE = ["arm", "level", "value", "low", "high", "delta", "delta_low", "delta_high", "with", "without", "hollow"]

@@ -96,11 +96,11 @@ def drawn_overlaps(cohort, level: float, seed: int) -> pd.DataFrame:
     female = (table["sex"] == "female").to_numpy()
     noise = rng.normal(0, 0.03, len(table))
     arms = {"clean": 0.0, "placebo": noise, "planted": -0.05 * female, "blurred_reader": -0.05}
-    named, parts = table[[name for name in ("image_id", "fold") if name in table]], []  # each in its own fold
+    parts, named = [], [name for name in ("image_id", "fold") if name in table]
     for arm, change in arms.items():
         shared = np.round(np.clip(values + change, 0, 1) * actual).astype(int)
         counts = {"intersection": shared, "predicted": actual, "actual": actual}
-        parts.append(named.assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
+        parts.append(table[named].assign(arm=arm, level=1.0 if arm == "clean" else level, **counts))
     return pd.concat(parts, ignore_index=True)
 
 
