@@ -13,6 +13,13 @@ from fairrecon_lab.classroom.exercises import EXERCISES, expected, numbers_of
 from fairrecon_lab.classroom.grading import grade_class, judge
 from fairrecon_lab.classroom.sets import BLANK, DETAILS, make_class, student_notebook
 
+WRITTEN = {
+    "00": "answer = sum(women) / len(women) - sum(men) / len(men)",
+    "01": "answer = 1 / 0",
+    "02": "import sys; sys.exit()",
+    "03": "answer = float('nan')",
+}
+
 
 @pytest.fixture(scope="module")
 def sources(root):
@@ -54,7 +61,7 @@ def test_no_student_file_holds_a_solution_or_a_folded_answer(made, sources):
 
 
 def test_no_two_students_have_the_same_numbers_and_every_notebook_has_an_exercise(made, sources):
-    folder, record = made
+    _folder, record = made
     assert {path.stem[:2] for path in sources} == set(EXERCISES)
     seeds = [facts["seed"] for facts in record["students"].values()]
     assert len(set(seeds)) == len(seeds) and 1 not in seeds
@@ -84,14 +91,13 @@ def test_a_student_works_with_patients_of_their_own(made):
 
 
 def test_an_answer_in_another_way_counts_and_bad_code_costs_only_its_point(made, sources, tmp_path):
-    folder, record = made
+    folder, _record = made
     name = "student_01"
     for path in sources:
         notebook = nbformat.read(folder / name / path.name, as_version=4)
         own = next(c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id", "").startswith("own-"))
         assert own.source == BLANK
-        own.source = {"00": "answer = sum(women) / len(women) - sum(men) / len(men)", "01": "answer = 1 / 0",
-                      "02": "import sys; sys.exit()", "03": "answer = float('nan')"}.get(path.stem[:2], BLANK)  # fmt: skip
+        own.source = WRITTEN.get(path.stem[:2], BLANK)
         (tmp_path / name).mkdir(exist_ok=True)
         nbformat.write(notebook, tmp_path / name / path.name)
     (tmp_path / name / "13_your_turn.ipynb").write_text("not a notebook")

@@ -2,8 +2,9 @@
 
     python tools/book.py [profile] [--out FOLDER]      the site is FOLDER/html, by default in _book/<profile>/
 
-Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider
-moves over pictures that the run has drawn beforehand, or, where it has none, its last picture stands in for it. Any warning of Sphinx is an error.
+Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider moves
+over pictures that the run drew beforehand; where a run has none, its last picture stands in for it. Any warning of
+Sphinx is an error.
 """
 
 import argparse

@@ -90,6 +90,13 @@ def pooled(files: list[Path]) -> pd.DataFrame:
 def said(table: pd.DataFrame, alpha: float = 0.05) -> dict:
     """What the pooled p-values say.
 
+    Parameters
+    ----------
+    table : DataFrame
+        `student p`, from `pooled`.
+    alpha : float
+        Level of the whole class.
+
     Returns
     -------
     dict
@@ -110,7 +117,15 @@ def said(table: pd.DataFrame, alpha: float = 0.05) -> dict:
 
 
 def histogram(table: pd.DataFrame, alpha: float = 0.05):
-    """Histogram of the pooled p-values against the uniform law; who stands out is named."""
+    """Histogram of the pooled p-values against the uniform law; who stands out is named.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `pooled`.
+    alpha : float
+        As in `said`.
+    """
     from fairrecon_lab import plots
 
     figure, ax = plots.canvas(6, 3.2)

@@ -71,7 +71,15 @@ def grade_class(folder: Path, handed_in: Path | None = None) -> pd.DataFrame:
 
 
 def grade_student(folder: Path, facts: dict) -> tuple[dict, list[str]]:
-    """Points and feedback lines of one student."""
+    """Points and feedback lines of one student.
+
+    Parameters
+    ----------
+    folder : Path
+        With the notebooks that came back.
+    facts : dict
+        The student's `seed` and `expected` answers, as the class's record holds them.
+    """
     tasks, feedback, for_teacher = {}, [], []
     for stem in facts["expected"]:
         cells = _marked_cells(folder / f"{stem}.ipynb")
@@ -92,7 +100,17 @@ def grade_student(folder: Path, facts: dict) -> tuple[dict, list[str]]:
 
 
 def judge(answer, right: float, tolerance: float) -> tuple[int, str]:
-    """Points and one line for an answer: a number, None, or the text of an error."""
+    """Points and one line for an answer.
+
+    Parameters
+    ----------
+    answer : float, None or str
+        A number, no answer, or the text of an error.
+    right : float
+        What the student's numbers give.
+    tolerance : float
+        Relative.
+    """
     if answer is None:
         return 0, "no answer"
     if isinstance(answer, str):

@@ -77,7 +77,20 @@ def student_name(i: int) -> str:
 
 
 def student_notebook(notebook, stem: str, seed: int, student: str, planted: bool = False):
-    """The student's version of a notebook, and the expected answer of its own exercise (None without one)."""
+    """The student's version of a notebook, and the expected answer of its own exercise (None without one).
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+    stem : str
+        Its file's name without `.ipynb`; begins with the number.
+    seed : int
+        The student's own.
+    student : str
+        Name of the student's folder.
+    planted : bool
+        Whether this student's arm in notebook 10 harms women.
+    """
     notebook, number, cells = copy.deepcopy(notebook), stem[:2], []
     for i, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
@@ -141,7 +154,8 @@ def _crowd_cells(seed: int, student: str, planted: bool) -> list:
         "## Your part of the class's experiment\nEverybody audits an arm that changed nothing for anybody's group, "
         "except one of you, whose arm harms women. Is your p-value small? Send `my_audit.json` to your teacher."
     )
-    code = f'from fairrecon_lab.classroom.crowd import write_audit\n\nwrite_audit({seed}, "{student}", {_salt(seed, planted)})'
+    call = f'write_audit({seed}, "{student}", {_salt(seed, planted)})'
+    code = f"from fairrecon_lab.classroom.crowd import write_audit\n\n{call}"
     return [new_markdown_cell(text), new_code_cell(code, metadata=_marks("crowd-10", locked=True))]
 
 
