@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, kstest, norm
+from scipy import stats
 
 from fairrecon_lab.simulate.control_scores import placebo, planted
 
@@ -44,7 +44,7 @@ def audit(seed: int, harmed: bool = False) -> dict:
     women, men = (change[ill & (cohort["sex"] == sex).to_numpy()] for sex in ("female", "male"))
     delta = women.mean() - men.mean()
     error = np.sqrt(women.var(ddof=1) / women.size + men.var(ddof=1) / men.size)
-    p = 2 * norm.sf(abs(delta) / error)
+    p = 2 * stats.norm.sf(abs(delta) / error)
     return {"delta": float(delta), "p": float(p), "n_women": women.size, "n_men": men.size}
 
 
@@ -109,9 +109,9 @@ def said(table: pd.DataFrame, alpha: float = 0.05) -> dict:
     return {
         "n_below": int((table["p"] < alpha).sum()),
         "expected": alpha * n,
-        "range_by_chance": [int(binom.ppf(q, n, alpha)) for q in (0.025, 0.975)],
+        "range_by_chance": [int(stats.binom.ppf(q, n, alpha)) for q in (0.025, 0.975)],
         "stands_out": table.loc[out, "student"].tolist(),
-        "ks_p": float(kstest(others, "uniform").pvalue) if len(others) else float("nan"),
+        "ks_p": float(stats.kstest(others, "uniform").pvalue) if len(others) else float("nan"),
         "chance_of_a_false_alarm": 1 - (1 - alpha) ** n,
     }
 
