@@ -6,6 +6,8 @@
     python3 run.py lab                                                        open the notebooks in JupyterLab
     python3 run.py book [profile]                                             build the series as an offline web site
     python3 run.py audit PREDICTIONS.csv COHORT.csv                           audit your own model's predictions
+    python3 run.py class --students 30 --seed 7 --out class/                  a set of notebooks for each student
+    python3 run.py grade class/                                               grade what comes back, offline
 
 The first call makes `.venv` and installs `requirements.lock` into it, unless an environment that has all of it is
 active (conda, Binder). `--torch cpu` as the first option takes torch's smaller CPU build from its own index.

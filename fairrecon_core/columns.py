@@ -96,12 +96,13 @@ def rule_of(schema: Schema, column: str) -> Column | None:
 
 
 def check_word(column: str, value: str, values: tuple | None = None) -> None:
-    """Refuse a value outside the vocabulary of `column` with a ValueError that suggests the nearest word."""
+    """Refuse a value outside the vocabulary with a ValueError that suggests the nearest word (of a race: its typo)."""
     values = VOCABULARY[column] if values is None else values
     if value not in values:
         known = ", ".join(map(value_text, values))
-        raise ValueError(f"{column} {value!r} is not in the vocabulary{suggest(str(value).lower(), map(str, values))}; "
-                         f"known: {known}")  # fmt: skip
+        word = str(value).lower()
+        near = suggest(word, (v for v in map(str, values) if column != "race" or v[:1] == word[:1]))
+        raise ValueError(f"{column} {value!r} is not in the vocabulary{near}; known: {known}")
 
 
 def pairs_text(items: Iterable) -> str:

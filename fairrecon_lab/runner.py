@@ -106,6 +106,7 @@ def run_series(
     except OSError as error:
         raise ValueError(f"cannot write {out} ({error.strerror}): set FAIRRECON_RUNS to a folder of yours") from None
     record = _open_record(out, settings)
+    os.environ.setdefault("FAIRRECON_DRAWN", "1")  # sliders draw their pictures beforehand, for the book
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
     try:
         with Progress(notebooks, record) as progress:

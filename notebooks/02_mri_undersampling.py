@@ -203,7 +203,7 @@ run.figure(plots.error_row(image, list(as_built.values()), titles, note=note), "
 training, evaluation = as_built["published, training"], as_built["published, evaluation"]
 print(f"training input against evaluation input: {psnr_db(training, evaluation):.1f} dB apart")
 figure, ax = plots.canvas(3.2, 3.4)
-plots.draw_difference(ax, training - evaluation, "training less evaluation")
+plots.draw_difference(ax, training - evaluation, "training minus evaluation")
 figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
 figure
 
@@ -346,8 +346,9 @@ assert kept[2] > kept[8] > kept[16], "contrast falls as acceleration rises"
 
 # %% [markdown]
 # **2.** Give every k-space sample the same noise. Does the zero-filled image at R = 8 show more noise per pixel than at
-# R = 2, or less? Degrade an image of zeros, take the magnitude's mean as a measure, and think of how many noisy samples
-# each pixel is summed from.
+# R = 2, or less? `undersample(nothing, 8, noise=0.05, image_ids="empty")` adds noise of that size to every sample of an
+# image of zeros; its mean is a measure. Think of how many noisy samples each pixel is summed from: one in
+# `sampling_ratios(size, 8)["pixels"]`.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 nothing = np.zeros((size, size), dtype=np.float32)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. Pix2Pix: a judge of patches
 # - **You will** work out by hand how much of an image the judge sees; play the game between judge and generator on a
-#   small problem; see which answer an L1 weight of 100 and of 1000 buys; read two training curves that pull against
+#   small problem; see which answer an L1 weight of 100 and of 1000 buys; read two training curves that measure
 #   each other; ask how much detail the images have, and how much of it is true
 # - **Time** 45 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: Pix2Pix
 # - **In the paper** Sec. 3.2
@@ -167,7 +167,7 @@ chosen = {weight: min(price(weight), key=price(weight).get) for weight in (100, 
 assert chosen == {100: "one of the nine", 1000: "their median"}
 
 # %% [markdown]
-# ## Two curves that pull against each other
+# ## Two curves that measure each other
 # Our generator is the U-Net of notebook 04 with normalisation, and dropout in its deepest features; w is 100. Its
 # card, and its training:
 
@@ -238,7 +238,7 @@ for name, table in psnr.items():
         lines.append(
             [name, base, difference(table["pix2pix"], table[base], table["patient_id"]), table["patient_id"].nunique()]
         )
-pd.DataFrame(lines, columns=["cohort", "Pix2Pix less", "dB at the audited level [95 %]", "patients"]).set_index(
+pd.DataFrame(lines, columns=["cohort", "Pix2Pix minus", "dB at the audited level [95 %]", "patients"]).set_index(
     "cohort"
 )
 
@@ -253,7 +253,7 @@ for name, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
     far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
-    apart = {f"pix2pix less {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
+    apart = {f"pix2pix minus {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": name, "n": len(far)} | means | apart)
 pd.DataFrame(lines).set_index("cohort")
 

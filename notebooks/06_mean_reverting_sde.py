@@ -479,7 +479,7 @@ for name_, table in psnr.items():
         lines.append(
             [name_, base, difference(table["sde"], table[base], table["patient_id"]), table["patient_id"].nunique()]
         )
-pd.DataFrame(lines, columns=["cohort", "SDE less", "dB at the audited level [95 %]", "patients"]).set_index("cohort")
+pd.DataFrame(lines, columns=["cohort", "SDE minus", "dB at the audited level [95 %]", "patients"]).set_index("cohort")
 
 # %% [markdown]
 # And LPIPS. **What to look for:** a sample gets its grain back, which LPIPS rewards where the clean image has grain;
@@ -491,7 +491,7 @@ for key, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
     far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
-    apart = {f"sde less {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
+    apart = {f"sde minus {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": key, "n": len(far)} | means | apart)
 pd.DataFrame(lines).set_index("cohort")
 
@@ -557,7 +557,9 @@ assert needed == 43
 
 # %% [markdown]
 # **2.** Take seven times as much noise (lambda = 70/255, as some diffusion models do). Do ten calls of `ode2` still
-# suffice in the one-pixel problem? Why would one choose little noise, and what would one lose?
+# suffice in the one-pixel problem? `Schedule(scale=70 / 255)` of the core makes such a schedule; its `alpha` and `sigma`
+# have to take the place of ours, because `expected` reads these. Then walk back as above, with
+# `walk_back(expected, start, None, schedule, "ode2", 10)`, and take the distance to `truth`.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 from fairrecon_core.reconstruct.sde import Schedule
@@ -571,6 +573,16 @@ for noise_scale in (10, 70):
 alpha, sigma = SCHEDULE.alpha, SCHEDULE.sigma
 print({f"{key}/255": f"{value:.1f}" for key, value in far.items()})
 assert far[70] > 2 * far[10]
+
+# %% [markdown]
+# <details><summary>Why would one choose little noise, and what would one lose?</summary>
+#
+# With little noise the walk is short: it starts near the end, so few calls are enough. But noise is also what makes the
+# start forget: with too little of it, what is left of the residual at t = 100 is no longer small beside the noise, and the
+# walk starts at a place that depends on the clean image, which nobody has. And a network that saw only faint noise has
+# little to correct its own errors with on the way.
+#
+# </details>
 
 # %% [markdown]
 # **3.** `ode2` adds no noise on its way. Where does the difference between its samples come from, and what happens

@@ -503,12 +503,25 @@ strangers.pivot_table(index="arm", columns="profile", values="value").round(2)
 
 # %% [markdown]
 # ## Check your understanding
-# **1.** How many samples must a perfect sampler average to come within 0.1 dB of the posterior mean? Predict the order of magnitude.
+# **1.** A sampler is too sure of itself: its samples spread around the right mean, but only half as far as they should. How many decibels
+# does one sample cost against the mean? Does PSNR call it better or worse than an honest sampler? Predict from the formula above, then try
+# it with normal numbers: a truth and a sample around the same mean, with spread 1 and 1/2.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-enough = next(n for n in range(1, 1000) if 10 * np.log10(1 + 1 / n) < 0.1)
-print(f"{enough} samples")
-assert enough == 43
+draw = np.random.default_rng(settings.seed)
+truth_, honest, too_sure = (
+    draw.standard_normal(100_000),
+    draw.standard_normal(100_000),
+    draw.standard_normal(100_000) / 2,
+)
+cost = {
+    name: 10 * np.log10(((sample - truth_) ** 2).mean() / (truth_**2).mean())
+    for name, sample in {"honest": honest, "too sure": too_sure}.items()
+}
+print({name: f"{value:.2f} dB" for name, value in cost.items()}, f"by the formula: {10 * np.log10(1 + 1 / 4):.2f} dB")
+assert abs(cost["too sure"] - 10 * np.log10(1.25)) < 0.1 < cost["honest"] - cost["too sure"], (
+    "PSNR rewards false certainty"
+)
 
 # %% [markdown]
 # **2.** Somebody stores the same images in [0, 2] and keeps 1 as the reference level of PSNR, another uses 255 levels. Every PSNR moves by a

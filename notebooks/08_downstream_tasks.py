@@ -72,8 +72,9 @@ shown = ["reader", "backbone", "weights (M)", "trained_on", "command"]
 facts.reindex(columns=shown[1:]).fillna({"backbone": "U-Net", "trained_on": "this run", "command": "train: true"})
 
 # %% [markdown]
-# **What to look for:** the validation loss (squares) turns up, or stops falling, while the training loss (line) goes on: from there on a
-# network learns its patients by heart. The weights that are kept are those of the lowest square, wherever that is.
+# **What to look for:** where is the lowest square (validation loss)? If the squares turn up while the line (training loss) goes on falling, a
+# network learns its patients by heart from there on. If the lowest square is the last, it could have learned for longer. The weights
+# that are kept are those of the lowest square, wherever that is; the line below the figure says where it was.
 
 # %%
 losses = {f"{name}, {reader}": pd.DataFrame(card["losses"]) for (name, reader), card in cards.items()}
@@ -86,6 +87,12 @@ display(
     if by_epoch
     else "no reader learned by epochs"
 )
+
+# %%
+for title, table in losses.items():
+    best = int(table["validation"].to_numpy().argmin())
+    turned = "then it turned up" if best < len(table) - 1 else "the last: longer training might still help"
+    print(f"{title}: lowest validation loss in epoch {best + 1} of {len(table)}; {turned}")
 
 # %% [markdown]
 # A reader on frozen ImageNet features (`backbone: efficientnet_lite0`, for cohorts of few patients) has no epochs: its head is a logistic

@@ -287,6 +287,7 @@ for wrong in (nameless, row | {"race": "martian"}):
     except (ValueError, KeyError) as problem:
         refusals.append(str(problem))
 print("\n".join(refusals))
+assert "did you mean" not in refusals[1], "a guess at somebody's race is no spelling correction"
 assert len(refusals) == 2, "a guessed group would end up in an audit"
 
 # %% [markdown]

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from fairrecon_lab.plots import canvas
-from fairrecon_lab.widgets import frames_slider
+from fairrecon_lab.widgets import drawn_page, frames_slider, slider_image
 
 pytestmark = pytest.mark.browser
 
@@ -205,6 +205,33 @@ def test_a_pre_drawn_slider_moves_on_a_page_without_a_kernel(page, tmp_path):
     seen.add(picture.get_attribute("src"))
     assert len(seen) == 3 and picture.get_attribute("alt") == "a line"
     page.screenshot("frames_slider")
+    assert not page.severe()
+
+
+def test_sliders_drawn_for_the_book_move_by_key_and_by_mouse_without_a_kernel(page, tmp_path):
+    from selenium.webdriver import Keys
+
+    def two(level=1, width=1.0, dashed=False):
+        figure, ax = canvas(4, 2)
+        ax.plot([0, level], linewidth=width, linestyle="--" if dashed else "-")
+        ax.set_ylim(0, 5)
+        return figure
+
+    controls = slider_image(two, level=[1, 2, 3, 4], width=[1.0, 4.0], dashed=False).controls
+    still = tmp_path / "drawn.html"
+    body = drawn_page(two, controls, {}, "a line")
+    still.write_text(f"<!doctype html><meta charset='utf-8'><title>drawn</title>{body}", encoding="utf-8")
+    page.open(still.as_uri())
+    picture = page.first(".drawn-slider img")
+    first = picture.get_attribute("src")
+    for slider in page.all(".drawn-slider input"):
+        before = picture.get_attribute("src")
+        page.press(slider, Keys.ARROW_RIGHT)
+        after = picture.get_attribute("src")
+        assert after not in (before, first), "every control changes the picture by key"
+        page.press(slider, Keys.HOME)
+    page.drag(page.first(".drawn-slider input"), 400)
+    assert picture.get_attribute("alt").startswith("a line 4") and picture.get_attribute("src") != first
     assert not page.severe()
 
 

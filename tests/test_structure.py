@@ -21,7 +21,7 @@ RANK = {name: rank for rank, rooms in enumerate((
     ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
     ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
     ["fairrecon_lab.progress"], ["fairrecon_lab.runner"], ["fairrecon_lab.reading"],
-    ["fairrecon_lab.audit_command"], ["fairrecon_lab.cli"],
+    ["fairrecon_lab.audit_command", "fairrecon_lab.classroom"], ["fairrecon_lab.cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
 AUDIT_MAY_IMPORT = {f"fairrecon_core.{room}" for room in ("settings", "columns", "measures", "tables", "audit")}

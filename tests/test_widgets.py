@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fairrecon_lab.plots import canvas
-from fairrecon_lab.widgets import frames_slider, png, slider_image
+from fairrecon_lab.widgets import drawn_page, frames_slider, png, slider_image
 
 
 def draw(level=1, order="a", shown=True, scale=1.0):
@@ -71,3 +71,28 @@ def test_a_picture_that_cannot_be_drawn_stays_as_it_was_and_the_page_says_why():
     with pytest.raises(ValueError, match="no such level"):
         box.controls["level"].value = 2
     assert box.picture.value == before and "could not be drawn (no such level)" in box.status.value
+
+
+def pictures_of(page):
+    return dict(re.findall(r'"([\d,]+)": "(data:image/png;base64,[^"]+)"', page))
+
+
+def test_a_drawn_slider_holds_every_combination_while_they_are_few():
+    box = slider_image(draw, level=[1, 2, 4], order=("a", "b"), start={"level": 2})
+    frames = pictures_of(drawn_page(draw, box.controls, {}, "a line"))
+    assert set(frames) == {f"{i},{j}" for i in range(3) for j in range(2)} and len(set(frames.values())) == 6
+
+
+def test_of_many_combinations_each_control_still_moves_alone():
+    box = slider_image(draw, level=[1, 2, 4, 8], order=("a", "b"), shown=True, start={"level": 4})
+    frames = pictures_of(drawn_page(draw, box.controls, {}, "a line"))
+    assert set(frames) == {"2,0,1", "0,0,1", "1,0,1", "3,0,1", "2,1,1", "2,0,0"}
+
+
+def test_the_runner_gets_a_hidden_page_and_a_reader_none(monkeypatch):
+    hidden = lambda box: [child for child in box.children if "drawn-slider" in str(getattr(child, "value", ""))]
+    monkeypatch.delenv("FAIRRECON_DRAWN", raising=False)
+    assert not hidden(slider_image(draw, level=[1, 2]))
+    monkeypatch.setenv("FAIRRECON_DRAWN", "1")
+    (page,) = hidden(slider_image(draw, level=[1, 2]))
+    assert page.layout.display == "none"

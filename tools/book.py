@@ -2,8 +2,9 @@
 
     python tools/book.py [profile] [--out FOLDER]      the site is FOLDER/html, by default in _book/<profile>/
 
-Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider
-cannot move without a kernel, so its last picture stands in for it. Any warning of Sphinx is an error.
+Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider moves
+over pictures that the run drew beforehand; where a run has none, its last picture stands in for it. Any warning of
+Sphinx is an error.
 """
 
 import argparse
@@ -175,6 +176,9 @@ def still(output, models: dict) -> list:
     if view is None:
         return [output]
     parts = list(descend(view["model_id"], models))
+    pages = [text for model in parts if 'class="drawn-slider"' in (text := str(model["state"].get("value", "")))]
+    if pages:
+        return [nbformat.v4.new_output("display_data", {"text/html": page}) for page in pages]
     pictures = [buffer["data"] for model in parts for buffer in model.get("buffers", [])
                 if model["model_name"] == "ImageModel" and buffer["path"] == ["value"]]  # fmt: skip
     controls = [said for model in parts if (said := control_text(model["state"]))]
