@@ -41,7 +41,8 @@ class FrozenNet(nn.Module):
 
     def __init__(self, n_tasks: int):
         super().__init__()
-        self.trunk, self.fc = [frozen_trunk()], nn.Linear(N_FEATURES, n_tasks) if n_tasks else nn.Identity()
+        self.trunk = [frozen_trunk()]
+        self.fc: nn.Linear | nn.Identity = nn.Linear(N_FEATURES, n_tasks) if n_tasks else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) in [0, 1] to logits (B, tasks)."""
@@ -54,6 +55,7 @@ class ImageNetReader(Classifier):
     """A classifier that learns its last layer only; without `tasks` its outputs are the features (n, 1280)."""
 
     kind = "imagenet"
+    net: FrozenNet
 
     def __init__(self, tasks: Sequence[str], device: str = "cpu"):
         self.tasks, self.backbone = list(tasks), BACKBONE
@@ -79,15 +81,16 @@ class ImageNetReader(Classifier):
         patients : array, shape (n,)
         """
         mean, scale = features.mean(axis=0), (features.std(axis=0) + 1e-3) * np.sqrt(N_FEATURES)
-        chosen = []
+        chosen, head = [], self.net.fc
+        assert isinstance(head, nn.Linear), "a reader without tasks has nothing to learn"
         for k, label in enumerate(np.asarray(labels, dtype=float).T):
             known = ~np.isnan(label)
             inputs, label = (features[known] - mean) / scale, label[known]
             losses = losses_out_of_fold(inputs, label, np.asarray(patients)[known])
             model = _logistic(PENALTIES[np.argmin(losses)]).fit(inputs, label)
             weight = model.coef_[0] / scale
-            self.net.fc.weight.data[k] = torch.from_numpy(weight)
-            self.net.fc.bias.data[k] = float(model.intercept_[0] - weight @ mean)
+            head.weight.data[k] = torch.from_numpy(weight)
+            head.bias.data[k] = float(model.intercept_[0] - weight @ mean)
             chosen.append({"task": self.tasks[k], "penalty": model.C, "log_loss": losses.min()})
         self.ready()
         return pd.DataFrame(chosen).astype({"task": object})
