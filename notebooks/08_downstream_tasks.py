@@ -213,6 +213,8 @@ for name in units:
     tasks = steps.readings.tasks()
     clean_table[name] = downstream.clean_aurocs(units[name], steps.cohort, tasks, steps.audit_level, **BOOT)
     display(run.figure(downstream_figures.clean_figure(clean_table[name], note(steps)), f"08_clean_{name}"))
+
+# %%
 recorded = pd.concat(clean_table, names=["cohort"]).query("label == 'recorded'").droplevel(1)
 unknown = recorded[recorded["value"].isna()]["task"]
 print(f"not estimable (no patient with, or none without): {', '.join(unknown) or 'none'}")

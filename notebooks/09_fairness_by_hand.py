@@ -362,8 +362,7 @@ assert needed >= 20_000
 # - a gap belongs to a threshold: moving it makes the same reader fair or unfair, choosing it anew hides that scores fell
 # - Table 5 prints the mean of the two gaps: 68 of its 160 pairs would be impossible otherwise
 # - the largest of many gaps is never zero: six equal groups in the paper's shares show about .24 with 1 600 sick patients
-# - such a *max-min* gap has no sign: if two groups swap places it stays as it is. Notebook 10 gives a verdict about its size, and another one
-#   about each group against a reference
-# - who looks at many cells (tasks, arms, groups) finds some that changed by chance; notebook 10 counts the cells of one *family* together.
-#   And a cohort in *folds* has several networks, so what one of them does by chance is no finding about the method
+#   (such a *max-min* gap has no sign: if two groups swap places it stays as it is. Notebook 10 gives a verdict about its size, another one
+#   about each group against a reference, and counts the cells of one *family* together, because who looks at many finds some that changed
+#   by chance. In a cohort with *folds* it counts that each fold has a network of its own)
 # - a rate of nobody is unknown; a 0 or a 1 in its place is an invented gap

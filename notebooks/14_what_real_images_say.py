@@ -134,7 +134,7 @@ zero.pivot_table(index="arm", columns="profile", values="value").round(2)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 error = 0.28 / (1.96 + 0.84)  # the standard error behind the effect: .1
-needed = 100 * ((1.645 + 1.28) * error / 0.05) ** 2  # it falls with the root of the number
+needed = 100 * ((1.96 + 1.28) * error / 0.05) ** 2  # it falls with the root of the number
 assert np.isclose(needed, real.patients_needed([100], [0.28], 0.05)[0], rtol=0.01) and needed > 3000
 
 # %% [markdown]

@@ -13,9 +13,9 @@ def test_patients_needed_by_hand_and_by_drawing_again():
     # per-patient changes of standard deviation 1: the error of a mean over 400 is .05, so mde is .05 (1.960 + .842)
     mde, margin = 0.05 * (1.959964 + 0.841621), 0.1
     needed = real.patients_needed([400], [mde], margin)[0]
-    assert needed == np.ceil(400 * ((1.644854 + 1.281552) * 0.05 / 0.1) ** 2)
+    assert needed == np.ceil(400 * ((1.959964 + 1.281552) * 0.05 / 0.1) ** 2)
     drawn = np.random.default_rng(0).normal(0, 1 / np.sqrt(needed), 20_000)  # means of so many patients, truth 0
-    assert np.mean(np.abs(drawn) + 1.644854 / np.sqrt(needed) < margin) == pytest.approx(0.8, abs=0.01)
+    assert np.mean(np.abs(drawn) + 1.959964 / np.sqrt(needed) < margin) == pytest.approx(0.8, abs=0.01)
 
 
 def cells():

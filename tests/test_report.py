@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fairrecon_core import tables
-from fairrecon_core.audit import audit_change, signed_cells
+from fairrecon_core.audit import audit_change, claims
 from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.settings import load_settings
 from fairrecon_lab import runner as series
@@ -180,7 +180,7 @@ def page(folder):
 
 
 def test_the_first_screen_counts_the_verdicts_of_the_table(run):
-    cells = signed_cells(tables.read_table(run, "audit"))
+    cells = claims(tables.read_table(run, "audit"))
     images, planted = cells[cells["arm"] != "planted"], cells[cells["arm"] == "planted"]
     text = page(run).text
     assert f"Of {len(images)} comparisons" in text

@@ -9,7 +9,8 @@ from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "example", "pairs", "pretrain", "results", "shipped", "switchboard", "trained_switches")
+TOOLS = ("book", "example", "pairs", "pretrain", "real_images", "results", "shipped", "switchboard")
+TOOLS += ("trained_switches", "womens_gain")
 
 
 def tool(root, name):

@@ -39,10 +39,10 @@ def patients_needed(n_patients, mde, margin: float, alpha: float = 0.05):
         error; that falls with the root of the number of patients.
     margin : float
     alpha : float
-        Of the two-sided test behind `mde`, and of each of the two one-sided ones.
+        Of the two-sided test behind `mde`, and of the interval that has to lie within the margin.
     """
     error = np.asarray(mde, dtype=float) / (norm.ppf(1 - alpha / 2) + norm.ppf(POWER))
-    both = norm.ppf(1 - alpha) + norm.ppf((1 + POWER) / 2)  # both one-sided tests have to succeed
+    both = norm.ppf(1 - alpha / 2) + norm.ppf((1 + POWER) / 2)  # both ends have to be inside
     return np.ceil(np.asarray(n_patients) * (both * error / margin) ** 2)
 
 

@@ -167,4 +167,14 @@ EXERCISES = {
         lambda g: {"clean": _normal(g, 6, 0.5, 0.2), "one": _normal(g, 6, 0.5, 0.2), "other": _normal(g, 6, 0.5, 0.2)},
         "answer = np.mean(((np.array(one) + np.array(other)) / 2 - np.array(clean)) ** 2)",
     ),
+    "14": Exercise(
+        "A cell of `patients` patients has a change of 0 with the interval -`half` to `half`. The half width falls with "
+        "the root of the number of patients. How many patients make it `margin`?",
+        lambda g: {
+            "patients": int(g.integers(60, 400)),
+            "half": round(g.uniform(0.1, 0.3), 4),
+            "margin": round(g.uniform(0.02, 0.06), 4),
+        },
+        "answer = patients * (half / margin) ** 2",
+    ),
 }
