@@ -168,8 +168,8 @@ EXERCISES = {
         "answer = np.mean(((np.array(one) + np.array(other)) / 2 - np.array(clean)) ** 2)",
     ),
     "14": Exercise(
-        "A cell of `patients` patients has a change of 0 with the interval -`half` to `half`. The half width falls with "
-        "the root of the number of patients. How many patients make it `margin`?",
+        "A cell of `patients` patients has a change of 0 with the interval -`half` to `half`. The half width falls "
+        "with the root of the number of patients. How many patients make it `margin`?",
         lambda g: {
             "patients": int(g.integers(60, 400)),
             "half": round(g.uniform(0.1, 0.3), 4),
