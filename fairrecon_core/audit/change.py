@@ -22,7 +22,7 @@ estimator "plug_in" then speaks of these trained networks alone.
 Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`; p,
 interval and verdict of a row answer one question: p <= alpha exactly where 0 is outside of the interval, *equivalent*
 only where the interval is inside the margin, and *changed* only where p_adjusted <= alpha.
-No torch here: works on anybody's two tables. Method: `engine`, `inference`, `multiplicity`.
+No torch here: works on anybody's two tables.
 """
 
 import dataclasses
@@ -250,19 +250,19 @@ def _measure(
             if metric in ("tpr", "fpr") and task in matched.cut_draws:
                 shift = _threshold_shift(matched, task, rows, conditions, codes, stratum, n_groups)
                 result = with_shift(result, shift, choices.seed)
-            did = inference.contrast(result, "did")
-            omnibus, change, own = omnibus_p_value(change_p[s], did), None, None
+            omnibus = omnibus_p_value(change_p[s], inference.contrast(result, "did"))
+            change, own = None, None
             if replicated := _replicates(matched, task, metric, stratum, rows, conditions, fold):
                 values, weight = replicated
                 change, own = multiplicity.replicate_changes(values, weight, codes, n_groups, result.reference)
-            parts.append(StratumResult(task, metric, label, result, arms, did, omnibus, change, own, several))
+            parts.append(StratumResult(task, metric, label, result, arms, omnibus, change, own, several))
     if "auroc" in metrics and reference != "rest":
         for task, score in matched.score.items():
             part = _aurocs(matched.truth[task][rows], score[np.ix_(conditions, rows)], patient, codes, fold, n_groups,
                            shared)  # fmt: skip
             if part is not None:
-                result, did, omnibus, change, own = part
-                parts.append(StratumResult(task, "auroc", "", result, arms, did, omnibus, change, own, several))
+                one = StratumResult(task, "auroc", "", part[0], arms, *part[1:])
+                parts.append(dataclasses.replace(one, folds=several))
     return parts
 
 
@@ -335,8 +335,8 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
 
 def _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices) -> np.ndarray:
     """Did the subgroups change differently? (S, A - 1): swaps for rates of many subgroups, else from the bootstrap."""
-    change = inference.contrast(whole, "change")
-    p_value = multiplicity.omnibus_test(change).p_value
+    each = (inference.contrast(_stratum_of(whole, s), "change") for s in range(len(strata)))  # one in memory at a time
+    p_value = np.concatenate([multiplicity.omnibus_test(change).p_value for change in each])
     rates = [s for s, stratum in enumerate(strata) if stratum.name in ("tpr", "fpr")]
     if n_groups > 2 and rates:
         swapped = multiplicity.swap_test(
@@ -348,7 +348,7 @@ def _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choice
 
 
 def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | None:
-    """AUROCs of a task, their DiD, omnibus p-values and, with folds, the changes of each fold."""
+    """AUROCs of a task, omnibus p-values and, with folds, the changes of each fold."""
     usable = ~np.isnan(score).any(axis=0) & ~np.isnan(truth)
     if len(np.unique(truth[usable])) < 2:
         return None
@@ -364,7 +364,7 @@ def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | Non
         apart = np.stack([positive * (fold == f) for f in range(fold.max() + 1)])
         each = np.broadcast_to(value, (len(apart), *value.shape))
         both = multiplicity.replicate_changes(each, apart, codes, n_groups, result.reference)
-    return result, did, omnibus_p_value(p_value, did), *both
+    return result, omnibus_p_value(p_value, did), *both
 
 
 def _floored_spread(result: GroupMeans) -> GroupMeans:

@@ -106,24 +106,30 @@ def resample_means(
     references = [reference] * len(n_groups) if isinstance(reference, int | str) else list(reference)
     wanted = [_as_reference(cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, references))]
     rate = np.array([stratum.rate for stratum in strata])
-    chunks = [[_group_values(totals, cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, wanted))]
-              for totals in resample(cells, n_boot, seed)]  # fmt: skip
     point = [_group_values(observed(cells), cells, i, n, which) for i, (n, which) in enumerate(zip(n_groups, wanted))]
+    drawn = [[np.empty((n_boot, *array.shape[1:]), np.float32) for array in arrays] for arrays in point]
+    first = 0
+    for totals in resample(cells, n_boot, seed):
+        for i, (n, which) in enumerate(zip(n_groups, wanted)):
+            for kept, part in zip(drawn[i], _group_values(totals, cells, i, n, which)):
+                kept[first : first + len(totals)] = part
+        first += len(totals)
     out = []
     for i, (n, which) in enumerate(zip(n_groups, wanted)):
         value, reference_value = (array[0] for array in point[i])
-        resamples, reference_resamples = (np.concatenate([chunk[i][j] for chunk in chunks]) for j in (0, 1))
         spread = _Spread.of(cells, i, n, which, rate, min_support)
         few = (spread.n_patients < max(min_support, 2))[:, None, :]
         hidden = few if which == "rest" else few[..., [which]]
+        for kept, lost in zip(drawn[i], (few, hidden)):
+            kept[np.broadcast_to(lost, kept.shape)] = np.nan
         out.append(
             GroupMeans(
                 value=np.where(few, np.nan, value),
                 smoothed=np.where(few, np.nan, spread.smoothed),
-                resamples=np.where(few, np.float32(np.nan), resamples),
+                resamples=drawn[i][0],
                 reference=which,
                 reference_value=np.where(hidden, np.nan, reference_value),
-                reference_resamples=np.where(hidden, np.float32(np.nan), reference_resamples),
+                reference_resamples=drawn[i][1],
                 variance=np.where(few, np.nan, spread.variance),
                 se=spread.se,
                 df=spread.df,

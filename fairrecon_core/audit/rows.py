@@ -59,11 +59,15 @@ class StratumResult:
     label: str
     result: GroupMeans  # S = 1
     arms: list  # (arm, level) of the conditions, without the baseline
-    did: inference.Contrast
     change_p: np.ndarray  # (A - 1,) omnibus: did the subgroups change differently?
     change_by_replicate: np.ndarray | None = None  # (replicates, A - 1, G)
     did_by_replicate: np.ndarray | None = None
     folds: bool = False  # the replicates are folds, which have patients of their own
+
+    @property
+    def did(self) -> inference.Contrast:
+        """The DiD of every subgroup; made when asked for, because the deviations of all strata fill the memory."""
+        return inference.contrast(self.result, "did")
 
 
 def kind_of(metric: str) -> str:
@@ -153,9 +157,10 @@ def _adjusted(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
     for i, part in enumerate(parts):
         for a, condition in enumerate(part.arms):
             families.setdefault(_family("", kind_of(part.metric), "", condition, choices), []).append((i, a))
-    out = [np.full(part.did.estimate.shape, np.nan) for part in parts]
+    out = [np.full((1, len(part.arms), part.result.value.shape[-1]), np.nan) for part in parts]
     for cells in families.values():
-        questions = [_one_arm(parts[i].did, a) for i, a in cells]
+        did = {i: parts[i].did for i in {i for i, _ in cells}}
+        questions = [_one_arm(did[i], a) for i, a in cells]
         if choices.adjust == "max_t" and any(np.isfinite(question.estimate).any() for question in questions):
             values = multiplicity.step_down_max_t(questions)
         else:
