@@ -201,9 +201,10 @@ WORLDS = [
           ("power_correlated", "30 to 160 patients, tasks much alike", 0.8, (160, 80, 60, 50, 40, 30), -0.7, 0.0),
           ("power_independent", "30 to 160 patients, unrelated tasks", 0.0, (160, 80, 60, 50, 40, 30), -0.7, -0.03),
           ("power_small", "12 to 100 patients, unrelated tasks", 0.0, (100, 25, 20, 18, 15, 12), -1.2, -0.04))),
-    World("mde_shift", "The printed detectable change of a TPR is planted as a shift of the scores",
+    World("mde_shift", "The printed detectable change of a TPR is planted as a shift of the scores: it uses flips that "
+          "happen anyway, so it is found more often than the .80 promised at least",
           partial(detectable, own_flips=False),
-          {"power at the printed MDE, unadjusted": (0.75, 0.87), "coverage": COVER, "printed MDE": None}),
+          {"power at the printed MDE, unadjusted": (0.80, None), "coverage": COVER, "printed MDE": None}),
     World("mde_flips", "The printed detectable change of a TPR is planted as flips of its own",
           partial(detectable, own_flips=True),
           {"power at the printed MDE, unadjusted": (0.75, 0.87), "coverage": COVER, "printed MDE": None}),
