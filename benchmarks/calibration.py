@@ -175,6 +175,11 @@ All data are simulated. `low` and `high` bound the figure that was promised; emp
 What a miss means: 2.80 SE promises too much power where the effect is large beside the flips that were there before
 (few positives). `minimal_detectable_effect(se, n_group=...)` adds the flips that the effect itself needs: right for
 planted flips, on the safe side for shifted scores.
+
+`worlds.csv` is the same question put to the whole audit: each row is one figure of one world, which the column `words`
+describes in plain words; `found` with its Monte Carlo `error` over `n` audits stands beside the range that was promised
+(`low`, `high`; empty: the figure informs). `source` names the code that was measured: audit and worlds, as a digest.
+Made by `python benchmarks/calibration.py --reps 1000 --json FILE --out results/calibration`, world by world.
 """
 
 
