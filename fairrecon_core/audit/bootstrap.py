@@ -97,7 +97,7 @@ def patient_bootstrap(
 
 
 def percentile_interval(resamples: np.ndarray, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Plain percentile interval over the first axis; wrong for a max-min gap (see `gaps.range_interval`)."""
+    """Plain percentile interval over the first axis; wrong for a max-min gap (see `inference.range_interval`)."""
     low, high = np.nanquantile(resamples, [alpha / 2, 1 - alpha / 2], axis=0)
     return low, high
 

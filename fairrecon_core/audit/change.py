@@ -37,7 +37,7 @@ from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_me
 from fairrecon_core.audit.matching import Matched, match
 from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, WEAK_SUPPORT, intersect, logit
 from fairrecon_core.audit.rows import COLUMNS, Choices, StratumResult, gap_rows, kind_of, omnibus_p_value, signed_rows
-from fairrecon_core.measures import image_metrics
+from fairrecon_core.measures import image_metrics, unit_of
 
 PRIMARY = ("rates", "dice", "psnr_db")  # the first of these that is there carries the claims
 METRICS = ("rates", "auroc", "calibration", "flip_rate", "logit_shift")  # of a predictions table
@@ -327,7 +327,7 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
         usable = np.isfinite(values).all(axis=0)
         n_rows = np.bincount(patient[usable], minlength=patient.max() + 1)[patient]
         weight = np.where(usable, 1 / np.maximum(n_rows, 1), 0)  # a mean of patients' means
-        rate = name == "false_positive_slices"
+        rate = unit_of(name) == "rate"
         stratum = Stratum(name, values, usable if rate else weight, rate)
         named.append(("quality" if of_image else "segmentation", name, "", stratum))
     return named

@@ -56,10 +56,15 @@ def standardised(question: Contrast, keep: np.ndarray) -> tuple[np.ndarray, np.n
     otherwise set the maximum of a family alone.
     """
     moved = np.abs(question.deviations[:, keep])
-    finite = np.isfinite(moved)
-    spread = np.sqrt(np.mean(np.square(moved, where=finite, out=np.zeros_like(moved)), axis=0, dtype=float))
-    spread = np.where(spread > 0, spread, 1)
-    return np.abs(question.estimate[keep]) / spread, moved / spread.astype(np.float32)
+    unit = spread(moved)
+    unit = np.where(unit > 0, unit, 1)
+    return np.abs(question.estimate[keep]) / unit, moved / unit.astype(np.float32)
+
+
+def spread(deviations: np.ndarray) -> np.ndarray:
+    """Root of the mean square over the first axis, float64; the infinitely far count as none."""
+    finite = np.isfinite(deviations)
+    return np.sqrt(np.mean(np.square(deviations, where=finite, out=np.zeros_like(deviations)), axis=0, dtype=float))
 
 
 class SingleStep:

@@ -151,14 +151,19 @@ def _columns(state: inference.Contrast, moved: inference.Contrast, p_value, alph
     }  # fmt: skip
 
 
-def _adjusted(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
-    """Adjusted p-values of the DiD of every part, (1, A - 1, G)."""
+def _families(parts: list[StratumResult], choices: Choices) -> dict[str, list[tuple[int, int]]]:
+    """Which cells, as (part, arm), share an error rate."""
     families: dict = {}
     for i, part in enumerate(parts):
         for a, condition in enumerate(part.arms):
             families.setdefault(_family("", kind_of(part.metric), "", condition, choices), []).append((i, a))
+    return families
+
+
+def _adjusted(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
+    """Adjusted p-values of the DiD of every part, (1, A - 1, G)."""
     out = [np.full((1, len(part.arms), part.result.value.shape[-1]), np.nan) for part in parts]
-    for cells in families.values():
+    for cells in _families(parts, choices).values():
         did = {i: parts[i].did for i in {i for i, _ in cells}}
         questions = [_one_arm(did[i], a) for i, a in cells]
         if choices.adjust == "max_t" and any(np.isfinite(question.estimate).any() for question in questions):
@@ -173,23 +178,21 @@ def _adjusted(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
 
 def _adjusted_within(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
     """The same of the changes within subgroups; single-step max-T, one part in memory at a time."""
-    family, out, sizes = multiplicity.SingleStep(), [], []
-    for part in parts:
+    families, family, out, sizes = _families(parts, choices), multiplicity.SingleStep(), [], {}
+    home = {cell: name for name, cells in families.items() for cell in cells}
+    for i, part in enumerate(parts):
         change = inference.contrast(part.result, "change")
         out.append(np.full(change.estimate.shape, np.nan) if choices.adjust == "max_t" else change.p_value())
-        for a, condition in enumerate(part.arms if choices.adjust == "max_t" else ()):
+        for a in range(len(part.arms) if choices.adjust == "max_t" else 0):
             keep = np.isfinite(change.estimate) & (np.arange(len(part.arms)) == a)[:, None]
-            name = _family("", kind_of(part.metric), "", condition, choices)
-            sizes.append((name, len(out) - 1, keep, family.add(name, change, keep)))
-    for name, i, keep, size in sizes:
+            sizes[i, a] = keep, family.add(home[i, a], change, keep)
+    for (i, a), (keep, size) in sizes.items():
         if size.size:
-            out[i][keep] = family.p_value(name, size)
-    if choices.adjust == "bh":
-        kinds = [kind_of(part.metric) for part in parts]
-        for kind in set(kinds):
-            members = [i for i, own in enumerate(kinds) if own == kind]
-            for i, value in zip(members, _split_like([out[i] for i in members], multiplicity.benjamini_hochberg)):
-                out[i] = value
+            out[i][keep] = family.p_value(home[i, a], size)
+    for cells in families.values() if choices.adjust == "bh" else ():
+        raw = [out[i][:, [a]] for i, a in cells]
+        for (i, a), value in zip(cells, _split_like(raw, multiplicity.benjamini_hochberg)):
+            out[i][:, [a]] = value
     return out
 
 
@@ -198,9 +201,8 @@ def _nested_rows(part: StratumResult, kind: str, moved: inference.Contrast, plai
     estimates = part.did_by_replicate if kind == "gap" else part.change_by_replicate
     if estimates is None:
         return []
-    finite = np.isfinite(moved.deviations)
-    spread = np.sqrt(np.mean(np.square(np.where(finite, moved.deviations, 0), dtype=float), axis=0))[0]
-    both = multiplicity.nested(estimates, None if part.folds else spread, choices.alpha)
+    spread = None if part.folds else multiplicity.spread(moved.deviations)[0]
+    both = multiplicity.nested(estimates, spread, choices.alpha)
     rows = []
     for row in plain:
         at = row["_at"]
@@ -219,7 +221,8 @@ def _nested_rows(part: StratumResult, kind: str, moved: inference.Contrast, plai
 
 def _adjust_nested(rows: list[dict], choices: Choices) -> list[dict]:
     """Adjust nested rows over their family, and put their verdicts."""
-    rows = [row for row in rows if row.pop("_at")]
+    for row in rows:
+        del row["_at"]
     _adjust([row for row in rows if row["estimator"] == "nested"], choices)
     return rows
 

@@ -38,7 +38,7 @@ def labelled(
     train: Images, train_targets, validation: Images, validation_targets, *, batch_size=16, seed=0, flips=False,
     augment=False,
 ) -> Callable:  # fmt: skip
-    """What a reader learns from: `draw(epoch, rank)` for `training.fit`.
+    """What a reader learns from: `draw(epoch, rank)` for `learn.loop.fit`.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Reader(Trainable[Labelled]):
         return cosine(epoch, epochs)
 
     def fit(self, draw: Callable, *, seed: int = 0, start=None, **options) -> pd.DataFrame:
-        """Train on batches of `labelled` with `training.fit` (`options`); the table of losses. Best weights stay.
+        """Train on batches of `labelled` with `learn.loop.fit` (`options`); the table of losses. Best weights stay.
 
         `start`: a file of the same kind of reader whose weights it begins with, in place of random ones.
         """

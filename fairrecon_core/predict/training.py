@@ -35,7 +35,7 @@ def train_reader(
     augment : bool
         As in `predict.labelled`.
     **options
-        Of `training.fit`, and `start`: weights to begin with.
+        Of `learn.loop.fit`, and `start`: weights to begin with.
 
     Raises
     ------

@@ -89,7 +89,7 @@ class Reconstructor:
             One fit may cover several; a list of one is the paper's setting.
         seed : int
         **options
-            Of `training.fit`, for a network.
+            Of `learn.loop.fit`, for a network.
         """
         return pd.DataFrame()
 

@@ -71,18 +71,18 @@ class NetworkReconstructor(Trainable[Batch], Reconstructor):
         start=None,
         **options,
     ):
-        """Train with `training.fit`; the table of losses. The best weights stay in the network.
+        """Train with `learn.loop.fit`; the table of losses. The best weights stay in the network.
 
         Parameters
         ----------
         train, validation, degradation, levels, batch_size, flips
-            As in `training.pairs`.
+            As in `learn.loop.pairs`.
         seed : int
             Of the first weights and of everything random in training.
         start : path, optional
             Weights of the same network to start from, in place of random ones.
         **options
-            Of `training.fit`: epochs, patience, folder, accelerator, ...
+            Of `learn.loop.fit`: epochs, patience, folder, accelerator, ...
         """
         torch.manual_seed(seed)
         self.build()

@@ -51,7 +51,7 @@ def train_reconstructor(
         Validation images, evenly spread.
     seed : int
     **options
-        Of `training.fit` and `pairs`: epochs, patience, batch_size, precision, ...
+        Of `learn.loop.fit` and `pairs`: epochs, patience, batch_size, precision, ...
 
     Raises
     ------
