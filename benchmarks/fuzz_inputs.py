@@ -158,7 +158,7 @@ def read(kind: str, data) -> str:
     import films as film_reader
     import ucsf_pdgm
 
-    from fairrecon_lab.audit_command import main
+    from fairrecon_lab.auditing.command import main
 
     try:
         if kind == "table":

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from report import Report, parser
 
-from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.predict import quality
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_core.steps.pipeline import open_cohort
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 LEVEL = 10_000
 SAMPLERS = {"euler, 100 calls": ("euler", 100), "ode2, 10 calls": ("ode2", 10)}

@@ -34,7 +34,7 @@ from archives import Source
 from common import Funnel, convert, first_patients, joined, lookup, number, parser, read_csv, run, with_columns
 from films import decode, to_square, to_unit
 
-from fairrecon_lab.reading import text_table
+from fairrecon_lab.auditing.reading import text_table
 
 ABOUT = {
     "source": "CheXpert v1.0, https://aimi.stanford.edu/datasets/chexpert-chest-x-rays",

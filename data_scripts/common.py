@@ -23,7 +23,7 @@ from archives import Source
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
 
 from fairrecon_core.cohort.folder import Cohort, amend_info, people_left, write_cohort
-from fairrecon_lab.reading import text_table
+from fairrecon_lab.auditing.reading import text_table
 
 MIN_SHARE = 0.5  # of a table that has to find a partner in a join
 

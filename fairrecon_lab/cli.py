@@ -8,7 +8,7 @@ import sys
 import yaml
 
 from fairrecon_core.settings import project_folder
-from fairrecon_lab.audit_command import main as audit
+from fairrecon_lab.auditing.command import main as audit
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -154,7 +154,7 @@ slider_image(show_repair, strength=[0.01, 0.02, 0.04, 0.08, 0.16], start={"stren
 # The bars are 95 % intervals from a bootstrap over patients: draw patients again with replacement, many times.
 
 # %%
-from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 sexes, patient_ids = (np.array([row_[column] for _, row_, _ in patients]) for column in ("sex", "patient_id"))
 loss = readings[:, 2] - readings[:, 0]

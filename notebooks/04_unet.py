@@ -365,7 +365,7 @@ pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.ite
 # again, with all their slices, and each time the arms are compared on the same images. By hand, then with the core:
 
 # %%
-from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 table = psnr[first.name].query("level == @level").dropna()  # an image of one grey value has no PSNR
 gain = (table["unet"] - table["degraded"]).groupby(table["patient_id"]).agg(["sum", "size"]).to_numpy()

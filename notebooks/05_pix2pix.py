@@ -216,7 +216,7 @@ pd.DataFrame(shares).T.round(3)
 # As in notebook 04: PSNR in dB on the test images, and differences with their interval over patients.
 
 # %%
-from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 
 psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}

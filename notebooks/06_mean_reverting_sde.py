@@ -457,7 +457,7 @@ pd.DataFrame(lines).T
 # takes most of this notebook's time.
 
 # %%
-from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 
 psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}

@@ -399,7 +399,8 @@ alarms.rename_axis(["cohort", "attribute"]) if asked else "no groups to hand out
 # *reconstructor* widen the gap, or did it inherit it from the degraded image? `audit_change` answers with `degraded` as baseline.
 
 # %%
-from fairrecon_core.audit import audit_change, signed_cells
+from fairrecon_core.audit import audit_change
+from fairrecon_lab.auditing.summary import signed_cells
 
 KEYS = ["cohort", "image_id", "arm", "level", "fold", "train_seed", "sample"]
 WANTED = {"sex": "male", "age_group": "old", "race": "white"}

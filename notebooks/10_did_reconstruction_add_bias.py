@@ -80,7 +80,8 @@ everything.groupby(["cohort", "arm", "level"], sort=False)["task"].agg(["size", 
 # compare scores within a fold, because two networks have no common scale.
 
 # %%
-from fairrecon_core.audit import audit_change, signed_cells, summary
+from fairrecon_core.audit import audit_change
+from fairrecon_lab.auditing.summary import signed_cells, summary
 
 REFERENCE = {"sex": "male", "age_group": "old", "race": "white"}
 SHARED = {"n_boot": settings.n_boot, "min_support": settings.min_support, "seed": settings.seed}

@@ -110,7 +110,7 @@ mde.sort_values("positives", ascending=False)
 run.figure(pictures.detectable_changes(), "12_detectable")
 
 # %%
-from fairrecon_core.audit.bootstrap import se_from_flips
+from fairrecon_lab.bootstrap import se_from_flips
 from fairrecon_core.audit.inference import minimal_detectable_effect
 
 by_sex = seed_claims.detectable_by_sex()

@@ -137,7 +137,8 @@ slider_image(
 # the margin one that you would have named before you saw the numbers?
 
 # %%
-from fairrecon_core.audit import audit_change, summary
+from fairrecon_core.audit import audit_change
+from fairrecon_lab.auditing.summary import summary
 
 from fairrecon_core.steps.setup import subgroup_attributes
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.thresholds import UNKNOWN_WORDS, as_groups
-from fairrecon_lab import audit_command as command
+from fairrecon_lab.auditing import command as command
+from fairrecon_lab.auditing.reading import people, read_outside
 from fairrecon_lab.cli import number_or_yaml
-from fairrecon_lab.reading import people, read_outside
 
 N, BOOT = 120, 100
 FEW = settings(max_examples=12, deadline=None, derandomize=True)
@@ -273,7 +273,17 @@ def test_the_funnel_counts_people_at_every_step():
 def test_the_table_is_written_before_a_console_that_lacks_a_character_is_asked(tmp_path):
     for name, table in (("p.csv", P), ("c.csv", C.replace({"sex": {"female": "Māori"}}))):
         table.to_csv(tmp_path / name, index=False)
-    line = [sys.executable, "-m", "fairrecon_lab.audit_command", "p.csv", "c.csv", "--n-boot", "1e2", "--out", "x.csv"]
+    line = [
+        sys.executable,
+        "-m",
+        "fairrecon_lab.auditing.command",
+        "p.csv",
+        "c.csv",
+        "--n-boot",
+        "1e2",
+        "--out",
+        "x.csv",
+    ]
     home = os.environ | {
         "PYTHONIOENCODING": "cp1252",
         "OMP_NUM_THREADS": "1",

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from fairrecon_core import tables
-from fairrecon_core.audit import audit_change, choose_threshold, metrics, signed_cells, summary
+from fairrecon_core.audit import audit_change, choose_threshold, metrics
 from fairrecon_core.audit.change import COLUMNS
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.rows import DESCRIPTIVE, VERDICTS
-from fairrecon_lab import audit_command as cli
+from fairrecon_lab.auditing import command as cli
+from fairrecon_lab.auditing.summary import signed_cells, summary
 from fairrecon_lab.paper.evaluation import published_audit
 from fairrecon_lab.simulate import control_scores as controls
 
@@ -512,7 +513,7 @@ def shell(*arguments, code: str | None = None):
     command = (
         [sys.executable, "-c", code]
         if code
-        else [sys.executable, "-m", "fairrecon_lab.audit_command", *map(str, arguments)]
+        else [sys.executable, "-m", "fairrecon_lab.auditing.command", *map(str, arguments)]
     )
     return subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
@@ -543,5 +544,5 @@ def test_the_shell_command_says_what_is_wrong_in_one_line(tables_of_two, tmp_pat
 
 def test_the_audit_loads_without_torch():
     heavy = {"torch", "lightning", "matplotlib"}
-    code = f"import sys, fairrecon_lab.audit_command; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, fairrecon_lab.auditing.command; print(sorted({heavy} & set(sys.modules)))"
     assert shell(code=code).stdout.strip() == "[]"

@@ -14,10 +14,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fairrecon_core import tables
-from fairrecon_core.audit import audit_change, claims
+from fairrecon_core.audit import audit_change
 from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.settings import load_settings
 from fairrecon_lab import runner as series
+from fairrecon_lab.auditing.summary import claims
 from fairrecon_lab.report import STYLE, cell_texts, figure_texts, write_report
 from fairrecon_lab.report.contents import Contents
 

@@ -18,10 +18,11 @@ RANK = {name: rank for rank, rooms in enumerate((
     ["fairrecon_core.settings"], ["fairrecon_core.columns", "fairrecon_core.measures"], ["fairrecon_core.tables"],
     ["fairrecon_core.cohort"], ["fairrecon_core.degrade"],
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
-    ["fairrecon_core.steps"], ["fairrecon_lab.simulate"], ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
-    ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"], ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
-    ["fairrecon_lab.progress"], ["fairrecon_lab.runner"], ["fairrecon_lab.reading"],
-    ["fairrecon_lab.audit_command", "fairrecon_lab.classroom"], ["fairrecon_lab.cli"],
+    ["fairrecon_core.steps"], ["fairrecon_lab.bootstrap"], ["fairrecon_lab.simulate"],
+    ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
+    ["fairrecon_lab.auditing"], ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"],
+    ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
+    ["fairrecon_lab.progress"], ["fairrecon_lab.runner"], ["fairrecon_lab.classroom"], ["fairrecon_lab.cli"],
 )) for name in rooms}  # fmt: skip
 HEAVY = {"torch", "torchvision", "lightning_fabric"}
 AUDIT_MAY_IMPORT = {f"fairrecon_core.{room}" for room in ("settings", "columns", "measures", "tables", "audit")}
@@ -119,9 +120,7 @@ def test_the_audit_imports_nothing_but_tables():
             assert {room(other) for other in imports(MODULES[module])} <= AUDIT_MAY_IMPORT, module
 
 
-@pytest.mark.parametrize(
-    "light", ["core.audit", "core.tables", "core.cohort", "lab.paper.numbers", "lab.reading", "lab.audit_command"]
-)
+@pytest.mark.parametrize("light", ["core.audit", "core.tables", "core.cohort", "lab.paper.numbers", "lab.auditing"])
 def test_what_should_be_light_loads_no_torch(light):
     modules = [module for module in MODULES if f"{module}.".startswith(f"fairrecon_{light}.")]
     assert modules

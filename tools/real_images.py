@@ -16,13 +16,14 @@ import sys
 import pandas as pd
 from womens_gain import restored, shipped_networks
 
-from fairrecon_core.audit import audit_change, signed_cells
+from fairrecon_core.audit import audit_change
 from fairrecon_core.predict import quality
 from fairrecon_core.settings import as_kind, project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_lab.analysis import downstream, fairness, mechanism, real
 from fairrecon_lab.analysis.estimates import mean_of, patients_of
+from fairrecon_lab.auditing.summary import signed_cells
 
 BOOT = {"n_boot": 2000, "seed": 1}
 MARGIN = {"rate": 0.05, "probability": 0.05, "auroc": 0.02, "dice": 0.05}

@@ -14,12 +14,12 @@ import sys
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import signed_cells
 from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.analysis.patients import dice_table
+from fairrecon_lab.auditing.summary import signed_cells
 
 N_BOOT = 1000
 AUDIT_COLUMNS = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "subgroup", "reference", "metric",

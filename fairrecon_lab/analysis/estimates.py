@@ -12,8 +12,8 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_lab import plots
+from fairrecon_lab.bootstrap import patient_bootstrap
 from fairrecon_lab.paper import numbers
 
 GREY = "#595959"  # of captions and helping lines

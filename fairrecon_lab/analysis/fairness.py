@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import choose_threshold, signed_cells
+from fairrecon_core.audit import choose_threshold
 from fairrecon_core.audit.matching import Matched
 from fairrecon_core.audit.metrics import dice, intersect, logit
 from fairrecon_core.reconstruct.controls import planted_change
 from fairrecon_lab.analysis.confounders import adjusted
+from fairrecon_lab.auditing.summary import signed_cells
 from fairrecon_lab.simulate import Bias, control_scores, patient_table, reference_rates, reference_reader
 
 UNREAD = ("lung_opacity", "support_devices")  # unions, which have no severity to read

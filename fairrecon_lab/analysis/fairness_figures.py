@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fairrecon_core.audit import signed_cells
 from fairrecon_core.measures import label_of
 from fairrecon_lab import plots
+from fairrecon_lab.auditing.summary import signed_cells
 
 WORSE, BETTER, WHITE = "#F1D892", "#93C1C9", "#FFFFFF"  # the paper's yellow and blue
 SHADES = {"changed": "#E8B5BA", "changed_within_margin": "#F9DDD0", "equivalent": "#BBD6C3"}  # light verdict colours

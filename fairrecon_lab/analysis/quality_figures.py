@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.audit.inference import contrast
 from fairrecon_core.measures import label_of
 from fairrecon_lab import plots
 from fairrecon_lab.analysis.estimates import GREY, caption, legend_beside, whose
 from fairrecon_lab.analysis.quality import Subgroups
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 MEASURES = {
     "psnr_db": "PSNR (dB), higher is better",

@@ -7,10 +7,10 @@ where networks are trained anew); those that need scores only, or a few images, 
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.bootstrap import patient_bootstrap
 from fairrecon_core.degrade.mri import undersample
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.settings import project_folder
+from fairrecon_lab.bootstrap import patient_bootstrap
 from fairrecon_lab.paper.ours import Ours
 from fairrecon_lab.paper.switches import SWITCHES, switch_evaluation
 from fairrecon_lab.simulate import Bias, patient_table, reference_reader

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from fairrecon_core.audit.bootstrap import se_from_flips
 from fairrecon_core.audit.inference import minimal_detectable_effect, noise_band
+from fairrecon_lab.bootstrap import se_from_flips
 from fairrecon_lab.paper.numbers import numbers, paper_table
 
 TEST_SHARE = 0.2 * 56_810 / 65_240  # of CheXpert's images: test split, race known

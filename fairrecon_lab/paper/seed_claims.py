@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from fairrecon_core.audit import claims
+from fairrecon_lab.auditing.summary import claims
 from fairrecon_lab.paper.chance import LABEL_COUNTS, chance_rows, detectable
 from fairrecon_lab.paper.numbers import changes, numbers
 

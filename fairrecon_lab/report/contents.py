@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import claims, metrics, signed_cells
-from fairrecon_core.audit.bootstrap import patient_bootstrap
+from fairrecon_core.audit import metrics
 from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.groups import resample_aurocs
 from fairrecon_core.audit.inference import contrast
 from fairrecon_core.cohort.folder import Cohort, funnel
 from fairrecon_core.measures import image_metrics
 from fairrecon_core.tables import SCHEMAS, read_parquet, read_table
+from fairrecon_lab.auditing.summary import claims, signed_cells
+from fairrecon_lab.bootstrap import patient_bootstrap
 
 N_BOOT = 1000  # resamples behind the intervals of this page
 CONTROLS = {

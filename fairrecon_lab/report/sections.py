@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit import summary
 from fairrecon_core.measures import METRICS, label_of
 from fairrecon_core.settings import Settings
 from fairrecon_core.tables import SCHEMAS
+from fairrecon_lab.auditing.summary import summary
 from fairrecon_lab.report.contents import CONTROLS, QUALITY, Contents, changed
 from fairrecon_lab.report.formats import VERDICTS, between, group, number, p_value, words
 from fairrecon_lab.report.pictures import gallery

@@ -9,9 +9,9 @@ import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
 from fairrecon_core.audit.engine import text_codes
-from fairrecon_core.audit.summary import summary
 from fairrecon_core.audit.thresholds import POLICIES, RULES, as_groups
-from fairrecon_lab.reading import people, read_outside
+from fairrecon_lab.auditing.reading import people, read_outside
+from fairrecon_lab.auditing.summary import summary
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 MOST_NUMBERS, MOST_GROUPS = 20, 100  # of an attribute; beyond, it is a measurement, or names people
