@@ -191,7 +191,7 @@ def first_patients(frame: pd.DataFrame, n_patients: int | None) -> pd.DataFrame:
 def skip_broken(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The same `options`, with --skip-broken for `readable`."""
     options.add_argument("--skip-broken", action="store_true",
-                         help="leave out films that cannot be decoded, counted and named (reads every film twice)")  # fmt: skip
+                         help="leave out films that cannot be decoded, counted and named")  # fmt: skip
     return options
 
 

@@ -207,8 +207,8 @@ def main(argv: list[str] | None = None):
     few = f"fewer than {arguments.min_patients} patients have it or have it not"
     notes.append(f"no task, as {few} or a finer one has the same labels: {', '.join(rare)}")
     return convert(arguments, source, items(source, films, tasks, arguments), len(films), name="covid_cxr",
-                   about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed}, notes=notes + more,
-                   funnel=funnel, tasks=tasks)  # fmt: skip
+                   about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed},
+                   notes=notes + more, funnel=funnel, tasks=tasks)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -86,8 +86,9 @@ def to_unit(image: np.ndarray, scale: str, name: str = "an image", bits: int | N
         raise ValueError(f"{name} has pixels of type {image.dtype}, {image.min():g} to {image.max():g}, whose full "
                          "scale is not known: use --scale image")  # fmt: skip
     if scale == "fixed" and bits is None and image.dtype == np.uint16 and image.max() < 2**15:
-        raise ValueError(f"{name} has 16-bit pixels of at most {image.max()}, as a film of {int(image.max()).bit_length()} "
-                         "bits would: say what it is with --bits 12 (10, 14, 16), or use --scale image")  # fmt: skip
+        n = int(image.max()).bit_length()
+        raise ValueError(f"{name} has 16-bit pixels of at most {image.max()}, as a film of {n} bits would: say what it "
+                         "is with --bits 12 (10, 14, 16), or use --scale image")  # fmt: skip
     if scale == "fixed" and bits is not None and image.max() >= 2**bits:
         raise ValueError(
             f"{name} has pixels up to {image.max()}, more than --bits {bits} allows: give the right number"
