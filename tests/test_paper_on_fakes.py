@@ -6,43 +6,61 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 import fake_downloads
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from fairrecon_core.settings import load_settings
+from fairrecon_core.settings import Settings, load_settings
+from fairrecon_core.steps.folder import Run
+from fairrecon_lab.paper import numbers as published
+from fairrecon_lab.paper.ours import Ours
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data_scripts"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "data_scripts"))
 
-import chexpert
-import ucsf_pdgm
+import chexpert  # noqa: E402
+import ucsf_pdgm  # noqa: E402
 
 SIZE = 64
-SMALLEST = {  # the paper's settings by the pattern of their name: what a test can afford; None: as they are
-    r"image_size": SIZE,
+SMALLEST = {  # what a test can afford, by the pattern of a setting's name, also within `recipes`
+    r"image_size|size": SIZE,
     r".*epochs": 1,
     r".*width": 4,
-    r"backbone.*": "resnet18_half",
-    r"start_from.*": "random",
+    r"backbone": "resnet18_half",
+    r"start_from": "random",
+    r"imagenet": False,
     r"mri_levels": [8],
     r"xray_levels": [10000],
     r"level_subset": 8,
-    r"sde_steps": 4,
-    r"sampler": "ode2",
     r"n_boot": 200,
     r"min_support": 2,
+    r"sampler": "ode2",
+    r"sde_steps": 4,
 }
 
 
+def smaller(given: dict) -> dict:
+    """The given settings as `SMALLEST` has them; those that it does not name are left out, `recipes` keep them."""
+    found = {}
+    for name, value in given.items():
+        small = next((small for pattern, small in SMALLEST.items() if re.fullmatch(pattern, name)), None)
+        if small is not None:
+            found[name] = small
+        elif name == "recipes":
+            found[name] = {network: options | smaller(options) for network, options in value.items()}
+    return found
+
+
 def reduced(cohorts: Path) -> dict:
-    """Overrides that make the `paper` profile small, whatever settings it has; `cohorts` holds the converted data."""
-    settings = asdict(load_settings("paper"))
-    found = {name: value for name in settings for pattern, value in SMALLEST.items() if re.fullmatch(pattern, name)}
-    return found | {"cohort_folder": str(cohorts)}
+    """Overrides that make the `paper` profile small, whatever it says; `cohorts` holds the converted data."""
+    said = yaml.safe_load((ROOT / "notebooks/profiles/paper.yml").read_text(encoding="utf-8"))
+    usual = {field.name: field.default for field in fields(Settings) if field.name != "published_width"}
+    return smaller(usual | said) | {"cohort_folder": str(cohorts)}
 
 
 def convert(script, *arguments):
@@ -178,3 +196,24 @@ def test_the_reduced_paper_profile_runs_through_every_notebook(paper_run, root):
     page = (paper_run / "report.html").read_text(encoding="utf-8")
     assert "CC BY 4.0" in page and "Stanford University Dataset Research Use Agreement" in page
     assert "data:image/png" not in page, "pictures of patients stay out"
+
+
+@pytest.mark.series
+def test_nothing_of_the_fakes_may_be_compared_with_the_paper(paper_run):
+    settings = json.loads((paper_run / "run.json").read_text(encoding="utf-8"))["settings"]
+    run = Run(paper_run, load_settings("paper", **{name: settings[name] for name in reduced(paper_run)}))
+    compared = published.compare(Ours(run).numbers)
+    assert compared["ours"].notna().sum() > 500 and not compared["comparable"].any()
+    reasons = published.reasons(compared)["cells"]
+    for reason in (
+        "cohort not complete (patients: 24 of 495, partial",
+        "image_size 64 (paper: 256)",
+        "width 4 (paper: 64)",
+    ):
+        assert reasons[reasons.index.str.startswith(reason)].sum() > 20, reason
+
+
+@pytest.mark.series
+def test_no_picture_of_a_patient_is_among_the_figures(paper_run):
+    drawn = {path.stem for path in (paper_run / "figures").glob("*.png")}
+    assert drawn and not [name for name in drawn if re.match(r"contact_sheet|0[2-6]_(arms|fig|samples)|08_fig", name)]
