@@ -233,6 +233,74 @@ def _write_film(path: Path, image: np.ndarray) -> None:
     path.write_bytes(packed.getvalue())
 
 
+# ---------------------------------------------------------------------- OASIS-1
+OASIS_COLUMNS = ["ID", "M/F", "Hand", "Age", "Educ", "SES", "MMSE", "CDR", "eTIV", "nWBV", "ASF", "Delay"]
+ATLAS = (176, 208, 176)  # voxels of 1 mm in the space of Talairach
+
+
+def write_oasis(folder: Path, n_people: int = 6, *, seed: int = 1) -> Path:
+    """The discs of OASIS-1 in `folder`, which is made; every second person has a CDR, the last a second scan."""
+    import nibabel
+
+    people = patient_table("brain", n_people, seed=seed)
+    exams = [(f"OAS1_{i + 1:04}_MR1", i) for i in range(n_people)] + [(f"OAS1_{n_people:04}_MR2", n_people - 1)]
+    rows = []
+    for exam, i in exams:
+        row = people.loc[i]
+        cdr = ("", ("0", "0.5", "1")[i // 2 % 3])[i % 2]
+        rows.append([exam, row.sex[0].upper(), "R", int(row.age_years), 3, 2, 29 if cdr else "", cdr, 1400 + 10 * i,
+                     0.75, 1.2, "40" if exam.endswith("2") else "N/A"])  # fmt: skip
+        patient = BrainPatient((seed, STREAMS.index("image"), i), 1.0 if row.sex == "male" else -1.0, 0.0)
+        slices = render(patient, ATLAS[0], 5, 10.0, SEQUENCES["T1"], tumour=False).images
+        volume = np.zeros(ATLAS, np.int16)
+        for k, image in enumerate(slices):  # at 90, 100, 80, 110, 70
+            z = 90 + 10 * ((k + 1) // 2) * (1 if k % 2 else -1)
+            volume[:, 16:192, z] = np.round(2000 * image)[::-1].T  # x to the left, y to the front
+        place = folder / f"disc{1 + i % 2}" / exam / "PROCESSED" / "MPRAGE" / "T88_111"
+        place.mkdir(parents=True)
+        stem = f"{exam}_mpr_n4_anon_111_t88"
+        image = nibabel.AnalyzeImage(volume.astype(">i2")[..., None], None, nibabel.AnalyzeHeader(endianness=">"))
+        image.header.set_zooms((1, 1, 1, 1))
+        for end in ("masked_gfc", "gfc"):
+            files = nibabel.AnalyzeImage.make_file_map()
+            for part, kind in (("image", "img"), ("header", "hdr")):
+                files[part].fileobj = (place / f"{stem}_{end}.{kind}").open("wb")
+            image.to_file_map(files)
+            for part in files.values():
+                part.fileobj.close()
+    pd.DataFrame(rows, columns=OASIS_COLUMNS).to_csv(folder / "oasis_cross-sectional.csv", index=False)
+    return folder
+
+
+# ---------------------------------------------------------------------- Shenzhen and Montgomery
+READINGS = ("{sex} {age}yrs\n{finding}", "{Sex}, {age} years\n{finding}", "{sex}  {age}yrs\n\n{finding}\n")
+
+
+def write_tuberculosis(folder: Path, n_people: int = 12, *, seed: int = 1, montgomery: bool = True) -> Path:
+    """Both sets of tuberculosis films in `folder`, which is made; half of the people in each, the sick ones odd."""
+    for i, (image, row, _) in enumerate(simulate("chest", n_people, seed=seed, size=128)):
+        here, sick = montgomery and i >= n_people // 2, i % 2
+        top, name = ("MontgomerySet", "MCU") if here else ("ChinaSet_AllFiles", "CHN")
+        words = {"sex": row["sex"], "Sex": row["sex"].capitalize(), "age": int(row["age_years"]),
+                 "finding": "PTB in the right upper field" if sick else "normal"}  # fmt: skip
+        text = READINGS[i % 3].format(**words)
+        if here:
+            age = f"{words['age']:03}Y"
+            text = f"Patient's Sex: {words['Sex'][0]}\nPatient's Age: {age}\n{words['finding']}\n"
+        stem = f"{name}CXR_{i + 1:04}_{sick}"
+        for part, data in (("CXR_png", _png(image)), ("ClinicalReadings", text.encode())):
+            place = folder / top / part / f"{stem}.{'png' if part == 'CXR_png' else 'txt'}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+    return folder
+
+
+def _png(image: np.ndarray) -> bytes:
+    packed = io.BytesIO()
+    Image.fromarray(np.round(255 * image).astype(np.uint8)).resize((300, 290)).save(packed, "PNG")
+    return packed.getvalue()
+
+
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     print(write_ucsf(where / "PKG-UCSF-PDGM"), write_chexpert(where / "CheXpert"))

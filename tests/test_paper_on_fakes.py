@@ -180,7 +180,7 @@ def paper_run(tmp_path_factory, root):
     convert(chexpert, downloads[1], home / "data/chexpert", "--size", SIZE, "--unknown-race", "drop")
     given = [part for name, value in reduced(home / "data").items() for part in ("-p", f"{name}={json.dumps(value)}")]
     command = [sys.executable, "-m", "fairrecon_lab.cli", "paper", *given]
-    environment = dict(os.environ, FAIRRECON_RUNS=str(home / "runs"), FAIRRECON_HOME=str(root), FAIRRECON_DRAWN="0")
+    environment = dict(os.environ, FAIRRECON_RUNS=str(home / "runs"), FAIRRECON_HOME=str(root), FAIRRECON_DRAWN="")
     made = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-4000:]
     (folder,) = (home / "runs").glob("paper*")
