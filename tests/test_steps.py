@@ -19,7 +19,7 @@ from fairrecon_core.predict.training import train_reader
 from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps import weights as weights_step
+from fairrecon_core.steps import weight_files as weights_step
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohort, open_cohorts
 from fairrecon_core.steps.setup import product_folder

@@ -36,6 +36,11 @@ class Measurement:
         pick = lambda values: None if values is None else values[rows]
         return replace(self, kspace=pick(self.kspace), sinogram=pick(self.sinogram))
 
+    def cpu(self) -> "Measurement":
+        """The same, on the CPU."""
+        fields = {name: None if value is None else value.cpu() for name, value in vars(self).items() if name != "level"}
+        return replace(self, **fields)
+
 
 class Degradation:
     """Base of all degradations; a new one sets the four names below and writes `_measure`.

@@ -7,7 +7,6 @@ import pandas as pd
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.predict import quality
 from fairrecon_core.steps.images import ArmImages
-from fairrecon_core.steps.setup import chunks
 from fairrecon_core.steps.stamps import Stamp, digest, stamp
 
 
@@ -68,10 +67,10 @@ class Quality:
             which = [(arm, v) for arm in arms for v in setup.variants(arm) if v["fold"] == fold]
             stacks, rows = [self.images.get(arm, level, **v)[0] for arm, v in which], setup.rows(level, fold)
             inside = quality.head_mask if setup.cohort.modality == "mri" else quality.film_mask
-            for part in chunks(rows):
+            for part in setup.chunks(rows):
                 clean, names = setup.cohort.images_at(rows[part]), setup.names_of(rows[part])
                 images = [as_float(stack[part]) for stack in stacks]
-                measured = quality.measure_arms(images, clean, foreground=inside(clean))
+                measured = quality.measure_arms(images, clean, foreground=inside(clean), device=setup.device)
                 for (arm, v), table in zip(which, measured):
                     key = {"cohort": setup.cohort.name, "arm": arm, "level": float(level)} | v
                     found[arm].append(table.assign(image_id=names, **key))
