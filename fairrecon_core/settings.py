@@ -84,7 +84,9 @@ class Settings:
     mirror: bool = True  # networks learn from mirror images as well
     new_noise: bool = False  # degrade training images anew in every epoch, in place of once
     one_level_each: bool = False  # a network for every level, as in the paper, in place of one that is told the level
-    recipes: dict = field(default_factory=dict)  # options by network, and by cohort or modality; see `recipe`
+    recipes: dict = field(
+        default_factory=dict, hash=False
+    )  # options by network, and by cohort or modality; see `recipe`
     precision: str = "auto"  # | 32-true | bf16-mixed, of training
     train_seeds: tuple[int, ...] = (0,)
     samples: int = 1  # per image, of a stochastic reconstructor
@@ -124,7 +126,7 @@ class Settings:
 
         A value such as `{mri: 300, xray: 40}` is that of the first of `places`, a cohort or a modality, that it names.
         """
-        found = {}
+        found: dict = {}
         for name, value in (self.recipes.get(network) or {}).items():
             if isinstance(value, dict):
                 value = next((value[place] for place in places if place in value), None)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])

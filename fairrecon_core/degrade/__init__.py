@@ -38,8 +38,8 @@ class Measurement:
 
     def cpu(self) -> "Measurement":
         """The same, on the CPU."""
-        fields = {name: None if value is None else value.cpu() for name, value in vars(self).items() if name != "level"}
-        return replace(self, **fields)
+        here = lambda values: None if values is None else values.cpu()
+        return replace(self, kspace=here(self.kspace), mask=here(self.mask), sinogram=here(self.sinogram))
 
 
 class Degradation:

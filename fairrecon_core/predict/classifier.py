@@ -75,7 +75,7 @@ class Classifier(Reader):
 
         net = XRVDenseNet(len(self.tasks))
         if (start := self._imagenet(models.densenet121)) is not None:
-            found = start.features.state_dict()
+            found = {k[9:]: v for k, v in start.state_dict().items() if k.startswith("features.")}
             found["conv0.weight"] = found["conv0.weight"].mean(dim=1, keepdim=True)
             net.net.features.load_state_dict(found)
         return net
@@ -126,11 +126,11 @@ class Classifier(Reader):
         target = target.nan_to_num(fill or 0.0)
         weight = self.positive_weight.to(target.device)
         loss = F.binary_cross_entropy_with_logits(
-            self.answer(batch.images), target, pos_weight=weight, reduction="none"
+            self._answer(batch.images), target, pos_weight=weight, reduction="none"
         )
         return (loss * known).sum() / known.sum().clamp(min=1)
 
-    def answer(self, images: Tensor) -> Tensor:
+    def _answer(self, images: Tensor) -> Tensor:
         """Logits for images (B, 1, H, W), resized to `size`."""
         if self.size and self.size != images.shape[-1]:
             size = (self.size, self.size)

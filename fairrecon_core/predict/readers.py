@@ -155,8 +155,8 @@ class Reader(Trainable[Labelled]):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam."""
-        options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        return {"net": torch.optim.Adam(self.net.parameters(), **options)}
+        rate, decay = self.learning_rate, self.weight_decay
+        return {"net": torch.optim.Adam(self.net.parameters(), lr=rate, weight_decay=decay)}
 
     def rate(self, epoch: int, epochs: int) -> float:
         """Half a cosine from 1 towards 0 with `decay`, else 1."""
@@ -202,10 +202,10 @@ class Reader(Trainable[Labelled]):
             return torch.cat(side_by_side(self._logits, pairs))[: len(images)]
         return torch.cat(fitting(self._logits, images.split(self.inference_batch), f"reader {self.kind}"))
 
-    def answer(self, images: Tensor) -> Tensor:
+    def _answer(self, images: Tensor) -> Tensor:
         """The network's logits for images (B, 1, H, W), as they come."""
         return self.net(images)
 
     @torch.inference_mode()
     def _logits(self, images: Tensor) -> Tensor:
-        return self.answer(images.to(self.device)).float().cpu()
+        return self._answer(images.to(self.device)).float().cpu()

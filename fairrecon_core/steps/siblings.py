@@ -1,7 +1,6 @@
-"""What another run has made already, found by its stamp: it is linked into a run in place of being made again.
+"""What a run of the same profile has made already: found by its stamp and linked, in place of being made again.
 
-So a changed setting costs only what it touches. A product is always replaced as a whole, never changed in its place,
-hence two runs can share one file.
+So an override costs only what it touches. Two runs can share a file, for it is replaced as a whole, never changed.
 """
 
 import json
@@ -27,30 +26,28 @@ def taken_over(
     mark: Path,
     made_from: Mapping,
     read: Callable[[Path], dict] = read_mark,
-    beside: Callable[[dict], Iterable[Path | str]] = lambda found: (),
+    beside: Callable[[dict], Iterable[str]] = lambda found: (),
 ) -> bool:
-    """Link a product from a run beside this one, if one has it with the same stamp; whether one had.
+    """Link a product from a run of the same profile that has it with the same stamp; whether one had.
 
     Parameters
     ----------
     folder : Path
         Of the run that lacks the product.
     mark : Path
-        Where the file that has the product's stamp is to lie, in `folder`. It is linked last.
+        Where, in `folder`, the file with the product's stamp is to lie. It is linked last.
     made_from : mapping
         The stamp that the product must have.
-    read : callable
-        What the mark says: a dict with the key `stamp`.
-    beside : callable
-        Names of the files of the product that lie beside a mark, from what it says.
+    read, beside : callable
+        What a mark says, with the key `stamp`; the names of the product's other files, from that.
     """
-    for other in sorted(folder.parent.glob("*")):
+    profile = folder.name.split("+")[0]
+    for other in [folder.with_name(profile), *sorted(folder.parent.glob(f"{profile}+*"))]:
         theirs = other / mark.relative_to(folder)
-        if other.name == folder.name or not theirs.exists():
+        if other.name == folder.name or not theirs.exists() or why((found := read(theirs))["stamp"], made_from):
             continue
-        found = read(theirs)
-        files = [theirs.with_name(str(name)) for name in ([] if why(found["stamp"], made_from) else beside(found))]
-        if not why(found["stamp"], made_from) and all(file.exists() for file in files):
+        files = [theirs.with_name(name) for name in beside(found)]
+        if all(file.exists() for file in files):
             for file in [*files, theirs]:
                 _link(file, mark.with_name(file.name))
             print(f"{mark.relative_to(folder)} is that of {other.name}")
@@ -67,4 +64,4 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, part)
     part.replace(target)
-    part.unlink(missing_ok=True)  # which is still there if both were one file before
+    part.unlink(missing_ok=True)  # it is still there if both were one file before

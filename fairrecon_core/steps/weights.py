@@ -116,7 +116,7 @@ class Weights:
 
     def trainings(self, arm: str) -> list[dict]:
         """`fold`, `train_seed` and `level` of everything that `make_all` makes; nothing for an arm without weights."""
-        levels = self.setup.levels if self.setup.run.settings.one_level_each else (None,)
+        levels: tuple = self.setup.levels if self.setup.run.settings.one_level_each else (None,)
         variants = [v for v in self.setup.variants(arm) if not v["sample"]] if arm_class(arm).learns else []
         return [
             {"fold": v["fold"], "train_seed": v["train_seed"], "level": level} for v in variants for level in levels
@@ -226,7 +226,11 @@ class ReaderWeights:
     def _recipe(self, kind: type[Reader]) -> dict:
         """All options of a kind of reader and of its training, those of the settings' `recipes` above all."""
         settings, cohort = self.setup.run.settings, self.setup.cohort
-        whole = {"epochs": settings.reader_epochs, "patience": settings.patience, "batch_size": kind.batch_size}
+        whole: dict[str, Any] = {
+            "epochs": settings.reader_epochs,
+            "patience": settings.patience,
+            "batch_size": kind.batch_size,
+        }
         if kind is Classifier:
             imagenet = settings.start_from == "imagenet"
             whole |= {"backbone": settings.backbone, "imagenet": imagenet, "learning_rate": READER_RATE}
@@ -316,7 +320,7 @@ def _learner(arm: str) -> type[NetworkReconstructor]:
 
 
 def clean_images(setup: Setup, split: str, fold: int, n: int | None = None) -> Images:
-    """The first `n` clean images of a `split` that may tune a reconstructor; of an excerpt without any, those tested."""
+    """`n` clean images of a `split` that may tune a reconstructor; of an excerpt without any, those that are tested."""
     rows = setup.cohort.select(split, "reconstruction", fold, with_pixels=True)
     if split == "validation" and not len(rows):
         rows = setup.rows(setup.audit_level, fold)
