@@ -84,9 +84,7 @@ class Settings:
     mirror: bool = True  # networks learn from mirror images as well
     new_noise: bool = False  # degrade training images anew in every epoch, in place of once
     one_level_each: bool = False  # a network for every level, as in the paper, in place of one that is told the level
-    recipes: dict = field(
-        default_factory=dict, hash=False
-    )  # options by network, and by cohort or modality; see `recipe`
+    recipes: dict = field(default_factory=dict, hash=False)  # options by network, see `recipe`
     precision: str = "auto"  # | 32-true | bf16-mixed, of training
     train_seeds: tuple[int, ...] = (0,)
     samples: int = 1  # per image, of a stochastic reconstructor

@@ -18,25 +18,15 @@ def device_of(choice: str) -> str:
 
 
 def fitting(work: Callable, chunks: Sequence, what: str) -> list:
-    """`work(chunk)` of every chunk, which is cut into halves from where the GPU runs out of memory.
+    """`work(chunk)` of every chunk, in order; chunks are halved from where the GPU runs out of memory.
 
     Parameters
     ----------
     work : callable
     chunks : sequence
-        Of lists or tensors: what has a length and can be sliced.
+        Of lists or tensors.
     what : str
-        Who works, for the line that says so.
-
-    Returns
-    -------
-    list
-        Results in order; more than chunks if some were cut.
-
-    Raises
-    ------
-    RuntimeError
-        A single image does not fit.
+        Who works, for the line that says so, and for the RuntimeError if a single image does not fit.
     """
     done, most = [], max((len(chunk) for chunk in chunks), default=1)
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""What a network is made and trained with: its class's own options, and what the settings' `recipes` say of it."""
+"""What a network is made and trained with: its class's own options, and above them `recipes` of the settings."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,10 +13,7 @@ NEVER = {"modality", "device", "tasks", "schedule"}  # what a run, or its cohort
 def checked(kind: Any, name: str, given: Mapping) -> dict:
     """The options `given` for a network's class, `kind`, under its `name` in the settings.
 
-    Raises
-    ------
-    ValueError
-        It has no such option, with the nearest one, or it takes a number.
+    ValueError if it has no such option, with the nearest one, or takes a number.
     """
     has = {key: value.default for key, value in inspect.signature(kind).parameters.items() if key not in NEVER}
     has |= dict.fromkeys(OF_TRAINING, 0)
@@ -28,11 +25,7 @@ def checked(kind: Any, name: str, given: Mapping) -> dict:
     return dict(given)
 
 
-def of_network(options: Mapping) -> dict:
-    """The part of all options that the network's class takes."""
-    return {key: value for key, value in options.items() if key not in OF_TRAINING}
-
-
-def of_training(options: Mapping) -> dict:
-    """The part of all options that the training loop takes."""
-    return {key: options[key] for key in OF_TRAINING}
+def parted(options: Mapping) -> tuple[dict, dict]:
+    """Options of the network's class, and options of the training loop."""
+    of_network = {key: value for key, value in options.items() if key not in OF_TRAINING}
+    return of_network, {key: options[key] for key in OF_TRAINING}

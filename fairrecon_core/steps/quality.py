@@ -35,25 +35,6 @@ class Quality:
             frames.append(run.make_parts("quality", compute, [self._piece(arm, level) for arm in arms]))
         return pd.concat(frames, ignore_index=True)
 
-    def compared(self, arms: Iterable[str], metric: str = "psnr_db") -> pd.DataFrame:
-        """One measure of every test image, side by side for several arms (first training seed, first sample).
-
-        Parameters
-        ----------
-        arms : iterable of str
-        metric : str
-            Column of the table `quality`.
-
-        Returns
-        -------
-        DataFrame
-            level, image_id, patient_id and one column per arm.
-        """
-        rows = self.measure(*arms).drop_duplicates(["arm", "level", "image_id"])
-        table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
-        patient = self.setup.cohort.table.set_index("image_id")["patient_id"]
-        return table.assign(patient_id=table["image_id"].map(patient))
-
     def _piece(self, arm: str, level: float) -> tuple[Stamp, dict]:
         """What the quality of an arm at a level is made from, and the part of the table that it is."""
         made = stamp("fairrecon_core.steps.quality") | images_stamp(self.images, arm, level, self.setup.variants(arm))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.learn.loop import Images
-from fairrecon_core.learn.recipes import checked, of_network, of_training
+from fairrecon_core.learn.recipes import checked, parted
 from fairrecon_core.learn.rows import learning_rows
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.imagenet import BACKBONE, ImageNetReader
@@ -43,7 +43,7 @@ class Weights:
         """The arm's reconstructor as the settings want it, without weights and without `_dc`; ValueError if unknown."""
         kind, modality = arm_class(arm), self.setup.cohort.modality
         options = kind.options(self.setup.run.settings, modality) | (
-            of_network(self._recipe(arm)) if kind.learns else {}
+            parted(self._recipe(arm))[0] if kind.learns else {}
         )
         return self.setup.placed(kind(modality=modality, **options))
 
@@ -96,7 +96,7 @@ class Weights:
     def _options(self, arm: str, fold: int, train_seed: int) -> dict:
         """Options of `train_reconstructor` that decide the weights."""
         settings = self.setup.run.settings
-        return of_training(self._recipe(arm)) | {
+        return parted(self._recipe(arm))[1] | {
             "fold": fold,
             "seed": train_seed,
             "mirror": settings.mirror,
@@ -211,7 +211,7 @@ class ReaderWeights:
 
     def blank(self) -> dict[str, Reader]:
         """The readers by name, without weights."""
-        tasks, options = self.tasks(), of_network(self._recipe(Classifier))
+        tasks, options = self.tasks(), parted(self._recipe(Classifier))[0]
         made: dict[str, Reader] = {}
         if options["backbone"] == BACKBONE:
             made = {"imagenet": ImageNetReader(tasks)} if tasks else {}
@@ -220,7 +220,7 @@ class ReaderWeights:
         else:
             made = {task.removeprefix("tumour_"): Classifier([task], **options) for task in tasks}
         if self.setup.cohort.masks is not None:
-            made["segmenter"] = Segmenter(**of_network(self._recipe(Segmenter)))
+            made["segmenter"] = Segmenter(**parted(self._recipe(Segmenter))[0])
         return {name: self.setup.placed(reader) for name, reader in made.items()}
 
     def _recipe(self, kind: type[Reader]) -> dict:
@@ -270,7 +270,7 @@ class ReaderWeights:
         settings = self.setup.run.settings
         if name == "imagenet":
             return {"fold": fold}
-        return of_training(self._recipe(Segmenter if name == "segmenter" else Classifier)) | {
+        return parted(self._recipe(Segmenter if name == "segmenter" else Classifier))[1] | {
             "fold": fold,
             "precision": settings.precision,
             "augment": settings.augment,

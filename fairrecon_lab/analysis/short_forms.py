@@ -1,11 +1,13 @@
-"""Short forms that notebooks use: a PSNR gap in three units, an exposure to few photons, what model cards say."""
+"""Short forms that notebooks use: of a gap, a mask, an exposure, a comparison of arms, and what model cards say."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.metrics import gap, group_means
+from fairrecon_core.degrade.mri import PUBLISHED, achieved_acceleration, radial_mask, spokes_for
 from fairrecon_core.degrade.xray import Exposure, LowDoseXRay
 from fairrecon_core.steps.pipeline import CohortSteps
 
@@ -60,6 +62,42 @@ def low_dose(
     several, counts = not np.isscalar(photon_count), np.atleast_1d(photon_count).tolist()
     exposures = LowDoseXRay(mode, **options).expose(images, counts, image_ids, seed)
     return exposures if several else exposures[0]
+
+
+def sampling_ratios(size: int, acceleration: float, order: str = "golden") -> dict[str, float]:
+    """The three meanings of "acceleration" for one mask, and its number of full spokes.
+
+    Returns
+    -------
+    dict
+        `spokes` (full diameters), `scan_time` (N / spokes), `pixels` (N^2 / sampled) and `nyquist`: the spokes
+        needed for neighbours at most one sample apart at the edge, (pi / 2) N, over those there are.
+    """
+    count = spokes_for(size, acceleration, order)
+    spokes = count / 2 if order == PUBLISHED else count
+    pixels = achieved_acceleration(radial_mask(size, count, order))
+    return {"spokes": spokes, "scan_time": size / spokes, "pixels": pixels, "nyquist": math.pi / 2 * size / spokes}
+
+
+def compared(steps: CohortSteps, arms: Iterable[str], metric: str = "psnr_db") -> pd.DataFrame:
+    """One measure of every test image, side by side for several arms (first training seed, first sample).
+
+    Parameters
+    ----------
+    steps : CohortSteps
+    arms : iterable of str
+    metric : str
+        Column of the table `quality`.
+
+    Returns
+    -------
+    DataFrame
+        level, image_id, patient_id and one column per arm.
+    """
+    rows = steps.quality.measure(*arms).drop_duplicates(["arm", "level", "image_id"])
+    table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
+    patient = steps.cohort.table.set_index("image_id")["patient_id"]
+    return table.assign(patient_id=table["image_id"].map(patient))
 
 
 def card_facts(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
