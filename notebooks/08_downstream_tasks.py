@@ -57,7 +57,7 @@ def note(steps):
 # weights file carries a card that names the command behind it.
 
 # %%
-from fairrecon_core.steps.weights import card_of
+from fairrecon_core.steps.weight_files import card_of
 
 readers, cards = {}, {}
 for name, steps in steps_of.items():

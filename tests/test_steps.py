@@ -19,11 +19,12 @@ from fairrecon_core.predict.training import train_reader
 from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps import weights as weights_step
+from fairrecon_core.steps import weight_files as weights_step
 from fairrecon_core.steps.folder import Run
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohort, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohort, open_cohorts
 from fairrecon_core.steps.setup import Setup, product_folder
 from fairrecon_core.steps.thresholds import chosen_thresholds
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
@@ -103,7 +104,7 @@ def test_quality_has_one_row_per_image_and_agrees_with_the_images(trained):
 
 
 def test_arms_are_compared_image_by_image(trained):
-    table = trained.quality.compared(["degraded", "unet"], "ssim")
+    table = compared(trained, ["degraded", "unet"], "ssim")
     assert list(table.columns) == ["level", "image_id", "degraded", "unet", "patient_id"]
     one = table.iloc[1]
     rows = trained.quality.measure("unet").set_index("image_id")

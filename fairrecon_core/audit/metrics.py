@@ -22,7 +22,6 @@ UNKNOWN = "unknown"
 WEAK_SUPPORT = 20  # patients with, and without, the label: below, a rate is marked weak
 JOIN = " & "  # between the names of an intersection: "female & old"
 AGGREGATE: dict[str, Callable] = {"mean": lambda tpr_gap, fpr_gap: (tpr_gap + fpr_gap) / 2, "max": np.maximum}
-PSNR_UNITS = ("db", "percent", "mse_ratio")
 
 
 def group_rates(truth, decision, subgroup, *, patient_id=None, min_support: int = 1) -> pd.DataFrame:
@@ -192,24 +191,6 @@ def ser_of(group_dice) -> float:
     if error.max() == error.min():
         return 1.0
     return float(error.max() / error.min()) if error.min() > 0 else np.inf
-
-
-def psnr_gap(psnr_db, subgroup, *, patient_id=None, unit: str = "db", min_support: int = 1) -> float:
-    """Largest minus smallest subgroup PSNR, each the mean of its patients' means.
-
-    Parameters
-    ----------
-    unit : {"db", "percent", "mse_ratio"}
-        Decibels; per cent of the smallest (published, Tables 6 and 7, though a decibel has no per cent); or the ratio
-        of mean squared errors that the decibels stand for, 10^(gap / 10). Another one is a ValueError.
-    """
-    if unit not in PSNR_UNITS:
-        raise ValueError(f"unknown unit {unit!r}; choose one of {list(PSNR_UNITS)}")
-    by_group = group_means(psnr_db, subgroup, patient_id=patient_id, min_support=min_support)["mean"]
-    decibels = gap(by_group)
-    if unit == "percent":
-        return 100 * decibels / float(_known(by_group).min()) if np.isfinite(decibels) else np.nan
-    return 10 ** (decibels / 10) if unit == "mse_ratio" else decibels
 
 
 def auroc(truth, score) -> float:
