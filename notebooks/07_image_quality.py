@@ -252,7 +252,7 @@ for name, steps in steps_of.items():
     display(run.figure(figure, f"07_curves_{name}"))
 
 # %% [markdown]
-# **What to look for:** every network must stand above `degraded`, and above the best classical arm (grey), or it has not earned its
+# **What to look for:** every network must stand above `degraded`, and above the best classical arm (triangles on their side), or it has not earned its
 # complexity. All arms of a level see the same images, so differences between arms are surer than the intervals of single arms suggest:
 
 # %%

@@ -421,7 +421,7 @@ for name in predictions:
 # moves those with the finding it harms.
 #
 # ## Fig. 4: the outline on every arm
-# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Orange: the outline that the
+# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Yellow: the outline that the
 # segmenter draws. The first picture has the true one.
 
 # %%

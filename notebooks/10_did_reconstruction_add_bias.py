@@ -137,8 +137,8 @@ pd.DataFrame(checks)
 
 # %% [markdown]
 # ## Table 5, as published and with verdicts
-# On the left each arm's EODD as the paper computes it: the mean of bootstrap gaps, coloured where its one-sided test says p < .05 (yellow:
-# worse, blue: better). On the right the plain gap, shaded by our verdict about its change (red: changed, green: equivalent); figures in
+# Above, each arm's EODD as the paper computes it: the mean of bootstrap gaps, coloured where its one-sided test says p < .05 (yellow:
+# worse, blue: better). Below, the plain gap, marked by our verdict about its change (red ◆: changed, green ■: equivalent); figures in
 # grey are gaps no larger than groups without any difference would show (the noise band).
 #
 # A *max-min* gap is the best group's rate less the worst group's. It says how far apart the groups are, not who is ahead, and it is
@@ -174,8 +174,8 @@ from fairrecon_lab.widgets import slider_image
 slider_image(table_five, name=last, attribute=tuple(ATTRIBUTES[last]), metric=("eodd", "eop"))
 
 # %% [markdown]
-# **What to look for:** the left values are mostly larger: the mean of a bootstrapped gap is biased upwards. On the left every cell is tested
-# by itself; on the right all cells of the attribute share one error rate. What that buys is seen in `placebo`, which should stay
+# **What to look for:** the upper values are mostly larger: the mean of a bootstrapped gap is biased upwards. Above, every cell is tested
+# by itself; below, all cells of the attribute share one error rate. What that buys is seen in `placebo`, which should stay
 # white. Count both ways, over all attributes, and compare the two last columns arm by arm:
 
 # %%
@@ -186,6 +186,10 @@ fairness.flagged_both_ways(audits, published)
 # The paper plots the change of a max-min gap, which has lost its direction. Here is the signed change of the TPR gap (group minus
 # reference): negative means that the group fell further behind. Grey bar: what noise gives. Dotted: the margin. The shape of the point is
 # the verdict; a grey point means that these patients cannot tell.
+#
+# Here and in every figure with a margin, the drawn line is the 95 % interval of the cell, and *equivalent* is said exactly where the whole line lies between the
+# dotted ones. *Changed* asks for more than a line beside zero: its p-value is adjusted over the family, so one line in twenty may miss zero
+# although nothing happened.
 
 
 # %%

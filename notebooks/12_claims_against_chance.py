@@ -184,8 +184,8 @@ percent = laws[laws["table"].isin(["F2", "F3"]) & (laws["statistic"] == "median 
 run.figure(pictures.printed_on_laws(percent), "12_laws")
 
 # %% [markdown]
-# **What to look for:** the red diamonds against the grey bars, and then against the blue ones. "Standard: Sex" lies outside of the grey bar: +24 % is
-# *not* what we get when nothing changes. But it lies well inside the blue one. If reconstruction moves the scores of every group a little, without
+# **What to look for:** the diamonds against the grey bars, and then against the hatched ones. "Standard: Sex" lies outside of the grey bar: +24 % is
+# *not* what we get when nothing changes. But it lies well inside the hatched one. If reconstruction moves the scores of every group a little, without
 # any direction, then a gap near zero (sex) grows, a large one (age) does not, and the median for sex is +17 % with a band from 0 to +57 %. The
 # pattern of the whole table, sex up, age still, race a little up, is the pattern of changes without direction. Is sex special beyond that?
 # By Table 3 there is no sign of it. By the seed's Table 5, with its less noisy estimator, there is:
@@ -255,7 +255,7 @@ if panels := noise_panels(ours):
     display(run.figure(pictures.quality_and_task(panels, "this run"), "12_ssim"))
 
 # %% [markdown]
-# Next the histogram of changes in per cent (Figures 3 and 20). The blue stripe is where the median would lie if nothing had changed. For a run of
+# Next the histogram of changes in per cent (Figures 3 and 20). The hatched stripe is where the median would lie if nothing had changed. For a run of
 # our own we need no printed sizes: `null_percent` gives every subgroup patients of *all* subgroups, with all their arms (the audit's null machinery),
 # and keeps the distances between the subgroups on clean images. So clean and arm share their decisions exactly as they do in the run.
 

@@ -34,8 +34,8 @@ readers.query("value.notna()").drop(columns="label").round(3)
 
 # %% [markdown]
 # ## What the audit could decide
-# Only cells of informative tasks count, and Dice where there are masks. Green: the change is provably smaller than the margin (.05 of a rate,
-# .02 of an AUROC). Red: it changed. Grey: these patients cannot tell. Beside `placebo`, whose images are untouched in two cases out of
+# Only cells of informative tasks count, and Dice where there are masks. Green, striped: the change is provably smaller than the margin (.05 of a rate,
+# .02 of an AUROC). Red, crossed: it changed. Grey: these patients cannot tell. Beside `placebo`, whose images are untouched in two cases out of
 # three, any arm that changes every image moves every score a little, and the interval of a difference of differences is wide.
 
 # %%
