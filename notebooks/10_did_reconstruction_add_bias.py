@@ -333,13 +333,26 @@ for name in (cohort for cohort in dict.fromkeys([first, last]) if "sex" in ATTRI
     values = fairness.logit_values(predictions[name], planted_task(cohorts[name].table))
     values = fairness.dice_values(overlap) if name == first and has_overlap else values
     compared.append(fairness.at_equal_confounders(fairness.losses(values, arm), cohorts[name]).assign(arm=arm))
-shown = ["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]
+shown = [
+    "cohort",
+    "arm",
+    "subgroup",
+    "unadjusted",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_patients",
+    "confounders",
+    "why_not",
+]
 pd.concat(compared)[shown].round(3)
 
 # %% [markdown]
 # **What to look for:** does the difference move towards zero once tumours or views are equal? A difference that stays is not yet "because of
 # sex": only recorded confounders can be held equal, and a confounder may itself be how the harm comes about. And where a confounder
-# follows sex exactly, say every woman at one site and every man at another, no data can tell the two apart.
+# follows sex exactly, say every woman at one site and every man at another, no data can tell the two apart. Epidemiologists call what is missing
+# *positivity*: at every value of the confounder somebody of each group. Then the adjusted difference is NaN, and `why_not` says
+# which confounder it was. A program that printed a number there would have invented the patients it compares.
 
 # %% [markdown]
 # ## The same audit where the truth is known

@@ -1,7 +1,7 @@
 """Sentences of the notebooks that speak of what a run gave are computed or asserted, or are true of every run.
 
-A result is read out in a paragraph "What to look for", or with "in this run". A statement there that
-compares needs an `assert` within two cells. What is true by arithmetic, by construction or of the print is named below, with why.
+A result is read out in a paragraph "What to look for", or with "in this run". A statement there that compares needs
+an `assert` within two cells. What is true by arithmetic, by construction or of the print is named below, with why.
 """
 
 import ast
