@@ -203,7 +203,7 @@ def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_gro
 
 # ---------------------------------------------------------------------- gaps between the best and the worst group
 class Gap(NamedTuple):
-    """Value and bounds, (S, A); of a change (S, A - 1), with its p-value. NaN with fewer than two estimable groups."""
+    """Value, bounds and p-value of "none", (S, A); of a change (S, A - 1). NaN with under two estimable groups."""
 
     value: np.ndarray
     low: np.ndarray
@@ -228,8 +228,7 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
     alpha : float
         One less the coverage.
     together : sequence of sequences of int, optional
-        Strata whose bounds are to hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each
-        alone.
+        Strata whose bounds hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each alone.
 
     Returns
     -------
@@ -237,7 +236,7 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
         The bounds are centred on rates with two pseudo-patients per group, the value is the plain gap.
     """
     n_strata, n_arms = result.value.shape[:2]
-    low, high = np.full((2, n_strata, n_arms), np.nan)
+    low, high, p_value = np.full((3, n_strata, n_arms), np.nan)
     deviations = contrast(result, "level").deviations
     for strata in [(s,) for s in range(n_strata)] if together is None else together:
         for a in range(n_arms):
@@ -247,7 +246,9 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
             for s, pair in zip(strata, pairs):
                 if pair.difference.size:
                     low[s, a], high[s, a] = pair.gap(width)
-    return Gap(group_range(result.value), low, high)
+                    size = (np.abs(pair.difference) / np.maximum(pair.se, 1e-30)).max()
+                    p_value[s, a] = (1 + (largest >= size).sum()) / (len(largest) + 1)
+    return Gap(group_range(result.value), low, high, p_value)
 
 
 def change_interval(
