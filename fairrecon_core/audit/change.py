@@ -15,9 +15,8 @@ Three kinds of rows, all paired (arm against baseline on the same patients) and 
 
 One family carries the claims of an audit, its `role` is "primary": the signed rows of one metric, in which the chance
 of a false *changed* is at most alpha over all arms, levels, tasks and subgroups. All else is "exploratory": adjusted
-within its own family, but there are several.
-With several training seeds, samples or folds the estimator "nested" leads: there the networks are a sample, too. The
-estimator "plug_in" then speaks of these trained networks alone.
+within its own family, but there are several. With several training seeds, samples or folds the estimator "nested"
+leads, there the networks are a sample, too; "plug_in" then speaks of these alone.
 
 Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`; p,
 interval and verdict of a row answer one question: p <= alpha exactly where 0 is outside of the interval, *equivalent*
@@ -125,8 +124,7 @@ def audit_change(
     )  # fmt: skip
     name, names, codes = subgroups_of(matched, attribute)
     patient, ids = patient_codes(matched.images["patient_id"])
-    who = reference_of(reference, names, codes, patient)
-    parts = []
+    who, parts = reference_of(reference, names, codes, patient), []
     for baseline, members, usable in _calls(matched):
         chosen = np.flatnonzero(usable)
         parts += _measure(
@@ -184,7 +182,7 @@ def _what_varies(matched: Matched, parts: list[StratumResult]) -> list[str]:
 
 
 def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]:
-    """Name of the attribute, names of its subgroups (declared but empty ones too), code of every image (-1 unknown)."""
+    """Name of `attribute`, its subgroups, code of every `matched` image (-1 unknown); ValueError with under two."""
     name, column = intersect(matched.images, attribute)
     names = sorted(set(column) - {UNKNOWN})
     if len(names) < 2:
@@ -201,7 +199,7 @@ def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarra
 
 
 def reference_of(reference: str, names: list[str], codes, patient) -> int | str:
-    """Number of the subgroup that the others are compared with, the same in every stratum; or "rest"."""
+    """Number of the subgroup `reference` by `names`, `codes`, `patient` of images, or "rest"; ValueError if unknown."""
     if reference == "largest":
         known = codes >= 0
         return int(np.bincount(codes[known], 1 / np.bincount(patient)[patient[known]], minlength=len(names)).argmax())
@@ -281,7 +279,10 @@ def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditio
 
 
 def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
-    """By how much each group's rate moves with the thresholds of other validation patients: (draws, A, G)."""
+    """(draws, A, G): by how much the rates of `n_groups` groups by `codes` move with other validation patients.
+
+    `matched` has the thresholds of the `task`; `stratum` is what is averaged over its `rows` and `conditions`.
+    """
     draws, fold = matched.cut_draws[task][:, conditions], matched.fold[rows]
     score, used = matched.score[task][np.ix_(conditions, rows)], np.asarray(stratum.weight) > 0
     positive, n = np.zeros((len(draws), len(conditions), n_groups)), np.zeros((1, 1, n_groups))
@@ -368,7 +369,7 @@ def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | Non
 
 
 def floored_spread(result: GroupMeans) -> GroupMeans:
-    """Let groups with weak support (under 20 patients) vary at least as much as all patients do.
+    """Let groups of `result` with weak support (under 20 patients) vary at least as much as all patients do.
 
     Rates have pseudo-patients for this. Without, ten patients none of whom changed would be certainty.
     """
@@ -387,7 +388,7 @@ def floored_spread(result: GroupMeans) -> GroupMeans:
 
 
 def stratum_of(result: GroupMeans, s: int) -> GroupMeans:
-    """One stratum of a joint result, as views."""
+    """Stratum `s` of a joint `result`, as views."""
     cut = lambda array, axis: array[(slice(None),) * axis + (slice(s, s + 1),)]
     first = ("value", "smoothed", "reference_value", "variance", "n_patients", "n_rows")
     return dataclasses.replace(

@@ -140,7 +140,7 @@ def audit_single(
     patient, ids = patient_codes(matched.images["patient_id"])
     views = _views(reference, names, codes, patient)
     cells, extra = [], []
-    for i in np.flatnonzero(matched.baseline_of >= 0):
+    for i in map(int, np.flatnonzero(matched.baseline_of >= 0)):
         for view in views:
             cells += list(_cells(matched, i, view, patient, len(ids), asked, choices))
         extra += _ece_rows(matched, i, views, patient, choices) if "ece" in asked else []
@@ -186,7 +186,7 @@ def _views(reference: str, names: list[str], codes: np.ndarray, patient) -> list
 
 def _cells(matched: Matched, i: int, view: _View, patient, n_patients, asked, choices) -> Iterator[_Cell]:
     """All measures of condition `i` in one view."""
-    n_groups, head = len(view.names), matched.conditions[i]
+    n_groups, (arm, level) = len(view.names), matched.conditions[i]
     shared = {"n_boot": choices.n_boot, "seed": choices.seed, "reference": view.reference, "n_patients": n_patients}
     shared |= {"min_support": choices.min_support}
     named = _means(matched, i, patient, asked)
@@ -210,13 +210,13 @@ def _cells(matched: Matched, i: int, view: _View, patient, n_patients, asked, ch
             every = np.arange(len(patient))
             shift = threshold_shift(matched, task, every, [i], view.codes, stratum, n_groups)
             result = with_shift(result, shift, choices.seed)
-        yield _Cell(*head, task, metric, label, view, result if stratum.rate else floored_spread(result))
+        yield _Cell(arm, level, task, metric, label, view, result if stratum.rate else floored_spread(result))
     for task, rows in known.items() if "auroc" in asked else ():
         if len(np.unique(matched.truth[task][rows])) == 2:
             fold = matched.fold[rows] if matched.fold.max() else None
             result = resample_aurocs(patient[rows], view.codes[rows], matched.score[task][[i]][:, rows],
                                      matched.truth[task][rows], n_groups, **shared, fold=fold)  # fmt: skip
-            yield _Cell(*head, task, "auroc", "", view, floored_spread(result))
+            yield _Cell(arm, level, task, "auroc", "", view, floored_spread(result))
 
 
 def _means(matched: Matched, i: int, patient, asked) -> list[tuple]:
@@ -309,7 +309,8 @@ def _widest_rows(cell: _Cell, head: dict, attribute: str, choices: _Choices) -> 
     row = head | {
         "metric": metric, "subgroup": "", "reference": "", "value": gap.value[0, 0], "ci_low": gap.low[0, 0],
         "ci_high": gap.high[0, 0], "p_value": gap.p_value[0, 0], "band_low": band.low[0], "band_high": band.high[0],
-        "family": f"{attribute}/{metric}", "n_patients": int(n.sum()), "smallest_group": int(n[known].min(initial=n.max())),
+        "family": f"{attribute}/{metric}", "n_patients": int(n.sum()),
+        "smallest_group": int(n[known].min(initial=n.max())),
     }  # fmt: skip
     if len(n) == 2:  # then the signed row is the same test, and sharper
         return [row]
@@ -328,14 +329,7 @@ def _signed_rows(cells: list[_Cell], attribute: str, choices: _Choices) -> list[
             gap = inference.contrast(cell.result, "gap")
             compared = np.isin(np.arange(len(cell.view.names)), cell.view.compared)
             questions.append(dataclasses.replace(gap, estimate=np.where(compared, gap.estimate, np.nan)))
-        adjusted = [question.p_value() for question in questions]
-        if choices.adjust == "max_t" and any(np.isfinite(p).any() for p in adjusted):
-            adjusted = multiplicity.step_down_max_t(questions)
-        elif choices.adjust == "bh":
-            flat = multiplicity.benjamini_hochberg(np.concatenate([p.ravel() for p in adjusted]))
-            ends = np.cumsum([p.size for p in adjusted])[:-1]
-            adjusted = [part.reshape(p.shape) for part, p in zip(np.split(flat, ends), adjusted)]
-        for cell, question, p_adjusted in zip(own, questions, adjusted):
+        for cell, question, p_adjusted in zip(own, questions, multiplicity.adjusted(questions, choices.adjust)):
             rows += _signed_cell(cell, question, p_adjusted[0, 0], f"{attribute}/{kind}", choices)
     return rows
 
@@ -362,7 +356,7 @@ def _ece_rows(matched: Matched, i: int, views: list[_View], patient, choices: _C
     rows, (arm, level) = [], matched.conditions[i]
     for (task, score), view in ((one, view) for one in matched.score.items() for view in views):
         known, found, n = ~np.isnan(score[i] + matched.truth[task]), {}, {}
-        for g, name in enumerate(view.names):
+        for g in range(len(view.names)):
             own = np.flatnonzero(known & (view.codes == g))
             n[g] = len(np.unique(patient[own]))
             lost = n[g] < max(choices.min_support, 2)
@@ -372,7 +366,7 @@ def _ece_rows(matched: Matched, i: int, views: list[_View], patient, choices: _C
                 {"ece": plain, "ece_debiased": debiased},
                 np.quantile(chance, [choices.alpha / 2, 1 - choices.alpha / 2]),
             )
-        pairs = [(g, None) for g in found if view is views[0]]
+        pairs: list[tuple[int, int | None]] = [(g, None) for g in found if view is views[0]]
         pairs += [(g, view.reference) for g in view.compared if g != view.reference]
         for (g, r), metric in ((pair, metric) for metric in ("ece", "ece_debiased") for pair in pairs):
             value = found[g][0][metric] - (0 if r is None else found[r][0][metric])

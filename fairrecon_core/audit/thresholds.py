@@ -137,10 +137,8 @@ def policy_of(thresholds, role, baseline_arm: str | None, notes: list) -> tuple[
     if thresholds is None:
         thresholds = "validation_frozen" if (role == 2).any() else "test_frozen" if baseline_arm else 0.5
         if thresholds != "validation_frozen":
-            where = (
-                f"chosen on the test images of {baseline_arm}, then kept for all arms" if baseline_arm else "are 0.5"
-            )
-            notes.append(f"no validation images: thresholds {where}")
+            own = f"chosen on the test images of {baseline_arm}, then kept for all arms"
+            notes.append(f"no validation images: thresholds {own if baseline_arm else 'are 0.5'}")
     if isinstance(thresholds, str):
         if thresholds not in POLICIES:
             raise ValueError(f"unknown threshold policy {thresholds!r}; choose one of {list(POLICIES)} or give numbers")
@@ -298,7 +296,7 @@ def quality_of(predictions: pd.DataFrame, name: str, notes: list) -> np.ndarray:
     if name.startswith("psnr"):
         said = f"identical images have a {name} of {PSNR_CAP_DB:g}, the cap for every arm: {n} results"
     else:
-        said = f"{n} results have an infinite {name} (a blank original or mask): left out, with the same image of every arm"
+        said = f"{n} results have an infinite {name} (a blank original): left out, with the same image of every arm"
     notes += [said] if n else []
     return np.minimum(values, PSNR_CAP_DB) if name.startswith("psnr") else np.where(np.isinf(values), np.nan, values)
 
