@@ -1,0 +1,86 @@
+"""What training data do to a reconstructor, what fine-tuning repays, what T1 does not tell of T2.
+
+    python tools/mitigation.py [--recipe reduced|full|smoke] [--parts skew mitigation translation]
+
+Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code, so that a run that was stopped goes
+on where it was. `full` is the study as designed, hours on two cores; `reduced`, the default, is what the repository
+shows; `--skews` and `--methods` choose among what `--list` prints. Writes results/mitigation/: skew.csv, audit.csv, mitigation.csv,
+repaired.csv, translation.csv and run.json. Simulated patients.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fairrecon_core.settings import project_folder, suggest
+from fairrecon_core.steps.folder import commit, write_json
+from fairrecon_lab.mitigation import plan, tables, translation
+from fairrecon_lab.mitigation.skew import skews
+
+OUT = project_folder() / "results" / "mitigation"
+PARTS = ("skew", "mitigation", "translation")
+SHOWN = ("no finding in women", "finding in men alone, in all", "women 0%", "women 100%")  # of `reduced`
+
+
+def said(line: str) -> None:
+    """Print a `line` with the time."""
+    print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def chosen(asked, known, what: str) -> list[str]:
+    """What was `asked` for, each one `known`; ValueError for another, with the nearest."""
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+    return list(asked)
+
+
+def make(asked: argparse.Namespace, folder: Path) -> dict:
+    """All tables that were `asked` for, with the steps in `folder`, by the names of their files."""
+    study, found = plan.Study(plan.RECIPES[asked.recipe], folder, said), {}
+    known = {skew.name: skew for skew in skews()}
+    names = asked.skews or (list(SHOWN) if asked.recipe != "full" else [n for n in known if n != tables.CONTROL.name])
+    if "skew" in asked.parts:
+        found["skew"], found["audit"] = tables.skew_table(study, [known[n] for n in chosen(names, known, "skew")])
+    if "mitigation" in asked.parts:
+        methods = chosen(asked.methods or list(plan.METHODS), plan.METHODS, "method")
+        if study.recipe.arm != "sde":  # these hold a form of the SDE
+            methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
+        weights = {name: asked.weights or plan.METHODS[name].weights for name in methods}
+        found["mitigation"] = tables.mitigation_table(study, weights, say=said)
+        found["repaired"] = tables.repaired(found["mitigation"])
+    if "translation" in asked.parts:
+        steps = translation.Translation(translation.RECIPES[asked.recipe], folder, said)
+        found["translation"] = translation.translation_table(steps.readings(), steps.recipe.n_boot)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", choices=plan.RECIPES, default="reduced")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--skews", nargs="+", default=[], help="names of skews")
+    parser.add_argument("--methods", nargs="+", default=[], help="names of methods")
+    parser.add_argument("--weights", nargs="+", type=float, default=[], help="lambdas, in place of each method's own")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the tables")
+    parser.add_argument("--runs", type=Path, default=project_folder() / "runs", help="folder of the steps")
+    parser.add_argument("--list", action="store_true", help="print what there is, and stop")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.list:
+        print("skews:", *(skew.name for skew in skews()), "methods:", *plan.METHODS, sep="\n  ")
+        sys.exit()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    for name, table in make(asked, asked.runs / "mitigation" / asked.recipe).items():
+        table.round(5).to_csv(asked.out / f"{name}.csv", index=False)
+    recipe = dataclasses.asdict(plan.RECIPES[asked.recipe])
+    told = {"command": "python tools/mitigation.py " + " ".join(sys.argv[1:]), "commit": commit(), "recipe": recipe,
+            "translation": dataclasses.asdict(translation.RECIPES[asked.recipe]), "parts": list(asked.parts),
+            "python": sys.version.split()[0], "torch": torch.__version__,
+            "last_call_s": round(time.time() - began)}  # fmt: skip
+    write_json(asked.out / "run.json", told)
