@@ -132,7 +132,7 @@ def test_right_signs_hide_the_attribute_from_a_linear_probe_and_published_ones_s
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     sex = rng.integers(0, 2, 600)
     raw = rng.normal(size=(600, 16))
-    raw[:, :4] += 0.8 * (sex[:, None] - 0.5)
+    raw[:, :4] += 2.0 * (sex[:, None] - 0.5)
     images, groups = torch.tensor(raw, dtype=torch.float32), torch.tensor(sex)[:, None]
     into = torch.randn(16, 4, generator=generator) / 4
     read = lambda made: torch.tanh(made @ into)
@@ -151,8 +151,7 @@ def test_right_signs_hide_the_attribute_from_a_linear_probe_and_published_ones_s
         loss.backward()
         optimizer.step()
     after = probe(read(net(images)).detach().numpy(), sex)
-    print(signs, before, after)
-    assert 0.05 < before < 0.5 and direction * (after - before) > 0.05, (before, after)
+    assert 0.1 < before < 0.6 and direction * (after - before) > 0.05, (before, after)
 
 
 def probe(features, attribute):
@@ -205,7 +204,7 @@ def test_rates_come_from_memory_and_gradients_from_the_batch():
     seen = seen_of([0.0] * 2, [1] * 2, [1] * 2)  # alone, this batch has one group and no range
     value = term(seen)
     value.backward()
-    assert float(value) > 0.1 and (seen.logits.grad < 0).all(), "raising group 1 narrows the range"
+    assert value.item() > 0.1 and (seen.logits.grad < 0).all(), "raising group 1 narrows the range"
 
 
 def test_the_constraint_does_not_divide_by_its_own_size():

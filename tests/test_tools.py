@@ -9,7 +9,7 @@ from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "example", "pairs", "pretrain", "real_images", "results", "shipped", "switchboard")
+TOOLS = ("book", "example", "mitigation", "pairs", "pretrain", "real_images", "results", "shipped", "switchboard")
 TOOLS += ("trained_switches", "womens_gain")
 
 

@@ -4,8 +4,8 @@
 
 Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code, so that a run that was stopped goes
 on where it was. `full` is the study as designed, hours on two cores; `reduced`, the default, is what the repository
-shows; `--skews` and `--methods` choose among what `--list` prints. Writes results/mitigation/: skew.csv, audit.csv, mitigation.csv,
-repaired.csv, translation.csv and run.json. Simulated patients.
+shows; `--skews` and `--methods` choose among what `--list` prints. Writes skew.csv, audit.csv, mitigation.csv,
+repaired.csv, translation.csv and run.json into results/mitigation/. Simulated patients.
 """
 
 import argparse

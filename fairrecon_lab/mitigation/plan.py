@@ -153,9 +153,10 @@ class Study(Steps):
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Probabilities of the task, (n,), for images (n, H, W)."""
+        eye = self.eye  # made outside of inference mode, or no gradient could pass it later
         with torch.inference_mode():
             parts = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(32)
-            return torch.cat([self.eye(part)[0] for part in parts])[:, 0].sigmoid().numpy().astype(float)
+            return torch.cat([eye(part)[0] for part in parts])[:, 0].sigmoid().numpy().astype(float)
 
     def pool(self, split: str, sex: str = "") -> Pool:
         """A cohort, made once: "pool", "tune", "validation" or "test"; with `sex` everybody has that sex."""
