@@ -33,6 +33,9 @@ from fairrecon_lab.simulate import Bias, patient_table, simulate
 
 SEEDS = {"pool": 201, "tune": 202, "validation": 203, "test": 204}  # of the cohorts
 SEXES = ("female", "male")
+DRAWN = ("size", "level", "anatomy", "task")  # of the recipe: what decides an image
+TRAINED = (*DRAWN, "arm", "width", "epochs", "rate", "n_train", "n_pool", "n_validation", "batch_size")
+TUNED = (*TRAINED, "reader_size", "n_tune", "tune_epochs", "tune_rate")
 HERE = "fairrecon_lab.mitigation"
 
 
@@ -56,10 +59,10 @@ class Recipe:
     rate: float = 2e-3
     n_train: int = 300
     n_pool: int = 900
-    n_tune: int = 240
+    n_tune: int = 160
     n_validation: int = 160
     n_test: int = 500
-    tune_epochs: int = 3
+    tune_epochs: int = 2
     tune_rate: float = 5e-4
     batch_size: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -69,6 +72,8 @@ class Recipe:
 RECIPES = {
     "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_validation=24, n_test=40,
                     tune_epochs=1, seeds=(0,), n_boot=200),
+    "tutorial": Recipe(epochs=4, n_train=200, n_pool=500, n_tune=96, n_validation=80, n_test=120, seeds=(0,),
+                       n_boot=400),
     "reduced": Recipe(),
     "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_validation=800, n_test=3000,
                    tune_epochs=6, seeds=(0, 1, 2, 3, 4), n_boot=10_000),
@@ -167,7 +172,7 @@ class Study(Steps):
     def _made_pool(self, split: str, sex: str) -> Pool:
         recipe, path = self.recipe, self.folder / f"{split}{'-' + sex if sex else ''}.npz"
         mark = self.mark("pool", "fairrecon_lab.simulate.drawing", "fairrecon_core.degrade.xray",
-                          names=("size", "level", "anatomy", "task", f"n_{split}"), split=split, sex=sex)  # fmt: skip
+                          names=(*DRAWN, f"n_{split}"), split=split, sex=sex)  # fmt: skip
         if not current(path, mark):
             self.say(f"draw {path.stem}")
             do = {"sex": sex} if sex else {}
@@ -214,10 +219,18 @@ class Study(Steps):
         return choose_threshold(self.scores(pool.clean), pool.table[f"true_{self.recipe.task}"])
 
     def network(self, skew: Skew, seed: int):
-        """The network of a skew and seed, trained once."""
+        """The network of a skew, trained once.
+
+        Parameters
+        ----------
+        skew : Skew
+        seed : int
+            Of the patients' order and of training.
+        """
         recipe, path = self.recipe, self.folder / f"net-{slug(skew.name)}-{seed}.safetensors"
         made = reconstructor(recipe.arm, "xray", width=recipe.width, **_short(recipe))
-        mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", skew=repr(skew), seed=seed)
+        mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", names=TRAINED,
+                         skew=repr(skew), seed=seed)  # fmt: skip
         if current(path, mark):
             made.load(path)
             return made
@@ -234,13 +247,23 @@ class Study(Steps):
         return made
 
     def tuned(self, skew: Skew, seed: int, name: str, weight: float):
-        """The network of a skew after fine-tuning with a method, or with none: "twin"."""
+        """The network of a skew after fine-tuning.
+
+        Parameters
+        ----------
+        skew : Skew
+        seed : int
+        name : str
+            Of a method, or "twin".
+        weight : float
+            lambda.
+        """
         recipe, path = self.recipe, self.folder / f"tuned-{slug(skew.name)}-{slug(name)}-{weight:g}-{seed}.safetensors"
         made = self.network(skew, seed)
         method = METHODS.get(name)
         chosen = repr(method and (method.people, method.estimate))
         mark = self.mark("tuned", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm, seed=seed,
-                         skew=repr(skew), method=name, weight=weight, options=chosen)  # fmt: skip
+                         skew=repr(skew), method=name, weight=weight, options=chosen, names=TUNED)  # fmt: skip
         if current(path, mark):
             made.load(path)
             return made
@@ -258,11 +281,24 @@ class Study(Steps):
         return made
 
     def read(self, name: str, seed: int, network: Callable[[], Any] | None, split: str = "test", sex: str = ""):
-        """Readings of an arm called `name` on a cohort; `network` makes it when asked, None reads the clean images."""
+        """Readings of an arm on a cohort, made once.
+
+        Parameters
+        ----------
+        name : str
+            Of the arm.
+        seed : int
+            Of its training.
+        network : callable or None
+            Makes it when asked; None reads the clean images.
+        split, sex : str
+            As in `pool`.
+        """
         recipe = self.recipe
         path = self.folder / f"read-{slug(name)}-{seed}-{split}{'-' + sex if sex else ''}.parquet"
         mark = self.mark("read", f"{HERE}.measure", f"{HERE}.finetune", "fairrecon_core.reconstruct.unet",
-                          f"{HERE}.skew", name=name, seed=seed, split=split, sex=sex)  # fmt: skip
+                          f"{HERE}.skew", name=name, seed=seed, split=split, sex=sex,
+                         names=(*TUNED, f"n_{split}"))  # fmt: skip
         if not current(path, mark):
             pool = self.pool(split, sex)
             images = pool.clean

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.settings import project_folder
 from fairrecon_lab.mitigation.measure import audited, by_group, counterfactual_truth, effects
 from fairrecon_lab.mitigation.plan import METHODS, SEXES, Study
 from fairrecon_lab.mitigation.skew import Skew
@@ -129,6 +130,14 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
             "worst_tpr": worst["tpr"].min(), "worst_fpr": worst["fpr"].max(), "worst_psnr_db": worst["psnr_db"].min(),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def kept(name: str) -> pd.DataFrame:
+    """Table `name` of results/mitigation/, as `tools/mitigation.py` wrote it; FileNotFoundError if it did not."""
+    path = project_folder() / "results" / "mitigation" / f"{name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"no {path.name} in results/mitigation: python tools/mitigation.py makes it")
+    return pd.read_csv(path)
 
 
 def _cohort(study: Study) -> pd.DataFrame:

@@ -230,9 +230,9 @@ class Adversarial(Term):
 
 
 def squared_correlation(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean over columns of the squared Pearson correlation of (n, K) with (n, K); constant columns are left out.
+    """Mean over columns of the squared correlation (Pearson) of `predicted` with `target`, both (n, K).
 
-    `target` may be NaN, such rows take no part in their column. 0, without gradient, if no column varies.
+    `target` may be NaN, such rows take no part in their column. Constant columns are left out; 0 if no column varies.
     """
     found = []
     for k in range(target.shape[1]):

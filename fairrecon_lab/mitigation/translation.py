@@ -50,6 +50,7 @@ class TranslationRecipe:
 
 RECIPES = {
     "smoke": TranslationRecipe(size=32, width=4, epochs=1, n_train=12, n_test=24, seeds=(0,), n_boot=200),
+    "tutorial": TranslationRecipe(epochs=4, n_train=80, n_test=40, seeds=(0,), n_boot=400),
     "reduced": TranslationRecipe(),
     "full": TranslationRecipe(size=128, width=16, epochs=12, n_train=1200, n_test=800, seeds=(0, 1, 2, 3, 4),
                               n_boot=10_000),
@@ -64,7 +65,7 @@ class Translation(Steps):
         self.pools: dict[str, dict[str, Any]] = {}
 
     def pool(self, split: str) -> dict[str, Any]:
-        """Arrays t1, t2, dry (T2 without oedema), mask, silent, and the `table`, of "train" or "test"; made once."""
+        """Arrays t1, t2, dry (T2 without oedema), mask, silent, and the `table`, of a `split`; made once."""
         if split not in self.pools:
             recipe, path = self.recipe, self.folder / f"translation-{split}.npz"
             mark = self.mark("pool", "fairrecon_lab.simulate.contrasts", names=("size", f"n_{split}"), split=split)
@@ -79,7 +80,12 @@ class Translation(Steps):
         return self.pools[split]
 
     def network(self, seed: int):
-        """The network of a seed, trained once on T1 and T2 of the training patients."""
+        """The network of a training seed, trained once on T1 and T2 of the training patients.
+
+        Parameters
+        ----------
+        seed : int
+        """
         recipe, path = self.recipe, self.folder / f"translation-{seed}.safetensors"
         options = arm_class(recipe.arm).short_training | {"learning_rate": recipe.rate}
         made = reconstructor(recipe.arm, "mri", width=recipe.width, **options)
