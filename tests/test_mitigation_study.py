@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_tools import tool
 
-from fairrecon_lab.mitigation import measure, plan, tables, translation
+from fairrecon_lab.mitigation import compare, measure, plan, tables, translation
 from fairrecon_lab.mitigation.skew import Skew, skews, training_rows
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
@@ -94,8 +94,8 @@ def world(harm_women, n=400, n_seeds=3, seed=0, noise=0.15):
 
 
 def compared(arms, cohort):
-    parts = [measure.by_group(arms[name], cohort, dict.fromkeys(range(3), 0.5)) for name in ("skewed", "control")]
-    return measure.effects(*parts, ("female", "male"), n_boot=400).set_index(["quantity", "subgroup"])
+    parts = [compare.by_group(arms[name], cohort, dict.fromkeys(range(3), 0.5)) for name in ("skewed", "control")]
+    return compare.effects(*parts, ("female", "male"), n_boot=400).set_index(["quantity", "subgroup"])
 
 
 def test_a_harm_to_ill_women_is_found_where_it_is_and_nowhere_else():
@@ -119,8 +119,8 @@ def test_intervals_of_a_change_that_is_not_there_cover_zero_as_often_as_they_say
 
 def test_the_counterfactual_truth_is_the_mean_of_paired_differences():
     rng = np.random.default_rng(2)
-    make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in measure.QUANTITIES}
-    truth = measure.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
+    make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in compare.QUANTITIES}
+    truth = compare.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
     assert truth["value"].to_numpy() == pytest.approx([-0.1] * 4, abs=1e-3)
     assert (truth["low"] < truth["value"]).all() and (truth["n"] == 50).all()
 
@@ -216,7 +216,7 @@ def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in
     assert {name for name, method in plan.METHODS.items() if method.published} == {
         "reweighting, published ages", "eodd, published sex code", "eodd, published sde form",
         "adversarial, published signs"}  # fmt: skip
-    assert tables.MISSING.name in {skew.name for skew in skews()}
+    assert {tables.MISSING, tables.TIED, plan.CONTROL} <= set(skews())
     small, large = (dataclasses.asdict(plan.RECIPES[name]) for name in ("reduced", "full"))
     assert {key for key in small if small[key] != large[key]} <= {"width", "epochs", "n_train", "n_pool", "n_tune",
                                                                   "n_validation", "n_test", "tune_epochs", "seeds",

@@ -43,7 +43,7 @@ def make(asked: argparse.Namespace, folder: Path) -> dict:
     """All tables that were `asked` for, with the steps in `folder`, by the names of their files."""
     study, found = plan.Study(plan.RECIPES[asked.recipe], folder, said), {}
     known = {skew.name: skew for skew in skews()}
-    names = asked.skews or (list(SHOWN) if asked.recipe != "full" else [n for n in known if n != tables.CONTROL.name])
+    names = asked.skews or (list(SHOWN) if asked.recipe != "full" else [n for n in known if n != plan.CONTROL.name])
     if "skew" in asked.parts:
         found["skew"], found["audit"] = tables.skew_table(study, [known[n] for n in chosen(names, known, "skew")])
     if "mitigation" in asked.parts:

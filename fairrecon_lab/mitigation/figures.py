@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from fairrecon_lab import plots
 from fairrecon_lab.analysis.estimates import caption, legend_beside
-from fairrecon_lab.mitigation.measure import QUANTITIES
+from fairrecon_lab.mitigation.compare import QUANTITIES
 from fairrecon_lab.mitigation.plan import SEXES
 
 NAMES = {  # quantity, and what its axis says

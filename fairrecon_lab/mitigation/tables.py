@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.settings import project_folder
-from fairrecon_lab.mitigation.measure import audited, by_group, counterfactual_truth, effects
-from fairrecon_lab.mitigation.plan import METHODS, SEXES, Study
+from fairrecon_lab.mitigation.compare import audited, by_group, counterfactual_truth, effects
+from fairrecon_lab.mitigation.plan import CONTROL, METHODS, SEXES, Study
 from fairrecon_lab.mitigation.skew import Skew
 
-CONTROL = Skew("women 50%")
 MISSING = Skew("no finding in women", missing="true_pleural_effusion")
+TIED = Skew("finding in men alone, in all", missing="true_pleural_effusion", tied=True)
 GROUPS = {"sex": SEXES, "age_group": ("young", "old")}
 
 
@@ -33,10 +33,10 @@ def skew_table(study: Study, skews: Iterable[Skew], control: Skew = CONTROL) -> 
     Returns
     -------
     effects, audit : DataFrame
-        `skew`, rows of `measure.effects` with `truth`, `truth_low`, `truth_high` for gaps by sex, `seed_sd` (of the
+        `skew`, rows of `compare.effects` with `truth`, `truth_low`, `truth_high` for gaps by sex, `seed_sd` (of the
         gap's change over the training seeds); and rows of the audit table.
     """
-    cuts = dict.fromkeys(study.recipe.seeds, study.cut)
+    cuts = study.cuts
     arm = lambda skew: study.read_all(skew.name, lambda seed: study.network(skew, seed))
     base, found, audits = arm(control), [], []
     for skew in skews:
@@ -51,12 +51,12 @@ def skew_table(study: Study, skews: Iterable[Skew], control: Skew = CONTROL) -> 
         table["seed_sd"] = [_seed_sd(*parts, groups, *key) for key in zip(table["quantity"], table["subgroup"])]
         found.append(table.assign(skew=skew.name, attribute=skew.attribute, share=skew.share, way=skew.way))
         both = pd.concat([part[part["recorded"]] for part in (read, base)])
-        audits.append(audited(both, _cohort(study), study.cut, skew.attribute, baseline=control.name, arms=[skew.name],
+        audits.append(audited(both, _cohort(study), cuts, skew.attribute, baseline=control.name, arms=[skew.name],
                               n_boot=study.recipe.n_boot).assign(skew=skew.name))  # fmt: skip
     return pd.concat(found, ignore_index=True), pd.concat(audits, ignore_index=True)
 
 
-def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Skew = MISSING,
+def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Skew = TIED,
                      control: Skew = CONTROL, say: Callable[[str], object] = print) -> pd.DataFrame:  # fmt: skip
     """What each method changed against its twin, and the twin against the network before.
 
@@ -73,11 +73,11 @@ def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Ske
     Returns
     -------
     DataFrame
-        `method`, `weight`, `published`, and the rows of `measure.effects`: `value`, `other` (the twin; for the twin the
+        `method`, `weight`, `published`, and the rows of `compare.effects`: `value`, `other` (the twin; for the twin the
         skewed network), `delta`, `low`, `high`; `skewed` and `control`, the figure before and without the skew;
         `n_seeds`.
     """
-    seeds, fixed = study.recipe.seeds, dict.fromkeys(study.recipe.seeds, study.cut)
+    seeds, fixed = study.recipe.seeds, study.cuts
     grouped = lambda read, cuts=fixed: _grouped(study, read[read["recorded"]], cuts)
     skewed = grouped(study.read_all(skew.name, lambda seed: study.network(skew, seed)))
     without = grouped(study.read_all(control.name, lambda seed: study.network(control, seed)))
