@@ -254,10 +254,10 @@ def test_an_unknown_attribute_takes_no_part(table):
 # twins
 
 
-def tuned(term, table, eye=None, **options):
+def tuned(term, table, eye=None, arm="unet", **options):
     rng = np.random.default_rng(0)
     images = Images(rng.random((N, SIZE, SIZE), dtype=np.float32), list(table["image_id"]))
-    made, people = network("unet"), People(table, ["effusion"])
+    made, people = network(arm), People(table, ["effusion"])
     made.learning_rate = 1e-3
     noisy = lambda images, level, names, seed=0: (images + 0.1).clamp(0, 1)
     losses = fine_tune(made, term, images, people, noisy, LEVEL, eye=eye, epochs=2, **options)
@@ -271,6 +271,14 @@ def test_a_twin_is_plain_training_byte_for_byte_and_the_method_is_not(eye, table
     assert torch.equal(twin, plain), "same images, order and steps; the gradient is cut"
     assert not torch.equal(method, twin)
     assert losses["term"].notna().all() and len(losses) == 2
+
+
+def test_the_published_sde_form_is_its_twin_byte_for_byte_and_the_right_form_is_not(eye, table):
+    twin, _ = tuned(None, table, arm="sde")
+    published, losses = tuned(EqualOdds(torch.zeros(1)), table, eye, arm="sde", weight=100.0, estimate="published")
+    assert losses["term"].gt(0).all(), "it has a value, and is printed as a loss"
+    assert torch.equal(published, twin)
+    assert not torch.equal(tuned(EqualOdds(torch.zeros(1)), table, eye, arm="sde", weight=100.0)[0], twin)
 
 
 def test_the_reader_stays_as_it_was(eye, table):

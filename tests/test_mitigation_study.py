@@ -197,8 +197,8 @@ def test_the_command_makes_its_tables_once_and_again_the_same(root, tmp_path):
     made, asked = [], ["no finding in women"]
     command = tool(root, "mitigation")
     command.said = made.append
-    options = {"recipe": "smoke", "parts": command.PARTS, "skews": asked, "methods": ["consistency", "threshold"],
-               "weights": [0.01]}  # fmt: skip
+    options = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "skews": asked, "weights": [0.01]}
+    options["methods"] = ["consistency", "threshold"]
     first = command.make(type("Asked", (), options), tmp_path)
     n_steps = len(made)
     again = command.make(type("Asked", (), options), tmp_path)

@@ -5,7 +5,8 @@
 Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code, so that a run that was stopped goes
 on where it was. `full` is the study as designed, hours on two cores; `reduced`, the default, is what the repository
 shows; `--skews` and `--methods` choose among what `--list` prints. Writes skew.csv, audit.csv, mitigation.csv,
-repaired.csv, translation.csv and run.json into results/mitigation/. Simulated patients.
+repaired.csv, translation.csv and run.json into results/mitigation/, for another `--arm` than the U-Net under names
+that end in it. Simulated patients.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def chosen(asked, known, what: str) -> list[str]:
 
 def make(asked: argparse.Namespace, folder: Path) -> dict:
     """All tables that were `asked` for, with the steps in `folder`, by the names of their files."""
-    study, found = plan.Study(plan.RECIPES[asked.recipe], folder, said), {}
+    study, found = plan.Study(dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm), folder, said), {}
     known = {skew.name: skew for skew in skews()}
     names = asked.skews or (list(SHOWN) if asked.recipe != "full" else [n for n in known if n != plan.CONTROL.name])
     if "skew" in asked.parts:
@@ -62,6 +63,7 @@ def make(asked: argparse.Namespace, folder: Path) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=plan.RECIPES, default="reduced")
+    parser.add_argument("--arm", choices=("unet", "pix2pix", "sde"), default="unet", help="of skew and mitigation")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--skews", nargs="+", default=[], help="names of skews")
     parser.add_argument("--methods", nargs="+", default=[], help="names of methods")
@@ -76,11 +78,12 @@ if __name__ == "__main__":
         sys.exit()
     asked.out.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    for name, table in make(asked, asked.runs / "mitigation" / asked.recipe).items():
-        table.round(5).to_csv(asked.out / f"{name}.csv", index=False)
+    suffix = "" if asked.arm == "unet" else f"_{asked.arm}"
+    for name, table in make(asked, asked.runs / "mitigation" / (asked.recipe + suffix)).items():
+        table.round(5).to_csv(asked.out / f"{name}{suffix}.csv", index=False)
     recipe = dataclasses.asdict(plan.RECIPES[asked.recipe])
     told = {"command": "python tools/mitigation.py " + " ".join(sys.argv[1:]), "commit": commit(), "recipe": recipe,
             "translation": dataclasses.asdict(translation.RECIPES[asked.recipe]), "parts": list(asked.parts),
             "python": sys.version.split()[0], "torch": torch.__version__,
             "last_call_s": round(time.time() - began)}  # fmt: skip
-    write_json(asked.out / "run.json", told)
+    write_json(asked.out / f"run{suffix}.json", told)

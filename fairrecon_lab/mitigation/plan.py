@@ -232,7 +232,7 @@ class Study(Steps):
         seed : int
             Of the patients' order and of training.
         """
-        recipe, path = self.recipe, self.folder / f"net-{slug(skew.name)}-{seed}.safetensors"
+        recipe, path = self.recipe, self._net_path(skew, seed)
         made = reconstructor(recipe.arm, "xray", width=recipe.width, **_short(recipe))
         mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", names=TRAINED,
                          skew=repr(skew), seed=seed)  # fmt: skip
@@ -273,6 +273,7 @@ class Study(Steps):
             made.load(path)
             return made
         self.say(f"fine-tune {path.stem}")
+        made.start_from(self._net_path(skew, seed))  # an SDE's network, too, not only its running mean
         pool = self.pool("tune")
         people = People(pool.table, [recipe.task], **(method.people if method else {}))
         cuts = torch.tensor([np.log(self.cuts[seed] / (1 - self.cuts[seed]))], dtype=torch.float32)
@@ -301,7 +302,7 @@ class Study(Steps):
         """
         recipe = self.recipe
         path = self.folder / f"read-{slug(name)}-{seed}-{split}{'-' + sex if sex else ''}.parquet"
-        mark = self.mark("read", f"{HERE}.measure", f"{HERE}.finetune", "fairrecon_core.reconstruct.unet",
+        mark = self.mark("read", f"{HERE}.measure", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm,
                           f"{HERE}.skew", name=name, seed=seed, split=split, sex=sex,
                          names=(*TUNED, f"n_{split}"))  # fmt: skip
         if not current(path, mark):
@@ -345,6 +346,9 @@ class Study(Steps):
         """Threshold chosen on an arm's own validation images: what recalibration gives."""
         read = self.read(name, seed, lambda: network(seed), "validation")
         return choose_threshold(read["score"], self.pool("validation").table[f"true_{self.recipe.task}"])
+
+    def _net_path(self, skew: Skew, seed: int) -> Path:
+        return self.folder / f"net-{slug(skew.name)}-{seed}.safetensors"
 
     def _stored(self, *splits: str) -> Callable:
         """Degraded images by name, called like a degradation: each image has one noise, as on a scanner."""
