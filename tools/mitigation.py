@@ -11,6 +11,7 @@ that end in it. Simulated patients.
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from fairrecon_lab.mitigation.skew import skews
 
 OUT = project_folder() / "results" / "mitigation"
 PARTS = ("skew", "mitigation", "translation")
-SHOWN = ("no finding in women", "finding in men alone, in all", "women 0%", "women 100%")  # of `reduced`
+SHOWN = {"skews": ("no finding in women", "women 0%"), "methods": ("consistency", "threshold")}  # of `reduced`
 
 
 def said(line: str) -> None:
@@ -44,11 +45,12 @@ def make(asked: argparse.Namespace, folder: Path) -> dict:
     """All tables that were `asked` for, with the steps in `folder`, by the names of their files."""
     study, found = plan.Study(dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm), folder, said), {}
     known = {skew.name: skew for skew in skews()}
-    names = asked.skews or (list(SHOWN) if asked.recipe != "full" else [n for n in known if n != plan.CONTROL.name])
+    names = asked.skews or (SHOWN["skews"] if asked.recipe != "full" else [n for n in known if n != plan.CONTROL.name])
     if "skew" in asked.parts:
         found["skew"], found["audit"] = tables.skew_table(study, [known[n] for n in chosen(names, known, "skew")])
     if "mitigation" in asked.parts:
-        methods = chosen(asked.methods or list(plan.METHODS), plan.METHODS, "method")
+        several = plan.METHODS if asked.recipe == "full" else SHOWN["methods"]
+        methods = chosen(asked.methods or several, plan.METHODS, "method")
         if study.recipe.arm != "sde":  # these hold a form of the SDE
             methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
         weights = {name: asked.weights or plan.METHODS[name].weights for name in methods}
@@ -81,9 +83,11 @@ if __name__ == "__main__":
     suffix = "" if asked.arm == "unet" else f"_{asked.arm}"
     for name, table in make(asked, asked.runs / "mitigation" / (asked.recipe + suffix)).items():
         table.round(5).to_csv(asked.out / f"{name}{suffix}.csv", index=False)
-    recipe = dataclasses.asdict(plan.RECIPES[asked.recipe])
-    told = {"command": "python tools/mitigation.py " + " ".join(sys.argv[1:]), "commit": commit(), "recipe": recipe,
-            "translation": dataclasses.asdict(translation.RECIPES[asked.recipe]), "parts": list(asked.parts),
-            "python": sys.version.split()[0], "torch": torch.__version__,
-            "last_call_s": round(time.time() - began)}  # fmt: skip
-    write_json(asked.out / f"run{suffix}.json", told)
+    path = asked.out / f"run{suffix}.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for part in asked.parts:  # each part tells by which call it was made
+        recipe = (translation.RECIPES if part == "translation" else plan.RECIPES)[asked.recipe]
+        record[part] = {"command": "python tools/mitigation.py " + " ".join(sys.argv[1:]), "commit": commit(),
+                        "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
+                        "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
+    write_json(path, record)

@@ -56,7 +56,7 @@ def skew_table(study: Study, skews: Iterable[Skew], control: Skew = CONTROL) -> 
     return pd.concat(found, ignore_index=True), pd.concat(audits, ignore_index=True)
 
 
-def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Skew = TIED,
+def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Skew = MISSING,
                      control: Skew = CONTROL, say: Callable[[str], object] = print) -> pd.DataFrame:  # fmt: skip
     """What each method changed against its twin, and the twin against the network before.
 
