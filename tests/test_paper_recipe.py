@@ -60,6 +60,7 @@ def test_each_choice_alone_makes_numbers_incomparable_and_is_named(modality):
         where, colon, key = row.name.partition(":")
         _, *rest = row.name.split(".")
         silent = by_modality(yaml.safe_load(row.ours), modality) is None
+        silent |= modality == "xray" and row.name.startswith("recipes.segmenter")  # nothing is segmented there
         if (
             silent
             or (colon and where != cohort.name)

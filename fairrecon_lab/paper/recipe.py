@@ -97,7 +97,7 @@ def unlike_papers(settings: Settings, cohort) -> dict[str, list[str]]:
         said = [value for value in said if value is not ABSENT] or [_said(row.ours, cohort.modality)]
         if here is ABSENT or row.name.endswith({"mri": ".xray", "xray": ".mri"}[cohort.modality]):
             continue
-        if row.name.startswith({"mri": "xray_", "xray": "mri_"}[cohort.modality]):
+        if row.name.startswith({"mri": "xray_", "xray": ("mri_", "recipes.segmenter.")}[cohort.modality]):
             continue
         if said != [ABSENT] and not any(_same(here, value) for value in said):
             paper = " or ".join(dict.fromkeys(map(_text, said)))
