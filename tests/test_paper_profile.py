@@ -168,7 +168,7 @@ HOME = {"average": "averaging"}  # options whose attribute has another name
 
 def test_what_holds_for_all_networks_reaches_their_trainings(paper, trainings):
     for name, steps in paper.items():
-        network, levels, options = trainings(steps.weights.make, "unet", level=steps.levels[0])
+        _, levels, options = trainings(steps.weights.make, "unet", level=steps.levels[0])
         assert levels == (steps.levels[0],), "one network a level"
         assert options["cache"] is None, "new noise in every epoch"
         assert not options["mirror"] and options["n_validation"] == 0 == PAPER["n_validation"]
