@@ -54,6 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
     options.add_argument("--with-images", action="store_true", help="save and report images of real patients")
+    options.add_argument(
+        "--on", metavar="WHERE", default="", help="first the steps, by Dask: local:N, slurm:N, tcp://..."
+    )
+    options.add_argument(
+        "--plan", nargs="?", type=int, const=1, metavar="N", help="what it costs with N workers; no run"
+    )
     chosen = options.parse_args(argv)
     from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
 
@@ -61,6 +67,16 @@ def main(argv: list[str] | None = None) -> int:
         overrides = dict(_key_value(text) for text in chosen.settings)
         if chosen.with_images:  # for the kernels; what is kept from an earlier start is drawn anew with --again
             os.environ["FAIRRECON_WITH_IMAGES"] = "1"
+        if chosen.plan is not None:
+            from fairrecon_lab.engine.plan import plan
+
+            print(plan(chosen.profile, overrides, max(1, chosen.plan)))
+            return 0
+        if chosen.on:
+            from fairrecon_lab.engine.cluster import run_steps
+
+            run_series(chosen.profile, overrides, only=["01"])
+            run_steps(chosen.profile, overrides, chosen.on)
         which = {"only": chosen.only, "start": chosen.start, "again": chosen.again}
         run_series(chosen.profile, overrides, **which, with_images=chosen.with_images)
     except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:
