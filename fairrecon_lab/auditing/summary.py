@@ -1,11 +1,13 @@
-"""The audit table in words: what changed, what provably did not, what these data cannot tell."""
+"""The audit tables in words: the rates, which gaps are real, what changed, and what these data cannot tell."""
+
+import re
 
 import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.metrics import WEAK_SUPPORT
 from fairrecon_core.audit.rows import VERDICTS
-from fairrecon_core.measures import decimals_of
+from fairrecon_core.measures import decimals_of, label_of
 
 
 def summary(table: pd.DataFrame, max_rows: int = 12) -> str:
@@ -138,3 +140,110 @@ def _limits(cells: pd.DataFrame) -> list[str]:
             f"{mde['unit'].iloc[0]} (median {mde['mde'].median():.{digits}f}) to be found with power .8, unadjusted."
         )
     return lines
+
+
+SHOWN = ("tpr", "fpr", "ppv", "auroc")  # of the rates on the screen; the others are in the table
+REAL = ("different", "different_within_margin")  # verdicts of a gap of one model
+WORDS = {"different": "different", "different_within_margin": "different, within the margin",
+         "equivalent": "equivalent", "undetermined": "undetermined", "not_estimable": "not estimable"}  # fmt: skip
+
+
+def glance(rates: pd.DataFrame, room: int = 30) -> list[str]:
+    """The table of one model's rates and gaps as lines of a screen: rates by subgroup, then gaps, the widest first.
+
+    Parameters
+    ----------
+    rates : DataFrame
+        From `audit_single`.
+    room : int
+        About how many lines there may be.
+
+    Returns
+    -------
+    lines : list of str
+    """
+    if rates.empty:
+        return []
+    own = rates[(rates["subgroup"] != "") & (rates["reference"] == "")]
+    gaps = rates[(rates["reference"] != "") & (rates["subgroup"] != "")]
+    width = gaps.assign(width=(gaps["value"].abs() / gaps["margin"]).fillna(-1))
+    keys = ["attribute", "arm", "level", "task"]
+    widest = width.groupby(keys, sort=False)["width"].max().sort_values(ascending=False, kind="stable")
+    blocks = dict(iter(own.groupby(keys, sort=False)))
+    order = [key for key in widest.index if key in blocks] + [key for key in blocks if key not in widest.index]
+    lines, left = [], 0
+    for key in order:
+        block = _block(key, blocks[key], several=len(blocks) > 1)
+        if lines and len(lines) + len(block) > room * 2 // 3:
+            left += 1
+        else:
+            lines += block
+    if left:
+        lines.append(f"... and {left} more tables of rates, with narrower gaps (--out FILE has all)")
+    return [*lines, "", *_gap_lines(width, max(room - len(lines) - 3, 4))]
+
+
+def _block(key, part: pd.DataFrame, several: bool) -> list[str]:
+    """Rates of one attribute, arm and task: a line a subgroup."""
+    attribute, arm, level, task = key
+    there = list(part["metric"].drop_duplicates())
+    metrics = [name for name in SHOWN if name in there] or there[:4]
+    who = f", {arm}" + (f"@{level:g}" if level != 1 else "") if isinstance(arm, str) and arm and several else ""
+    names = sorted(part["subgroup"].drop_duplicates(), key=_natural)
+    wide = max([len(name) for name in names] + [8])
+    cells = {(row.subgroup, row.metric): row for row in part.itertuples() if row.label in ("", "0", "1")}
+    head = f"{task}{who}: rates by {attribute}, with 95 % intervals, and patients"
+    lines = [head, " " * wide + "".join(f"  {_short(name):<19} {'n':>6}" for name in metrics)]
+    for name in names:
+        found = [cells.get((name, metric)) for metric in metrics]
+        lines.append(f"{name:<{wide}}" + "".join(f"  {_rate(row):<19} {_count_of(row):>6}" for row in found))
+    return lines
+
+
+def _short(metric: str) -> str:
+    return metric.upper() if metric in (*SHOWN, "auprc", "ece") else label_of(metric)[:19]
+
+
+def _rate(row) -> str:
+    if row is None or not np.isfinite(row.value):
+        return "too few patients" if row is not None else "-"
+    digits = decimals_of(row.unit)
+    interval = f" [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]" if np.isfinite(row.ci_low) else ""
+    return f"{row.value:.{digits}f}{interval}"
+
+
+def _count_of(row) -> str:
+    return "" if row is None or not np.isfinite(row.n_patients) else f"{int(row.n_patients)}"
+
+
+def _natural(name: str) -> tuple:
+    """Bins by their lower edge, names by the alphabet."""
+    number = re.match(r"(<|>=)?(-?[\d.]+)", name)
+    if number is None:
+        return (1, 0.0, name)
+    return (0, float(number[2].rstrip(".")) - 1e-9 * (number[1] == "<"), name)
+
+
+def _gap_lines(gaps: pd.DataFrame, room: int) -> list[str]:
+    """Gaps between subgroups, the real ones first, each widest first in margins."""
+    if gaps.empty:
+        return []
+    counts = gaps["verdict"].value_counts()
+    told = ", ".join(f"{counts[name]} {word}" for name, word in WORDS.items() if name in counts)
+    lines = [f"Gaps between subgroups ({len(gaps)}): {told}."]
+    real = gaps[gaps["verdict"].isin(REAL)].sort_values("width", ascending=False, kind="stable")
+    rest = gaps[gaps["verdict"] == "undetermined"].sort_values("width", ascending=False, kind="stable")
+    chosen = pd.concat([real, rest]).head(room)
+    lines += [f"  {gap_sentence(row)}" for row in chosen.itertuples()]
+    more = len(real) + len(rest) - len(chosen)
+    return lines + ([f"  ... and {more} more that are different or undetermined"] if more else [])
+
+
+def gap_sentence(row) -> str:
+    """One gap of one model in words: "edema tpr: female - male -0.120 [-0.200, -0.051] rate, p 0.001, different"."""
+    digits = decimals_of(row.unit)
+    number = lambda value: f"{value:+.{digits}f}"
+    arm = f"{row.arm}@{row.level:g} " if isinstance(row.arm, str) and row.arm else ""
+    p = f", p {row.p_adjusted:.2g}" if np.isfinite(row.p_adjusted) else ""
+    return (f"{arm}{row.task} {row.metric}: {row.subgroup} - {row.reference} {number(row.value)} "
+            f"[{number(row.ci_low)}, {number(row.ci_high)}] {row.unit}{p}, {WORDS[row.verdict]}")  # fmt: skip
