@@ -9,11 +9,11 @@ from scipy.stats import kstest, norm
 from wald import cluster_robust_did
 
 from fairrecon_core.audit import metrics
-from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, patient_weights, resample, weighted_auroc
+from fairrecon_core.audit.engine import Stratum, cell_sums, group_totals, patient_weights, resample
 from fairrecon_core.audit.groups import resample_means
 from fairrecon_core.audit.inference import change_interval, contrast, group_range, range_interval, verdicts
 from fairrecon_core.audit.multiplicity import benjamini_hochberg, holm, step_down_max_t
-from fairrecon_lab.bootstrap import percentile_interval
+from fairrecon_lab.bootstrap import percentile_interval, weighted_auroc
 from fairrecon_lab.paper.evaluation import post_hoc_p_value
 
 RACE = np.array([0.0031, 0.1221, 0.0544, 0.0152, 0.1696, 0.6356])  # shares of the paper's Table 2

@@ -124,22 +124,13 @@ def test_psnr_gap_in_three_units():
     assert metrics.psnr_gap(psnr, subgroup, unit="mse_ratio") == pytest.approx(10**0.3)
 
 
-def test_auroc_calibration_flips_and_shift_by_hand():
+def test_auroc_flips_and_shift_by_hand():
     assert metrics.auroc([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]) == pytest.approx(3.5 / 4)
     assert np.isnan(metrics.auroc([1, 1], [0.1, 0.5]))
-    #                          a: mean .5 - .5 = 0        b: mean .6 - .5 = .1
-    assert metrics.calibration_gap([0, 1, 0, 1], [0.3, 0.7, 0.4, 0.8], list("aabb")) == pytest.approx(0.1)
     assert metrics.flip_rate([1, 0, 1, 1], [1, 1, 1, 1], list("aabb")).tolist() == [0.5, 0]
     shift = metrics.logit_shift([0.5, 0.8], [0.8, 0.5], [1, 0], ["a", "b"])
     assert shift.loc["a", 1] == pytest.approx(-np.log(4)) and shift.loc["b", 0] == pytest.approx(np.log(4))
     assert np.isnan(shift.loc["a", 0])
-
-
-def test_worst_case_names_who_is_served_worst():
-    tpr = pd.Series({"a": 0.9, "b": 0.5, "c": np.nan, "unknown": 0.1})
-    assert metrics.worst_case(tpr) == ("b", 0.5)
-    assert metrics.worst_case(tpr, better="lower") == ("a", 0.9)
-    assert metrics.worst_case(tpr[["c"]])[0] == ""
 
 
 def test_intersections_join_names_and_keep_the_unknown_unknown():

@@ -240,17 +240,6 @@ def auroc_gap(truth, score, subgroup, *, patient_id=None, min_support: int = 1) 
     return gap(group_auroc(truth, score, subgroup, patient_id=patient_id, min_support=min_support))
 
 
-def calibration_gap(truth, score, subgroup, *, patient_id=None, min_support: int = 1) -> float:
-    """Largest minus smallest calibration in the large, mean(score - truth), over subgroups; 0 is equal.
-
-    The finer expected calibration error is not used: it is an average of absolute values, so small subgroups look
-    badly calibrated from noise alone.
-    """
-    truth, score, subgroup, patient = _aligned(truth, score, subgroup, patient_id)
-    excess = probabilities(score) - _binary(truth, "truth")
-    return gap(group_means(excess, subgroup, patient_id=patient, min_support=min_support)["mean"])
-
-
 def flip_rate(decision, baseline_decision, subgroup, *, patient_id=None, min_support: int = 1) -> pd.Series:
     """Share of decisions per subgroup that differ from the baseline's; needs no labels; 0 is unchanged."""
     changed = _binary(decision, "decision", missing=False) != _binary(baseline_decision, "decision", missing=False)
@@ -274,24 +263,6 @@ def logit(score, clip: float = 1e-6):
     """Log odds of a probability, clipped to [clip, 1 - clip] first."""
     score = np.clip(probabilities(score), clip, 1 - clip)
     return np.log(score) - np.log1p(-score)
-
-
-def worst_case(values, better: str = "higher") -> tuple[str, float]:
-    """Name and value of the subgroup that is served worst; ("", NaN) if none can be estimated.
-
-    Parameters
-    ----------
-    values : Series, indexed by subgroup
-    better : {"higher", "lower"}
-        Which direction is good: "higher" for a TPR or an AUROC, "lower" for an FPR or a flip rate; else a ValueError.
-    """
-    if better not in ("higher", "lower"):
-        raise ValueError(f"better is 'higher' or 'lower', got {better!r}")
-    values = _known(values)
-    if not values.size:
-        return "", np.nan
-    name = values.idxmin() if better == "higher" else values.idxmax()
-    return str(name), float(values[name])
 
 
 def intersect(table: pd.DataFrame, attribute) -> tuple[str, pd.Series]:

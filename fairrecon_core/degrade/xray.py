@@ -103,7 +103,8 @@ class LowDoseXRay(Degradation):
     electronic_noise : float
         Standard deviation of the detector's own noise, in photons.
     floor : float
-        Smallest reading, in photons, of which a logarithm is taken.
+        Smallest reading, in photons, of which a logarithm is taken. Raising to 1 biases p by -.76 where .5 photons
+        arrive on average, -.22 at 1, +.14 at 3, and by 1 / (2 photons) from 10 on.
     window : {"hann", "ramp"}
         Of the back-projection in physical mode. The published one is Hann.
     n_views : int, optional

@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.engine import patient_codes, patient_weights, weighted_auroc
+from fairrecon_core.audit.engine import patient_codes, patient_weights
 from fairrecon_core.audit.metrics import dice
 from fairrecon_lab import plots
-from fairrecon_lab.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap, weighted_auroc
 from fairrecon_lab.paper.evaluation import published_audit, published_psnr_gap, published_segmentation
 from fairrecon_lab.paper.numbers import numbers
 from fairrecon_lab.paper.percent import percent_table
