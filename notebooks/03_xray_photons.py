@@ -107,7 +107,8 @@ figure
 # calibration that every scanner does. Then back-project, and convert back to the grey scale of the film.
 
 # %%
-from fairrecon_core.degrade.xray import bowtie, line_integrals, low_dose, poisson
+from fairrecon_core.degrade.xray import bowtie, line_integrals, poisson
+from fairrecon_lab.analysis.short_forms import low_dose
 
 pixel_cm, mu = 35 / size, 0.2
 p = radon(clean, n_views) * pixel_cm * mu

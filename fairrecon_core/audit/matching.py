@@ -57,7 +57,7 @@ class Matched:
 
 def match(
     predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=None, rule="sens_spec", split="test",
-    threshold_draws=200, seed=0,
+    threshold_draws=200, seed=0, measures=QUALITY,
 ) -> Matched:  # fmt: skip
     """Match a predictions, overlap or quality table with its cohort.
 
@@ -65,7 +65,9 @@ def match(
     ----------
     predictions, cohort : DataFrame
     baseline_arm, arms, thresholds, rule, split, threshold_draws, seed
-        As in `change.audit_change`.
+        As in `change.audit_change`. With no `baseline_arm`, None, every arm stands alone.
+    measures : sequence of str
+        Columns of numbers that are results, where there is no score and no overlap.
 
     Returns
     -------
@@ -86,8 +88,8 @@ def match(
         counts = [numbers(predictions, name) for name in OVERLAP]
         for name, values in metrics.overlap_measures(*counts).items():
             _add_measure(matched, keys, name, values)
-    elif set(QUALITY) & set(predictions.columns):
-        for name in QUALITY:
+    elif set(measures) & set(predictions.columns):
+        for name in measures:
             if name in predictions and predictions[name].notna().any():
                 _add_measure(matched, keys, name, quality_of(predictions, name, keys.notes))
     else:
@@ -95,7 +97,8 @@ def match(
             f"nothing to audit in columns {list(predictions.columns)}: need 'score' and 'task' (decisions), "
             f"{', '.join(OVERLAP)} (segmentation) or one of {', '.join(QUALITY)} (image quality)"
         )
-    _check_pairs(matched, baseline_arm)
+    if baseline_arm is not None:
+        _check_pairs(matched, baseline_arm)
     return matched
 
 
@@ -301,12 +304,12 @@ def _roles_by_split(cohort, image, split: str, notes: list) -> np.ndarray:
     return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)
 
 
-def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched:
+def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str | None, arms) -> Matched:
     """The audited images, and the baseline of every condition."""
     known = sorted({arm for arm, _ in keys.conditions})
     others = [arm for arm in known if arm != baseline_arm]
     wanted = others if arms is None else [arms] if isinstance(arms, str) else list(arms)
-    strange = [arm for arm in [baseline_arm, *wanted] if arm not in known]
+    strange = [arm for arm in [baseline_arm or known[0], *wanted] if arm not in known]
     if strange:
         raise ValueError(f"no results of arm {strange[0]!r}; there are {known}")
     if not [arm for arm in wanted if arm != baseline_arm]:
@@ -314,16 +317,16 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
     levels = {level: i for i, (arm, level) in enumerate(keys.conditions) if arm == baseline_arm}
     baseline_of = np.full(len(keys.conditions), -1)
     for i, (arm, level) in enumerate(keys.conditions):
-        if arm == baseline_arm:
+        if arm == baseline_arm or (baseline_arm is None and arm in wanted):
             baseline_of[i] = i
         elif arm in wanted and (len(levels) == 1 or level in levels):
             baseline_of[i] = next(iter(levels.values())) if len(levels) == 1 else levels[level]
         elif arm in wanted:
             keys.notes.append(f"{arm} at level {level:g} has no baseline {baseline_arm!r} at that level: left out")
-    used = np.isin(keys.condition, list(levels.values())) & (keys.role == 1)
+    used = (baseline_of == np.arange(len(baseline_of)))[keys.condition] & (keys.role == 1)
     rows = np.unique(keys.image[used])
     meant = np.unique(keys.image[keys.role == 1])
-    if n := len(meant) - len(rows):
+    if (n := len(meant) - len(rows)) and baseline_arm is not None:
         keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
     images = people_of(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)

@@ -114,7 +114,7 @@ def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float
     return threshold, tpr, np.concatenate([[0], false_positive / n_negative]), n_positive / (n_positive + n_negative)
 
 
-def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, object]:
+def policy_of(thresholds, role, baseline_arm: str | None, notes: list) -> tuple[str, object]:
     """Name of the policy, and the policy or the given numbers.
 
     Parameters
@@ -123,8 +123,8 @@ def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, ob
         As in `change.audit_change`.
     role : int array
         What each result is for: 1 test, 2 validation.
-    baseline_arm : str
-        Named in the note.
+    baseline_arm : str or None
+        Named in the note; with none, what lacks thresholds is decided at 0.5.
     notes : list of str
         Gets a line where thresholds have to come from test images.
 
@@ -135,11 +135,10 @@ def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, ob
     """
     check_numbers(thresholds)
     if thresholds is None:
-        thresholds = "validation_frozen" if (role == 2).any() else "test_frozen"
-        if thresholds == "test_frozen":
-            notes.append(
-                f"no validation images: thresholds chosen on the test images of {baseline_arm}, then kept for all arms"
-            )
+        thresholds = "validation_frozen" if (role == 2).any() else "test_frozen" if baseline_arm else 0.5
+        if thresholds != "validation_frozen":
+            own = f"chosen on the test images of {baseline_arm}, then kept for all arms"
+            notes.append(f"no validation images: thresholds {own if baseline_arm else 'are 0.5'}")
     if isinstance(thresholds, str):
         if thresholds not in POLICIES:
             raise ValueError(f"unknown threshold policy {thresholds!r}; choose one of {list(POLICIES)} or give numbers")
