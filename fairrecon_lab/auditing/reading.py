@@ -316,9 +316,14 @@ def _steps_alone(predictions, cohort, arms, split) -> dict[str, np.ndarray]:
     mine, here = text_codes(cohort["image_id"])
     steps = {"recorded": np.ones(len(cohort), bool), "with a result": np.isin(here, names[np.unique(image)])[mine]}
     folds = "fold" in cohort and len(text_codes(cohort["fold"])[1]) > 1
-    if "split" in cohort and not folds:
-        codes, words = text_codes(cohort["split"])
-        wanted, same = split.lower(), [SPLIT_WORDS.get(word.lower(), word.lower()) for word in words]
-        of_split = np.array([word == SPLIT_WORDS.get(wanted, wanted) for word in same])[codes]
-        steps[f"of split {split!r}"] = of_split
-    return steps
+    asked = None if folds else of_split(cohort, split)
+    return steps if asked is None else steps | {f"of split {split!r}": asked}
+
+
+def of_split(cohort: pd.DataFrame, split: str) -> np.ndarray | None:
+    """Which images of a `cohort` are of a `split`, whatever words it is called by; None without such a column."""
+    if "split" not in cohort:
+        return None
+    codes, words = text_codes(cohort["split"])
+    wanted, same = split.lower(), [SPLIT_WORDS.get(word.lower(), word.lower()) for word in words]
+    return np.array([*(word == SPLIT_WORDS.get(wanted, wanted) for word in same), False])[codes]

@@ -11,15 +11,17 @@ import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
 from fairrecon_core.audit.engine import text_codes
-from fairrecon_core.audit.thresholds import RULES
+from fairrecon_core.audit.thresholds import RULES, choose_threshold
 from fairrecon_lab.auditing.columns import listed, plain
 from fairrecon_lab.auditing.masks import measured
-from fairrecon_lab.auditing.reading import people, read_outside
+from fairrecon_lab.auditing.reading import of_split, people, read_outside
+from fairrecon_lab.auditing.single import audit_single
 from fairrecon_lab.auditing.standard import Standard, standard
 from fairrecon_lab.auditing.summary import glance, summary
 from fairrecon_lab.auditing.values import groups
 
 JSON_VERSION = 1
+NOT_MEASURES = {"image_id", "arm", "level", "fold", "train_seed", "sample", "cohort"}
 BASELINE = "clean"  # arm that others are compared with, where it is there and none is named
 
 
@@ -129,31 +131,55 @@ def _audited(results, tables, attribute, arms, baseline, options) -> tuple[pd.Da
     shared = {"margin": options.margin, "min_support": options.min_support, "n_boot": options.n_boot,
               "thresholds": _thresholds(options.thresholds), "rule": options.rule, "adjust": options.adjust,
               "split": options.split, "seed": options.seed}  # fmt: skip
-    one = _single()(results, tables.cohort, attribute, arms=arms, reference=options.reference, **shared)
+    named = {"metrics": [name for name in results if name not in NOT_MEASURES]} if results is tables.measures else {}
+    margin = {"rate": options.margin} | {name: margin for name, _, margin in options.value if margin}
+    shared["margin"] = margin if results is tables.measures else options.margin
+    of_arms = shared if baseline is None else shared | {
+        "thresholds": _frozen(results, tables.cohort, baseline, options, tables.notes)}  # fmt: skip
+    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **of_arms)
+    one = _with_units(one, options)
     if baseline is None:
         return one, None
     pairs = options.reference == "all-pairs"
     two = audit_change(
         results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
-        reference="largest" if pairs else options.reference, **shared,
+        reference="largest" if pairs else options.reference, **named, **shared,
     )  # fmt: skip
+    two = _with_units(two, options)
     two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
     return one, two
 
 
-def _single():
-    """The audit of one model; where the core lacks it, a pair of arms is audited as before."""
-    try:
-        from fairrecon_core.audit.single import audit_single
-    except ImportError:
-        return lambda *_, arms, **__: _nothing(arms)
-    return audit_single
+def _frozen(results, cohort, baseline: str, options, notes: list) -> pd.DataFrame | str | float | None:
+    """The thresholds at which changes are audited, chosen on the baseline, so that the rates speak of the same."""
+    asked = _thresholds(options.thresholds)
+    several = any("fold" in frame and len(text_codes(frame["fold"])[1]) > 1 for frame in (results, cohort))
+    arm, known = text_codes(results["arm"])
+    of_base = np.flatnonzero(known[arm] == baseline)
+    levels = results["level"].iloc[of_base].nunique() if "level" in results else 1
+    if "score" not in results or several or levels > 1 or asked not in (None, "validation_frozen", "test_frozen"):
+        return asked
+    names = {split: of_split(cohort, split) for split in ("validation", options.split)}
+    mine, known = text_codes(cohort["image_id"])
+    code, images = text_codes(results["image_id"].iloc[of_base])
+    position = pd.Series(np.arange(len(mine)), index=known[mine]).reindex(images).to_numpy()[code].astype(int)
+    validated = names["validation"] is not None and names["validation"][position].any() and asked != "test_frozen"
+    source = names["validation"] if validated else names[options.split]
+    kept = np.ones(len(position), bool) if source is None else source[position]
+    task, tasks = text_codes(results["task"].iloc[of_base])
+    score, policy = results["score"].to_numpy(float)[of_base], "validation_frozen" if validated else "test_frozen"
+    value = [choose_threshold(score[rows], cohort[f"y_{name}"].to_numpy(float)[position[rows]], options.rule)
+             for t, name in enumerate(tasks) for rows in [np.flatnonzero((task == t) & kept)]]  # fmt: skip
+    notes.append(f"rates and gaps of every arm are at the thresholds of {baseline!r} ({policy}), as the changes; their "
+                 "intervals hold for these thresholds")  # fmt: skip
+    return pd.DataFrame({"task": tasks, "value": value, "policy": policy})
 
 
-def _nothing(arms) -> pd.DataFrame:
-    if arms is None or len(arms) < 2:
-        raise ValueError("one model alone cannot be audited yet: give results of two arms (--arm COLUMN)")
-    return pd.DataFrame()
+def _with_units(table: pd.DataFrame, options) -> pd.DataFrame:
+    """The table with the units that were given for measures."""
+    units = {name: unit for name, unit, _ in options.value if unit}
+    own = table["metric"].str.removesuffix("_gap").map(units)
+    return table.assign(unit=own.where(own.notna(), table["unit"]))
 
 
 def _who(results, tables, attribute, arms, baseline, options) -> str:

@@ -98,9 +98,9 @@ def _attributes(frames, options) -> list[list[str]]:
     """The attribute's columns as the files write them."""
     asked, columns = options.attribute or [["sex"]], [name for frame in frames for name in frame.columns]
     own = {plain(name): name for name in reversed(columns)}
-    if not options.attribute and "sex" not in columns:
-        asked = [[next((own[name] for name in SEX if name in own), "sex")]]
-    found = [[name if name in columns else own.get(plain(name), name) for name in names] for names in asked]
+    sexes = [own[name] for name in SEX if name in own]
+    alike = lambda name: own.get(plain(name)) or (sexes[0] if sexes and plain(name) in SEX else name)
+    found = [[name if name in columns else alike(name) for name in names] for names in asked]
     absent = [name for names in found for name in names if name not in columns]
     if absent:
         raise ValueError(f"the cohort has no attribute {absent}; its columns are {list(frames[-1].columns)}: "
@@ -266,6 +266,7 @@ def _add_results(out: Standard, results: pd.DataFrame, people: pd.DataFrame, opt
         if pairs:
             _melt(out, source, pairs, keys, options)
     names = [named(results, name, "--value") for name, _, _ in options.value]
+    options.value = [(column, *rest) for column, (_, *rest) in zip(names, options.value)]
     names += [name for name in (*QUALITY, *OVERLAP) if name in results and name not in names and out.scores is None]
     if names:
         out.measures = results[keys].assign(**{name: number_column(results, name) for name in names})

@@ -162,25 +162,28 @@ def glance(rates: pd.DataFrame, room: int = 30) -> list[str]:
     -------
     lines : list of str
     """
-    if rates.empty:
-        return []
     own = rates[(rates["subgroup"] != "") & (rates["reference"] == "")]
     gaps = rates[(rates["reference"] != "") & (rates["subgroup"] != "")]
     width = gaps.assign(width=(gaps["value"].abs() / gaps["margin"]).fillna(-1))
     keys = ["attribute", "arm", "level", "task"]
-    widest = width.groupby(keys, sort=False)["width"].max().sort_values(ascending=False, kind="stable")
+    widest = (
+        width[width["role"] == "primary"]
+        .groupby(keys, sort=False)["width"]
+        .max()
+        .sort_values(ascending=False, kind="stable")
+    )
     blocks = dict(iter(own.groupby(keys, sort=False)))
     order = [key for key in widest.index if key in blocks] + [key for key in blocks if key not in widest.index]
-    lines, left = [], 0
+    several, lines, left = own["arm"].nunique() > 1 or own["level"].nunique() > 1, [], 0
     for key in order:
-        block = _block(key, blocks[key], several=len(blocks) > 1)
+        block = _block(key, blocks[key], several)
         if lines and len(lines) + len(block) > room * 2 // 3:
             left += 1
         else:
             lines += block
     if left:
         lines.append(f"... and {left} more tables of rates, with narrower gaps (--out FILE has all)")
-    return [*lines, "", *_gap_lines(width, max(room - len(lines) - 3, 4))]
+    return [*lines, "", *_gap_lines(width, max(room - len(lines) - 3, 4), several)]
 
 
 def _block(key, part: pd.DataFrame, several: bool) -> list[str]:
@@ -188,7 +191,7 @@ def _block(key, part: pd.DataFrame, several: bool) -> list[str]:
     attribute, arm, level, task = key
     there = list(part["metric"].drop_duplicates())
     metrics = [name for name in SHOWN if name in there] or there[:4]
-    who = f", {arm}" + (f"@{level:g}" if level != 1 else "") if isinstance(arm, str) and arm and several else ""
+    who = f", {arm}@{level:g}" if several else ""
     names = sorted(part["subgroup"].drop_duplicates(), key=_natural)
     wide = max([len(name) for name in names] + [8])
     cells = {(row.subgroup, row.metric): row for row in part.itertuples() if row.label in ("", "0", "1")}
@@ -224,26 +227,41 @@ def _natural(name: str) -> tuple:
     return (0, float(number[2].rstrip(".")) - 1e-9 * (number[1] == "<"), name)
 
 
-def _gap_lines(gaps: pd.DataFrame, room: int) -> list[str]:
-    """Gaps between subgroups, the real ones first, each widest first in margins."""
+def _gap_lines(gaps: pd.DataFrame, room: int, several: bool) -> list[str]:
+    """Gaps between subgroups: those that are real, the claims that cannot be told, each widest first in margins."""
     if gaps.empty:
         return []
-    counts = gaps["verdict"].value_counts()
-    told = ", ".join(f"{counts[name]} {word}" for name, word in WORDS.items() if name in counts)
-    lines = [f"Gaps between subgroups ({len(gaps)}): {told}."]
-    real = gaps[gaps["verdict"].isin(REAL)].sort_values("width", ascending=False, kind="stable")
-    rest = gaps[gaps["verdict"] == "undetermined"].sort_values("width", ascending=False, kind="stable")
-    chosen = pd.concat([real, rest]).head(room)
-    lines += [f"  {gap_sentence(row)}" for row in chosen.itertuples()]
-    more = len(real) + len(rest) - len(chosen)
-    return lines + ([f"  ... and {more} more that are different or undetermined"] if more else [])
+    by_width = gaps.sort_values("width", ascending=False, kind="stable")
+    claimed, verdict = by_width["role"] == "primary", by_width["verdict"]
+    named = " and ".join(by_width[claimed]["metric"].unique())
+    alone = "for each attribute, " if gaps["attribute"].nunique() > 1 else ""
+    counts = lambda part: ", ".join(f"{n} {word}" for name, word in WORDS.items() if (n := (part == name).sum()))
+    lines = [
+        f"Gaps of {named}, the claims ({alone}a false 'different' among them: 5 % at most): {counts(verdict[claimed])}."
+    ]
+    other = counts(verdict[~claimed])
+    lines[0] += f" Exploratory: {other}." if other else ""
+    chosen = pd.concat([by_width[verdict.isin(REAL) & claimed], by_width[verdict.isin(REAL) & ~claimed],
+                        by_width[(verdict == "undetermined") & claimed]])  # fmt: skip
+    lines += [f"  {gap_sentence(row, several)}" for row in chosen.head(room).itertuples()]
+    more = len(chosen) - room
+    lines += [f"  ... and {more} more"] if more > 0 else []
+    same = by_width[verdict == "equivalent"]
+    told = ", ".join(f"{metric} {n}" for metric, n in same.groupby("metric", sort=False).size().items())
+    lines += [f"Provably within their margins: {told}."] if len(same) else []
+    few = by_width[verdict == "not_estimable"]["subgroup"].unique()
+    return lines + ([f"Too few patients for some figures: {', '.join(few[:8])}."] if len(few) else [])
 
 
-def gap_sentence(row) -> str:
-    """One gap of one model in words: "edema tpr: female - male -0.120 [-0.200, -0.051] rate, p 0.001, different"."""
+def gap_sentence(row, several: bool = True) -> str:
+    """One gap of one model in words, with its arm where there are `several`.
+
+    "edema tpr: female - male -0.120 [-0.200, -0.051] rate, p 0.001, different"
+    """
     digits = decimals_of(row.unit)
     number = lambda value: f"{value:+.{digits}f}"
-    arm = f"{row.arm}@{row.level:g} " if isinstance(row.arm, str) and row.arm else ""
+    arm = f"{row.arm}@{row.level:g} " if several else ""
+    label = {"1": ", with the finding", "0": ", without"}.get(row.label, "") if row.metric == "score_shift" else ""
     p = f", p {row.p_adjusted:.2g}" if np.isfinite(row.p_adjusted) else ""
-    return (f"{arm}{row.task} {row.metric}: {row.subgroup} - {row.reference} {number(row.value)} "
+    return (f"{arm}{row.task} {row.metric}{label}: {row.subgroup} - {row.reference} {number(row.value)} "
             f"[{number(row.ci_low)}, {number(row.ci_high)}] {row.unit}{p}, {WORDS[row.verdict]}")  # fmt: skip
