@@ -6,11 +6,6 @@ import re
 import subprocess
 import sys
 
-import yaml
-
-from fairrecon_core.settings import project_folder
-from fairrecon_lab.auditing.command import main as audit
-
 
 def main(argv: list[str] | None = None) -> int:
     """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, book, audit, class, grade.
@@ -30,6 +25,12 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     verb = argv[0] if argv else ""
+    if verb == "audit":
+        from fairrecon_lab.auditing.command import main as audit  # no more: the audit alone may be installed
+
+        return audit(argv[1:]) or 0
+    from fairrecon_core.settings import project_folder
+
     if verb == "test":
         return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=project_folder())
     if verb == "lab":
@@ -38,8 +39,6 @@ def main(argv: list[str] | None = None) -> int:
         return subprocess.call(
             [sys.executable, str(project_folder() / "tools" / "book.py"), *argv[1:]], cwd=project_folder()
         )
-    if verb == "audit":
-        return audit(argv[1:]) or 0
     if verb in ("class", "grade"):
         from fairrecon_lab.classroom.command import main as classroom
 
@@ -61,7 +60,12 @@ def main(argv: list[str] | None = None) -> int:
         "--plan", nargs="?", type=int, const=1, metavar="N", help="what it costs with N workers; no run"
     )
     chosen = options.parse_args(argv)
-    from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
+    try:
+        from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
+    except ModuleNotFoundError as error:
+        print(f"error: the series needs {error.name}: pip install 'fairrecon[all]'", file=sys.stderr)
+        return 1
+    import yaml
 
     try:
         overrides = dict(_key_value(text) for text in chosen.settings)
@@ -99,6 +103,8 @@ def number_or_yaml(text: str):
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", text, re.IGNORECASE):
         number = float(text)
         return int(number) if number.is_integer() else number
+    import yaml
+
     return yaml.safe_load(text)
 
 
