@@ -459,7 +459,7 @@ def test_a_table_that_would_give_silent_numbers_is_refused(tables_of_two, which,
         ({"adjust": "bonferroni"}, "unknown adjust"),
         ({"reference": "men"}, "no reference subgroup 'men'"),
         ({"n_boot": 10}, "at least 100 resamples"),
-        ({"split": "holdout"}, "no results on images of split 'holdout'"),
+        ({"split": "elsewhere"}, "no results on images of split 'elsewhere'"),
         ({"margin": 0}, "margin is positive"),
     ],
 )
