@@ -118,6 +118,8 @@ def groups(cohort: pd.DataFrame, name: str, bins: dict, renamed: dict, notes: li
         The column names people, or is to be cut and holds no numbers.
     """
     codes, words = text_codes(cohort[name])
+    if name in ("image_id", "patient_id"):
+        raise ValueError(f"{cohort.attrs['file']}, column {name!r} has {len(words)} values: it names people, no groups")
     new = np.array([*(renamed.get(word.casefold(), word) for word in words), None], dtype=object)
     values = pd.Series(new[codes], index=cohort.index, name=name)
     edges = bins.get(name, ())
