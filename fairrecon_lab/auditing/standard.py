@@ -270,7 +270,9 @@ def _add_results(out: Standard, results: pd.DataFrame, people: pd.DataFrame, opt
             _melt(out, source, pairs, keys, options)
     names = [named(results, name, "--value") for name, _, _ in options.value]
     options.value = [(column, *_unit_and_margin(column, *rest)) for column, (_, *rest) in zip(names, options.value)]
-    names += [name for name in (*QUALITY, *OVERLAP) if name in results and name not in names and out.scores is None]
+    names += [
+        name for name in (*QUALITY, "dice", *OVERLAP) if name in results and name not in names and out.scores is None
+    ]
     if names:
         out.measures = results[keys].assign(**{name: number_column(results, name) for name in names})
         out.measures = _with_attrs(out.measures, results)
