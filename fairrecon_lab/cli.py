@@ -8,7 +8,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, book, audit, class, grade.
+    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or test, lab, book, audit, plan, class, grade.
 
     Parameters
     ----------
@@ -39,13 +39,17 @@ def main(argv: list[str] | None = None) -> int:
         return subprocess.call(
             [sys.executable, str(project_folder() / "tools" / "book.py"), *argv[1:]], cwd=project_folder()
         )
+    if verb == "plan":
+        from fairrecon_lab.auditing.plan import main as plan
+
+        return plan(argv[1:])
     if verb in ("class", "grade"):
         from fairrecon_lab.classroom.command import main as classroom
 
         return classroom(verb, argv[1:])
     options = argparse.ArgumentParser(
         prog="run.py",
-        description="Run the notebook series of a profile; other verbs: test, lab, book, audit, class, grade.",
+        description="Run the notebook series of a profile; other verbs: test, lab, book, audit, plan, class, grade.",
     )
     options.add_argument("profile", nargs="?", default="tutorial", help="tutorial (default), smoke, ... or a .yml file")
     options.add_argument("--only", nargs="+", metavar="NN", default=[], help="only these notebooks, such as 04 07")
@@ -53,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
     options.add_argument("--with-images", action="store_true", help="save and report images of real patients")
+    options.add_argument(
+        "--on", metavar="WHERE", default="", help="first the steps, by Dask: local:N, slurm:N, tcp://..."
+    )
+    options.add_argument(
+        "--plan", nargs="?", type=int, const=1, metavar="N", help="what it costs with N workers; no run"
+    )
     chosen = options.parse_args(argv)
     try:
         from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
@@ -65,6 +75,16 @@ def main(argv: list[str] | None = None) -> int:
         overrides = dict(_key_value(text) for text in chosen.settings)
         if chosen.with_images:  # for the kernels; what is kept from an earlier start is drawn anew with --again
             os.environ["FAIRRECON_WITH_IMAGES"] = "1"
+        if chosen.plan is not None:
+            from fairrecon_lab.engine.plan import plan
+
+            print(plan(chosen.profile, overrides, max(1, chosen.plan)))
+            return 0
+        if chosen.on:
+            from fairrecon_lab.engine.cluster import run_steps
+
+            run_series(chosen.profile, overrides, only=["01"])
+            run_steps(chosen.profile, overrides, chosen.on)
         which = {"only": chosen.only, "start": chosen.start, "again": chosen.again}
         run_series(chosen.profile, overrides, **which, with_images=chosen.with_images)
     except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:
