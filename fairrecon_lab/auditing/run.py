@@ -85,6 +85,7 @@ def _tables(options) -> Standard:
         if cohort is None:
             raise ValueError(f"masks in {options.masks[0]} have no people: give a table with image and attribute, too")
         options.value = [*options.value, *(value for value in MASKED if value[0] in results)]
+        results.attrs["notes"].append(f"margins within which a distance does not matter are guesses: {GUESSED}")
         tables = standard(results, cohort, options)
     else:
         first = read_outside(options.results)
@@ -283,5 +284,6 @@ def _thresholds(text: str | None) -> str | float | None:
         return text
 
 
+GUESSED = "2 for hd95, 1 for the surface, in mm or pixels; --value hd95_mm:mm:3 for another"
 MASKED = (("dice", "dice", None), ("hd95_mm", "mm", 2.0), ("surface_mm", "mm", 1.0), ("hd95_px", "px", 2.0),
           ("surface_px", "px", 1.0))  # fmt: skip

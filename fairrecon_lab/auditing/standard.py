@@ -375,7 +375,9 @@ def _pairs(results: pd.DataFrame, people: pd.DataFrame, options, out: Standard) 
         shown = ", ".join(
             f"{task}: score {score!r}, label {label!r}" for task, (score, label) in list(pairs.items())[:4]
         )
-        out.notes.insert(0, f"{len(pairs)} findings, a column each; {shown}" + " ..." * (len(pairs) > 4))
+        out.notes.insert(
+            0, f"{len(pairs)} finding{'s' * (len(pairs) > 1)}, a column each; {shown}" + " ..." * (len(pairs) > 4)
+        )
     return pairs
 
 

@@ -173,6 +173,9 @@ def _binned(values: pd.Series, numbers: np.ndarray, edges, cohort: pd.DataFrame)
         said = f"{name} has {n} values: cut at {_and(edges)}, tertiles of patients (--bins {name}=40,60 for others)"
     else:
         said = f"{name} is cut at {_and(edges)}"
+    open_ended = sorted({word for word in values.dropna().unique() if re.match(r"[<>]|.*\+$", word)})
+    if open_ended:
+        said += f"; {listed(open_ended)} read as the number in it"
     if not len(edges):
         raise ValueError(
             f"{cohort.attrs['file']}, column {name!r} cannot be cut into thirds: say --bins '{name}=EDGES'"
