@@ -1,6 +1,7 @@
 """The command line: `python3 run.py ...` in a clone, `fairrecon ...` where the package is installed."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -56,12 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--from", dest="start", metavar="NN", default="", help="start at this notebook")
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
-    options.add_argument("--with-images", action="store_true", help="show images of real patients in the report")
+    options.add_argument("--with-images", action="store_true", help="save and report images of real patients")
     chosen = options.parse_args(argv)
     from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
 
     try:
         overrides = dict(_key_value(text) for text in chosen.settings)
+        if chosen.with_images:  # for the kernels; what is kept from an earlier start is drawn anew with --again
+            os.environ["FAIRRECON_WITH_IMAGES"] = "1"
         which = {"only": chosen.only, "start": chosen.start, "again": chosen.again}
         run_series(chosen.profile, overrides, **which, with_images=chosen.with_images)
     except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:

@@ -19,7 +19,8 @@ import torch
 
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_core.predict.quality import lpips_distance, psnr_db
 from fairrecon_core.steps.folder import begin
 
@@ -460,7 +461,7 @@ pd.DataFrame(lines).T
 from fairrecon_lab.bootstrap import patient_bootstrap
 
 
-psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
+psnr = {name: compared(steps, ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -489,7 +490,7 @@ pd.DataFrame(lines, columns=["cohort", "SDE minus", "dB at the audited level [95
 lines = []
 for key, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
+    far = compared(steps, shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"sde minus {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": key, "n": len(far)} | means | apart)
@@ -515,8 +516,8 @@ run.figure(show_arms(first.name), f"06_arms_{first.name}")
 run.figure(show_arms(last.name), f"06_arms_{last.name}")
 
 # %% [markdown]
-# **What to look for:** the sample has the grain of the clean image and more red and blue in its error map than the
-# U-Net: right in kind, not in every place.
+# **What to look for:** does the sample have the grain of the clean image, and more red and blue in its error map than the
+# U-Net? Such grain is right in kind, not in every place.
 #
 # ## As published: stretched to [0, 1]
 # Before the paper measures or reads an image of its diffusion model, it stretches each to [0, 1] by its own darkest

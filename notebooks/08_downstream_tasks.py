@@ -57,7 +57,7 @@ def note(steps):
 # weights file carries a card that names the command behind it.
 
 # %%
-from fairrecon_core.steps.weights import card_of
+from fairrecon_core.steps.weight_files import card_of
 
 readers, cards = {}, {}
 for name, steps in steps_of.items():
@@ -306,7 +306,7 @@ for name, steps in steps_of.items():
     display(run.figure(figure, f"08_noise_{name}"))
 
 # %% [markdown]
-# **What to look for:** PSNR, AUROC and Dice do not fall together. Whether a finding is there can survive when its outline does not. At which
+# **What to look for:** do PSNR, AUROC and Dice fall together? Whether a finding is there can survive when its outline does not. At which
 # level does the best reconstruction leave the black points? Is `degraded` really worse than what a network makes of it, for a *reader*?
 # The number of findings in an average is stated per level, least noise first: averages over different findings are not one curve.
 #
@@ -417,11 +417,11 @@ for name in predictions:
 
 # %% [markdown]
 # **What to look for:** an arm may flip one decision in ten and keep its AUROC. A shift of both groups to the same side is drift: the threshold
-# would have to move. Towards each other is loss: the finding fades. `placebo` flips many decisions and moves nobody on average; `planted`
+# would have to move. Towards each other is loss: the finding fades. `placebo` moves nobody on average, and yet it flips decisions; `planted`
 # moves those with the finding it harms.
 #
 # ## Fig. 4: the outline on every arm
-# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Orange: the outline that the
+# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Yellow: the outline that the
 # segmenter draws. The first picture has the true one.
 
 # %%
@@ -614,6 +614,6 @@ assert 200 < needed < 400
 # - Readers are small, frozen and trained on clean images; how well they read depends on the task, and on whose label one asks.
 # - One call per arm writes predictions and overlap; scores on clean depend on nothing else.
 # - Where a threshold is chosen decides what a change means; the published cut follows every drift.
-# - PSNR, AUROC and Dice do not fall together; compare with clean on the same patients, paired.
+# - PSNR, AUROC and Dice need not fall together; compare with clean on the same patients, paired.
 # - Decisions flip and logits drift while the AUROC stands still.
 # - A heat map belongs to one class, one layer and one scale: say which.

@@ -29,7 +29,7 @@ from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.folder import Run, commit, run_folder
 from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
-from fairrecon_core.steps.weights import SHIPPED
+from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.analysis.patients import dice_table
 from fairrecon_lab.auditing.by_hand import auroc
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
