@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from worlds_tables import LESS, SENSITIVITY, Readers, World, groups_of, heavy_tail
 
-from fairrecon_core.audit.single import audit_single
 from fairrecon_lab.auditing.bounds import bounds_unrecorded
+from fairrecon_lab.auditing.single import audit_single
 
 DIFFERENT = ("different", "different_within_margin")
 COVER = (0.93, 0.97)

@@ -281,8 +281,7 @@ else:
 # \mathrm{SER} = \frac{\max_g (1 - \mathrm{Dice}_g)}{\min_g (1 - \mathrm{Dice}_g)}$$
 
 # %%
-from fairrecon_lab.auditing.by_hand import delta_dice, ser
-from fairrecon_lab.analysis.short_forms import psnr_gap
+from fairrecon_lab.auditing.by_hand import delta_dice, psnr_gap, ser
 
 slices = pd.DataFrame(
     {

@@ -98,13 +98,13 @@ published.reasons(compared)
 # %%
 from fairrecon_lab.paper import recipe
 
-settings_table = recipe.choices().set_index(["part", "choice"])
-settings_table.style.set_properties(**{"text-align": "left"})
+choices = recipe.choices()
+display(Markdown(published.as_markdown(choices)))
 
 # %%
-text_and_code = settings_table.query("printed != '' and code != '' and printed != code")
-print(f"{len(text_and_code)} of {len(settings_table)} choices: the text says one thing, the code another")
-assert {"tumour mask", "threshold", "U-Net, learning rate"} <= set(text_and_code.index.get_level_values("choice"))
+torn = choices.query("printed != '' and code != '' and printed != code")
+print(f"{len(torn)} of {len(choices)} choices: the text says one thing, the code another")
+assert {"tumour mask", "threshold", "U-Net, learning rate"} <= set(torn["choice"])
 
 # %% [markdown]
 # ## Side by side
@@ -168,7 +168,7 @@ show("F5", "F6", "F7", "F8")
 # ## The figures and their counterparts
 # Each result figure has a notebook that redraws it, with intervals, one axis per quantity, and a noise band where it shows a gap. (The seed's Fig. 1
 # is the pipe of notebook 00; its 6, 9, 14 and 18 are legends. Figures 11 and 12 of the follow-up need mitigated networks.) The last column
-# names the pictures that this run has drawn. An empty field means that the notebook has not run here.
+# names the pictures that this run has drawn. An empty field means that the notebook has not run here, or that the picture shows real patients.
 
 # %%
 drawn = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))

@@ -6,7 +6,6 @@ import pytest
 
 from fairrecon_core.audit import metrics
 from fairrecon_core.audit.thresholds import choose_threshold, roc_points
-from fairrecon_lab.analysis.short_forms import psnr_gap
 from fairrecon_lab.auditing import by_hand
 from fairrecon_lab.auditing.by_hand import delta_dice, eodd, eop, group_rates, ser
 from fairrecon_lab.simulate import control_scores as controls
@@ -121,18 +120,27 @@ def test_dice_of_two_empty_masks_is_unknown_and_group_dice_averages_patients():
 
 def test_psnr_gap_in_three_units():
     psnr, subgroup = [30, 32, 34], ["a", "a", "b"]
-    assert psnr_gap(psnr, subgroup) == pytest.approx(3)
-    assert psnr_gap(psnr, subgroup, unit="percent") == pytest.approx(100 * 3 / 31)
-    assert psnr_gap(psnr, subgroup, unit="mse_ratio") == pytest.approx(10**0.3)
+    assert by_hand.psnr_gap(psnr, subgroup) == pytest.approx(3)
+    assert by_hand.psnr_gap(psnr, subgroup, unit="percent") == pytest.approx(100 * 3 / 31)
+    assert by_hand.psnr_gap(psnr, subgroup, unit="mse_ratio") == pytest.approx(10**0.3)
 
 
-def test_auroc_flips_and_shift_by_hand():
+def test_auroc_calibration_flips_and_shift_by_hand():
     assert by_hand.auroc([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]) == pytest.approx(3.5 / 4)
     assert np.isnan(by_hand.auroc([1, 1], [0.1, 0.5]))
+    #                          a: mean .5 - .5 = 0        b: mean .6 - .5 = .1
+    assert by_hand.calibration_gap([0, 1, 0, 1], [0.3, 0.7, 0.4, 0.8], list("aabb")) == pytest.approx(0.1)
     assert by_hand.flip_rate([1, 0, 1, 1], [1, 1, 1, 1], list("aabb")).tolist() == [0.5, 0]
     shift = by_hand.logit_shift([0.5, 0.8], [0.8, 0.5], [1, 0], ["a", "b"])
     assert shift.loc["a", 1] == pytest.approx(-np.log(4)) and shift.loc["b", 0] == pytest.approx(np.log(4))
     assert np.isnan(shift.loc["a", 0])
+
+
+def test_worst_case_names_who_is_served_worst():
+    tpr = pd.Series({"a": 0.9, "b": 0.5, "c": np.nan, "unknown": 0.1})
+    assert by_hand.worst_case(tpr) == ("b", 0.5)
+    assert by_hand.worst_case(tpr, better="lower") == ("a", 0.9)
+    assert by_hand.worst_case(tpr[["c"]])[0] == ""
 
 
 def test_intersections_join_names_and_keep_the_unknown_unknown():
@@ -152,7 +160,7 @@ def test_intersections_join_names_and_keep_the_unknown_unknown():
         (lambda: by_hand.auroc([0, 1], [0.5, np.nan]), "NaN"),
         (lambda: metrics.dice(5, 3, 4), "larger than one of its masks"),
         (lambda: ser([0.5, 1.2], ["a", "b"]), "found 0.5 to 1.2"),
-        (lambda: psnr_gap([1], ["a"], unit="bel"), "unknown unit 'bel'"),
+        (lambda: by_hand.psnr_gap([1], ["a"], unit="bel"), "unknown unit 'bel'"),
         (lambda: metrics.intersect(pd.DataFrame({"sex": []}), "gender"), "gender"),
         (lambda: choose_threshold([0.1], [1], rule="best"), "unknown rule 'best'"),
     ],

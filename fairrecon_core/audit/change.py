@@ -25,7 +25,6 @@ No torch here: works on anybody's two tables.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,7 +32,7 @@ import pandas as pd
 from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.engine import Stratum, fold_placements, patient_codes
 from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means, with_shift
-from fairrecon_core.audit.matching import Matched, match
+from fairrecon_core.audit.matching import QUALITY, Matched, match
 from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, WEAK_SUPPORT, intersect, logit
 from fairrecon_core.audit.rows import COLUMNS, Choices, StratumResult, gap_rows, kind_of, omnibus_p_value, signed_rows
 from fairrecon_core.measures import image_metrics, unit_of
@@ -69,7 +68,7 @@ def audit_change(
         Arms to audit; default all but the baseline.
     metrics : sequence of str
         Of a predictions table: any of "rates" (TPR, FPR, EOP, EODD), "auroc", "calibration", "flip_rate",
-        "logit_shift".
+        "logit_shift"; or names of its columns with measures of images.
     n_boot, seed : int
         Resamples of patients; their seed.
     thresholds : None, str, float, dict or DataFrame
@@ -117,11 +116,10 @@ def audit_change(
     >>> table = audit_change(predictions, cohort, "sex", thresholds=0.5, n_boot=2000)  # doctest: +SKIP
     """
     choices = Choices(n_boot, seed, margin, alpha, min_support, agg, adjust, family)
-    _check_choices(choices, metrics, n_boot)
-    matched = match(
-        predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule, split=split,
-        threshold_draws=threshold_draws, seed=seed,
-    )  # fmt: skip
+    measures = tuple(metric for metric in metrics if metric not in METRICS and metric in predictions)
+    _check_choices(choices, set(metrics) - set(measures), n_boot)
+    matched = match(predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule,
+                    split=split, threshold_draws=threshold_draws, seed=seed, measures=measures or QUALITY)  # fmt: skip
     name, names, codes = subgroups_of(matched, attribute)
     patient, ids = patient_codes(matched.images["patient_id"])
     who, parts = reference_of(reference, names, codes, patient), []
@@ -142,7 +140,7 @@ def audit_change(
     return table
 
 
-def _check_choices(choices: Choices, metrics: Sequence[str], n_boot: int) -> None:
+def _check_choices(choices: Choices, metrics, n_boot: int) -> None:
     for value, known, word in (
         (choices.agg, AGGREGATE, "agg"),
         (choices.adjust, ("max_t", "bh", "none"), "adjust"),
@@ -328,9 +326,9 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
         usable = np.isfinite(values).all(axis=0)
         n_rows = np.bincount(patient[usable], minlength=patient.max() + 1)[patient]
         weight = np.where(usable, 1 / np.maximum(n_rows, 1), 0)  # a mean of patients' means
-        rate = unit_of(name) == "rate"
+        rate, kind = unit_of(name) == "rate", "segmentation" if "dice" in matched.measure else "images"
         stratum = Stratum(name, values, usable if rate else weight, rate)
-        named.append(("quality" if of_image else "segmentation", name, "", stratum))
+        named.append(("quality" if of_image else kind, name, "", stratum))
     return named
 
 

@@ -22,7 +22,9 @@ QUALITY = image_metrics()
 PARTIAL = {"dice_published", "false_positive_slices", "lost_volume"}  # some slices have none by definition
 OVERLAP = ("intersection", "predicted", "actual")
 SPLITS = ("train", "validation", "test", "unused")
-SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "testing": "test", "training": "train"}
+SPLIT_WORDS = {**dict.fromkeys(("val", "valid", "dev", "development", "tune", "tuning"), "validation"),
+               **dict.fromkeys(("testing", "holdout", "hold-out", "held-out", "tst"), "test"),
+               "training": "train", "trn": "train"}  # fmt: skip
 
 
 @dataclass
@@ -193,12 +195,7 @@ def _check_columns(predictions: pd.DataFrame, cohort: pd.DataFrame) -> None:
             raise ValueError(f"the {what} have column {frame.columns[frame.columns.duplicated()][0]!r} twice: drop one")
     absent = [name for name in ("image_id", "arm") if name not in predictions]
     if absent:
-        wide = (
-            ""
-            if "image_id" not in predictions
-            else "; a table with a column for each arm is put into rows, for "
-            "example by pandas' melt('image_id', var_name='arm', value_name='score').assign(task='edema')"
-        )
+        wide = "; put a table with a column an arm into rows, by pandas' melt" if "image_id" in predictions else ""
         raise ValueError(f"the results lack {absent}; their columns are {list(predictions.columns)}{wide}")
     if not len(predictions):
         raise ValueError("the results have no rows: nothing to audit")
@@ -267,7 +264,7 @@ def _roles(predictions, cohort: pd.DataFrame, image, fold, split: str, notes: li
     if len(folds) > 1:
         return _roles_by_fold("fold" in predictions, image, fold, home, folds)
     if "split" in cohort:
-        return _roles_by_split(*codes_of(cohort, "split", "cohort"), image, split, notes)
+        return _roles_by_split(cohort, image, split, notes)
     if split != "test":
         raise ValueError(f"no split {split!r}: the cohort has no column 'split', only {list(cohort.columns)}")
     return np.ones(len(image), np.int8)
@@ -290,15 +287,18 @@ def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
     return np.select([own == seen, own == (seen + 1) % len(order)], [1, 2], 0).astype(np.int8)
 
 
-def _roles_by_split(codes, words, image, split: str, notes: list) -> np.ndarray:
+def _roles_by_split(cohort, image, split: str, notes: list) -> np.ndarray:
     """The asked split is test, validation what is called so, in any case."""
+    codes, words = codes_of(cohort, "split", "cohort")
     names = np.array([SPLIT_WORDS.get(word.lower(), word.lower()) for word in words])
     wanted, named = SPLIT_WORDS.get(split.lower(), split.lower()), names[codes[image]]
     if not (named == wanted).any():
         raise ValueError(f"no results on images of split {split!r}; there are {sorted(words)}: pass split=...")
     strange = [word for word, name in zip(words, names) if name not in (*SPLITS, wanted)]
-    if strange and wanted == "test":
-        raise ValueError(f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split")
+    if strange and wanted in SPLITS:
+        where = at(cohort, "cohort", int(np.argmax(codes == list(words).index(strange[0]))), "split")
+        raise ValueError(f"split {strange[0]!r} of the cohort ({where}) is none of "
+                         f"{', '.join((*SPLITS, *SPLIT_WORDS))}; there are {sorted(words)}: rename it")  # fmt: skip
     renamed = [f"{word!r} as {name}" for word, name in zip(words, names) if word != name]
     notes += [f"splits: {', '.join(renamed)}"] if renamed else []
     return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)

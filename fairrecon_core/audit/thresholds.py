@@ -28,7 +28,7 @@ UNKNOWN_WORDS = frozenset((
 ))  # fmt: skip
 UNKNOWN_CODES = frozenset(("-1", "-9", "-99", "-999", "-9999", "999", "9999"))  # of a group; an id may be one of these
 LABEL_WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "y": 1, "n": 0, "positive": 1, "negative": 0,
-               "present": 1, "absent": 0}  # fmt: skip
+               "present": 1, "absent": 0, "pos": 1, "neg": 0, "t": 1, "f": 0}  # fmt: skip
 PSNR_CAP_DB = 100.0  # of identical images too: an error below a step of 16 bits is none
 RANGE = dict.fromkeys(("nmse", "lpips", "psnr_db", "psnr_foreground_db", "intersection", "predicted", "actual"),
                       (0, np.inf)) | {"ssim": (-1, 1)}  # fmt: skip
@@ -244,9 +244,9 @@ def _tabled_cuts(table: pd.DataFrame, task: str, keys, rows) -> np.ndarray:
 
 
 def at(frame: pd.DataFrame, what: str, row: int, column: str = "") -> str:
-    """Where a value is: "p.csv row 4, column 'score'" (the header is row 1), or a row of a frame called `what`."""
+    """Where a value is: "p.csv row 4, column 'score'" (row 1: the header; attrs may have `row_of`), or of `what`."""
     file = frame.attrs.get("file")
-    place = f"{file} row {row + 2}" if file else f"row {row} of the {what}"
+    place = f"{file} row {frame.attrs.get('row_of', int)(row) + 2}" if file else f"row {row} of the {what}"
     return f"{place}, column {column!r}" if column else place
 
 
@@ -301,14 +301,14 @@ def quality_of(predictions: pd.DataFrame, name: str, notes: list) -> np.ndarray:
     return np.minimum(values, PSNR_CAP_DB) if name.startswith("psnr") else np.where(np.isinf(values), np.nan, values)
 
 
-def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
+def labels_of(cohort: pd.DataFrame, task: str, notes: list, column: str = "") -> np.ndarray:
     """Labels of a task as 0, 1 or NaN.
 
     Parameters
     ----------
     cohort : DataFrame
-        Has a column y_<task> of numbers or of words such as yes and no.
-    task : str
+        Has a `column`, by default y_<task>, of numbers or of words such as yes and no.
+    task, column : str
     notes : list of str
         Gets a line where words were read.
 
@@ -317,7 +317,7 @@ def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
     ValueError
         Any other value; the message names its row.
     """
-    column = f"y_{task}"
+    column = column or f"y_{task}"
     codes, names = text_codes(cohort[column])
     meaning = np.array([LABEL_WORDS.get(name.lower(), np.nan) for name in names] + [np.nan])
     whole = pd.to_numeric(pd.Series([*names, ""], dtype=object), errors="coerce").to_numpy(float)

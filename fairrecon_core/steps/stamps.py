@@ -27,7 +27,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("fairrecon_core", "fairrecon_lab")
-SHOWN_BY = ("plots", "widgets", "report", "explorer", "runner", "progress", "cli", "auditing")
+SHOWN_BY = ("plots", "widgets", "report", "explorer", "runner", "progress", "cli", "auditing", "engine")
 SHOWING = tuple(f"fairrecon_lab.{room}" for room in SHOWN_BY)
 # what settings, tables and cohorts hold is stamped by value or content; a step counts in its own products alone
 BUT = ("fairrecon_core.cohort.pixels",)

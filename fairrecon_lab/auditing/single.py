@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import norm, t
 
-from fairrecon_core.audit import inference, linearised, multiplicity
+from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.change import floored_spread, reference_of, stratum_of, subgroups_of, threshold_shift
 from fairrecon_core.audit.engine import Stratum, patient_codes
 from fairrecon_core.audit.groups import GroupMeans, resample_means, with_shift
@@ -33,6 +33,7 @@ from fairrecon_core.audit.matching import DEFAULTS, Matched, match
 from fairrecon_core.audit.metrics import logit
 from fairrecon_core.audit.rows import COLUMNS, DESCRIPTIVE, Choices, kind_of
 from fairrecon_core.measures import METRICS, UNITS, gap_of, margin_of, unit_of
+from fairrecon_lab.auditing import linearised
 
 ASKED = ("rates", "ppv", "accuracy", "auroc", "auprc", "brier", "calibration", "ece", "score_shift")
 SINGLE_COLUMNS = tuple(name for name in COLUMNS if "baseline" not in name and "delta" not in name)
