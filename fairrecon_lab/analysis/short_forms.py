@@ -9,7 +9,6 @@ import pandas as pd
 from fairrecon_core.degrade.mri import PUBLISHED, achieved_acceleration, radial_mask, spokes_for
 from fairrecon_core.degrade.xray import Exposure, LowDoseXRay
 from fairrecon_core.steps.pipeline import CohortSteps
-from fairrecon_lab.auditing.by_hand import gap, group_means
 
 
 def low_dose(

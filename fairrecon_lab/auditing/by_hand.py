@@ -18,6 +18,8 @@ from scipy.stats import rankdata
 
 from fairrecon_core.audit.metrics import UNKNOWN, WEAK_SUPPORT, aggregate, logit, probabilities
 
+PSNR_UNITS = ("db", "percent", "mse_ratio")
+
 
 def group_rates(truth, decision, subgroup, *, patient_id=None, min_support: int = 1) -> pd.DataFrame:
     """True and false positive rate of every subgroup, with the support they rest on.
@@ -140,6 +142,24 @@ def ser_of(group_dice) -> float:
     return float(error.max() / error.min()) if error.min() > 0 else np.inf
 
 
+def psnr_gap(psnr_db, subgroup, *, patient_id=None, unit: str = "db", min_support: int = 1) -> float:
+    """Largest minus smallest subgroup PSNR, each the mean of its patients' means.
+
+    Parameters
+    ----------
+    unit : {"db", "percent", "mse_ratio"}
+        Decibels; per cent of the smallest (published, Tables 6 and 7, though a decibel has no per cent); or the ratio
+        of mean squared errors that the decibels stand for, 10^(gap / 10). Another one is a ValueError.
+    """
+    if unit not in PSNR_UNITS:
+        raise ValueError(f"unknown unit {unit!r}; choose one of {list(PSNR_UNITS)}")
+    by_group = group_means(psnr_db, subgroup, patient_id=patient_id, min_support=min_support)["mean"]
+    decibels = gap(by_group)
+    if unit == "percent":
+        return 100 * decibels / float(_known(by_group).min()) if np.isfinite(decibels) else np.nan
+    return 10 ** (decibels / 10) if unit == "mse_ratio" else decibels
+
+
 def auroc(truth, score) -> float:
     """Chance that a positive scores above a negative, ties counted half; NaN without both. Source: Mann-Whitney."""
     truth, score = _aligned(truth, score)[:2]
@@ -168,6 +188,17 @@ def auroc_gap(truth, score, subgroup, *, patient_id=None, min_support: int = 1) 
     return gap(group_auroc(truth, score, subgroup, patient_id=patient_id, min_support=min_support))
 
 
+def calibration_gap(truth, score, subgroup, *, patient_id=None, min_support: int = 1) -> float:
+    """Largest minus smallest calibration in the large, mean(score - truth), over subgroups; 0 is equal.
+
+    The finer expected calibration error is not used: it is an average of absolute values, so small subgroups look
+    badly calibrated from noise alone.
+    """
+    truth, score, subgroup, patient = _aligned(truth, score, subgroup, patient_id)
+    excess = probabilities(score) - _binary(truth, "truth")
+    return gap(group_means(excess, subgroup, patient_id=patient, min_support=min_support)["mean"])
+
+
 def flip_rate(decision, baseline_decision, subgroup, *, patient_id=None, min_support: int = 1) -> pd.Series:
     """Share of decisions per subgroup that differ from the baseline's; needs no labels; 0 is unchanged."""
     changed = _binary(decision, "decision", missing=False) != _binary(baseline_decision, "decision", missing=False)
@@ -185,6 +216,24 @@ def logit_shift(score, baseline_score, truth, subgroup, *, patient_id=None, min_
         for label in (0, 1)
     }
     return pd.DataFrame(columns).rename_axis(index="subgroup", columns="label")
+
+
+def worst_case(values, better: str = "higher") -> tuple[str, float]:
+    """Name and value of the subgroup that is served worst; ("", NaN) if none can be estimated.
+
+    Parameters
+    ----------
+    values : Series, indexed by subgroup
+    better : {"higher", "lower"}
+        Which direction is good: "higher" for a TPR or an AUROC, "lower" for an FPR or a flip rate; else a ValueError.
+    """
+    if better not in ("higher", "lower"):
+        raise ValueError(f"better is 'higher' or 'lower', got {better!r}")
+    values = _known(values)
+    if not values.size:
+        return "", np.nan
+    name = values.idxmin() if better == "higher" else values.idxmax()
+    return str(name), float(values[name])
 
 
 def _known(values) -> pd.Series:
