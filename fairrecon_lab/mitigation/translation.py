@@ -100,7 +100,7 @@ class Translation(Steps):
             few = Images(images.pixels[:16], images.names[:16])
             translate = lambda clean, level, ids, seed=0: torch.from_numpy(np.stack([t1[name] for name in ids]))
             made.fit(images, few, translate, [LEVEL], seed=seed, batch_size=recipe.batch_size, epochs=recipe.epochs,
-                     progress=False, precision="32-true")  # fmt: skip
+                     progress=False, accelerator="cpu", precision="32-true")  # fmt: skip
             self.keep(path, mark, made.save)
         made.load(path)
         return made
