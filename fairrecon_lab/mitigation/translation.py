@@ -39,10 +39,10 @@ class TranslationRecipe:
     size: int = 64
     arm: str = "unet"
     width: int = 8
-    epochs: int = 6
+    epochs: int = 5
     rate: float = 2e-3
-    n_train: int = 200
-    n_test: int = 160
+    n_train: int = 120
+    n_test: int = 100
     batch_size: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
     n_boot: int = 2000
