@@ -34,6 +34,7 @@ ROOMS = ("settings", "tables", "columns", "measures", "cohort", "degrade", "lear
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+WORD = re.compile(r'\[([^\]]+)\]\(\.\./book/glossary\.md "([^:"]+): [^"]*"\)')  # a link that tools/pairs.py made
 HEADER = {"time": "Time", "memory": "memory", "needs": "needs", "makes": "makes", "paper": "In the paper"}
 
 
@@ -163,6 +164,8 @@ def prepare(notebook):
         tags = set(cell.metadata.get("tags", []))
         folded = {"hide-cell"} if "solution" in tags else {"remove-cell"} if "injected-parameters" in tags else set()
         cell.metadata = nbformat.from_dict({"tags": sorted(tags | folded)})
+        if cell.cell_type == "markdown":
+            cell.source = WORD.sub(r"{term}`\1 <\2>`", cell.source)
         if cell.cell_type == "code":
             cell.outputs = [part for output in cell.outputs for part in still(output, models)]
             alt = f"{heading}. {text}".strip(" .") + "."
@@ -262,7 +265,7 @@ def with_links(text: str, notebooks: dict, run: Path, record: dict) -> str:
 def header(notebook) -> dict[str, str]:
     """What the first cell of a notebook says about time, memory, needs, makes, paper; empty where nothing."""
     text = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), "")
-    text = re.sub(r"\n +", " ", text)
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", re.sub(r"\n +", " ", text))
     return {key: m[1].strip(" ,;") if (m := re.search(rf"\*\*{word}\*\* ([^*\n]+)", text)) else ""
             for key, word in HEADER.items()}  # fmt: skip
 

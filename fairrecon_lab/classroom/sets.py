@@ -22,6 +22,7 @@ from fairrecon_lab.classroom.exercises import EXERCISES, expected, numbers_of
 BLANK = "# Your answer: set `answer` to one number\nanswer = None"
 BY_HAND = "# Your own solution here. Your teacher reads it."
 FREE_TEXT = "*Your answer here, in a sentence or two. Your teacher reads it.*"
+GLOSSARY = re.compile(r"\[([^\]]+)\]\(\.\./book/[^)]*\)")  # a set has no book beside it
 DETAILS = re.compile(r"<details><summary>(.*?)</summary>.*?</details>", re.S)
 
 
@@ -93,6 +94,7 @@ def student_notebook(notebook, stem: str, seed: int, student: str, planted: bool
     """
     notebook, number, cells = copy.deepcopy(notebook), stem[:2], []
     for i, cell in enumerate(notebook.cells):
+        cell.source = GLOSSARY.sub(r"\1", cell.source)
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
