@@ -52,7 +52,8 @@ print(f"somebody finds it although nothing happened: {1 - (1 - alpha) ** n:.0%}"
 assert abs(said["chance_of_a_false_alarm"] - (1 - (1 - alpha) ** n)) < 1e-12
 %% text
 ## Who stands out
-Ask for alpha divided by n from each, and the chance of any false alarm in the whole class is at most alpha. Who is left?
+Ask for alpha divided by n from each, and the chance of any false alarm in the whole class is at most alpha. Who is
+left?
 %% code
 print(f"below {alpha} / {n}: {', '.join(said['stands_out']) or 'nobody'}")
 print(f"all others against a flat law (Kolmogorov-Smirnov): p = {said['ks_p']:.2f}")
