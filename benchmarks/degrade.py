@@ -23,7 +23,8 @@ from skimage.transform import iradon
 from skimage.transform import radon as skimage_radon
 
 from fairrecon_core.degrade.radon import CHUNK, fbp, radon
-from fairrecon_core.degrade.xray import low_dose, poisson
+from fairrecon_core.degrade.xray import poisson
+from fairrecon_lab.analysis.short_forms import low_dose
 
 DOSES = [100_000, 10_000, 3_000]
 # density, half axes, centre (right, up), rotation in degrees (Toft's contrast)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -65,6 +65,10 @@ class Settings:
     xray_mode: str = "physical"  # physical | published | radiograph
     level_subset: int = 64  # images at the levels other than the audited one
 
+    # where it computes; nothing that is made depends on it but the last bits of what a GPU makes
+    device: str = "auto"  # | cpu | cuda | mps
+    inference_batch: int = 32  # images in memory, and on a GPU, at a time; halved where a GPU runs out of memory
+
     # reconstructors
     train: bool = False  # False: use the shipped weights
     start_from: str = "random"  # first weights of what is trained: random | shipped | imagenet (of readers)
@@ -75,6 +79,12 @@ class Settings:
     epochs: int = 8
     generative_epochs: int = 0  # of pix2pix and sde, which cost more; 0: as many as `epochs`
     batch_size: int = 8
+    patience: int = 0  # epochs without a better validation loss after which a training stops; 0: never
+    n_validation: int = 128  # images that choose the best weights; 0: the whole validation split
+    mirror: bool = True  # networks learn from mirror images as well
+    new_noise: bool = False  # degrade training images anew in every epoch, in place of once
+    one_level_each: bool = False  # a network for every level, as in the paper, in place of one that is told the level
+    recipes: dict = field(default_factory=dict, hash=False)  # options by network, see `recipe`
     precision: str = "auto"  # | 32-true | bf16-mixed, of training
     train_seeds: tuple[int, ...] = (0,)
     samples: int = 1  # per image, of a stochastic reconstructor
@@ -109,6 +119,18 @@ class Settings:
         """`mri_audit_level` or `xray_audit_level`."""
         return self.mri_audit_level if modality == "mri" else self.xray_audit_level
 
+    def recipe(self, network: str, *places: str) -> dict:
+        """What `recipes` says of a network: an arm, `classifier` or `segmenter`.
+
+        A value such as `{mri: 300, xray: 40}` is that of the first of `places`, a cohort or a modality, that it names.
+        """
+        found: dict = {}
+        for name, value in (self.recipes.get(network) or {}).items():
+            if isinstance(value, dict):
+                value = next((value[place] for place in places if place in value), None)
+            found |= {} if value is None else {name: value}
+        return found
+
     def fingerprint(self) -> str:
         """Content hash of the settings: equal settings give equal text."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
@@ -134,7 +156,7 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     Raises
     ------
     ValueError
-        Unknown profile or setting (with the nearest known name), or a value of the wrong kind.
+        Unknown profile or setting (with the nearest known name), or a value of the wrong kind or without effect.
     """
     path = (
         Path(profile)
@@ -146,9 +168,21 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} should hold `name: value` lines, found {type(values).__name__}")
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    values = defaults | {"profile": path.stem} | values | overrides
-    return Settings(**{name: as_kind(name, value) for name, value in values.items()})
+    values |= {name: _merged(name, values.get(name), value) for name, value in overrides.items()}
+    values = {name: as_kind(name, value) for name, value in values.items()}
+    settings = Settings(**{"profile": path.stem} | values)
+    if "published_width" in values and "published" not in (settings.mri_mode, settings.xray_mode):
+        raise ValueError("published_width is of the published modes: set width, or mri_mode or xray_mode: published")
+    return settings
+
+
+def _merged(name: str, old, new):
+    """An override: of `recipes` network by network and option by option, otherwise in place of the profile's value."""
+    new = as_kind(name, new)
+    if not isinstance(new, dict):
+        return new
+    old = as_kind(name, old or {})
+    return old | {network: (old.get(network) or {}) | (options or {}) for network, options in new.items()}
 
 
 def profiles() -> list[str]:

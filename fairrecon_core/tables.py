@@ -7,6 +7,8 @@ identity level (acceleration 1, or infinitely many photons), because a NaN key w
 make equal bytes. Labels and sensitive attributes live only in the table `cohort`, beside its images (see `cohort.py`).
 """
 
+import os
+import platform
 import re
 from pathlib import Path
 
@@ -244,6 +246,11 @@ def read_table(folder: str | Path, name: str, **where) -> pd.DataFrame:
     return _filter(whole, name, where, files)
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file is written before it is renamed to `path`: a name that no other process has, on any machine."""
+    return path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")
+
+
 def write_parquet(path: str | Path, name: str, frame: pd.DataFrame, *, checked: bool = False) -> None:
     """Check `frame` (unless `checked`) and write it to one file under a `.part` name that is then renamed.
 
@@ -255,7 +262,7 @@ def write_parquet(path: str | Path, name: str, frame: pd.DataFrame, *, checked: 
     path = Path(path)
     frame = frame if checked else check(name, frame)
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata({"fairrecon_table": name})
-    part = path.with_name(path.name + ".part")
+    part = unfinished(path)
     pq.write_table(table, part, compression="zstd", write_page_checksum=True)
     part.replace(path)
 

@@ -32,6 +32,8 @@ from fairrecon_core.settings import Settings, load_settings, project_folder, sug
 from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
 from fairrecon_lab.analysis.support import left_out
+from fairrecon_lab.engine.lock import held
+from fairrecon_lab.engine.room import check, room
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
@@ -93,6 +95,8 @@ def run_series(
         Unknown profile, setting, notebook number or notebook parameter.
     SeriesError
         A cell failed, a widget callback raised, or a kernel died.
+    InUseError
+        Another process has the run's folder.
     """
     settings = load_settings(profile, **(overrides or {}))
     if str(profile).endswith(".yml"):  # a kernel works in another folder
@@ -105,29 +109,37 @@ def run_series(
         (out / "notebooks").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out} ({error.strerror}): set FAIRRECON_RUNS to a folder of yours") from None
-    record = _open_record(out, settings)
     os.environ.setdefault("FAIRRECON_DRAWN", "1")  # sliders draw their pictures beforehand, for the book
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
-    try:
-        with Progress(notebooks, record) as progress:
-            for path in notebooks:
-                if line := left_out(path.stem[:2], out, settings):
-                    record["left_out"][path.stem] = line
-                    record["notebooks"].pop(path.stem, None)
-                    progress.skip(path, f"left out, {line}")
-                    continue
-                reason = why_run(record["notebooks"].get(path.stem), path, settings, out)
-                if not (reason or again):
-                    progress.skip(path)
-                    continue
-                record["notebooks"].pop(path.stem, None)  # one that fails is not in the record; one that is kept stays
-                progress.say(f"{path.stem}: {reason}" if reason not in ("", NOT_MADE) else "")
-                record["notebooks"][path.stem] = _run_one(path, profile, overrides or {}, settings, out, progress)
-                record["finished"] = _now()
-                write_json(out / "run.json", record)
-    finally:
-        report(out, with_images)
+    check(settings)
+    print(room(settings, out))
+    with held(out, f"run {out.name}"):
+        try:
+            record = _open_record(out, settings)
+            _run_all(notebooks, record, profile, overrides or {}, settings, out, again)
+        finally:
+            report(out, with_images)
     return record
+
+
+def _run_all(notebooks, record: dict, profile: str, overrides: dict, settings, out: Path, again: bool) -> None:
+    """Run those of the notebooks that are not current, and put each into the record when it is done."""
+    with Progress(notebooks, record) as progress:
+        for path in notebooks:
+            if line := left_out(path.stem[:2], out, settings):
+                record["left_out"][path.stem] = line
+                record["notebooks"].pop(path.stem, None)
+                progress.skip(path, f"left out, {line}")
+                continue
+            reason = why_run(record["notebooks"].get(path.stem), path, settings, out)
+            if not (reason or again):
+                progress.skip(path)
+                continue
+            record["notebooks"].pop(path.stem, None)  # one that fails is not in the record; one that is kept stays
+            progress.say(f"{path.stem}: {reason}" if reason not in ("", NOT_MADE) else "")
+            record["notebooks"][path.stem] = _run_one(path, profile, overrides, settings, out, progress)
+            record["finished"] = _now()
+            write_json(out / "run.json", record)
 
 
 def report(out: Path, with_images: bool = False) -> Path | None:

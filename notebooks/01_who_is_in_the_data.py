@@ -152,6 +152,7 @@ import dataclasses
 
 from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
 from fairrecon_core.settings import project_folder
+from fairrecon_core.steps.setup import Setup
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -186,7 +187,7 @@ def link_cohort(name):
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.symlink_to(source.resolve(), target_is_directory=True)
-    return load_cohort(place)
+    return Setup(run, name).cohort  # refused if its images are not of the size that is asked for
 
 
 # %% [markdown]

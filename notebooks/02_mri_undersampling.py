@@ -162,7 +162,7 @@ run.figure(plots.error_row(image, degraded, titles, note=note), "02_fig2")
 # - `nyquist`: spokes needed to leave no gap wider than one sample at the edge, over spokes there are.
 
 # %%
-from fairrecon_core.degrade.mri import sampling_ratios
+from fairrecon_lab.analysis.short_forms import sampling_ratios
 
 orders = ("golden", "uniform", "published")
 ratios = {(order, R): sampling_ratios(256, R, order) for order in orders for R in levels}

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -357,7 +358,7 @@ FILTERS = [arm for arm in settings.classical if arm != "degraded"]
 ARMS = ["degraded", *FILTERS, "unet", *(["unet_dc"] if "unet_dc" in settings.arms else [])]
 
 
-psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
+psnr = {name: compared(steps, ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 # %% [markdown]

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.steps.folder import begin
 
@@ -219,7 +220,7 @@ pd.DataFrame(shares).T.round(3)
 from fairrecon_lab.bootstrap import patient_bootstrap
 
 
-psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
+psnr = {name: compared(steps, ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -251,7 +252,7 @@ pd.DataFrame(lines, columns=["cohort", "Pix2Pix minus", "dB at the audited level
 lines = []
 for name, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
+    far = compared(steps, shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"pix2pix minus {arm}": difference(far["pix2pix"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": name, "n": len(far)} | means | apart)

@@ -19,7 +19,8 @@ import torch
 
 from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohorts
+from fairrecon_core.steps.pipeline import open_cohorts
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_core.predict.quality import lpips_distance, psnr_db
 from fairrecon_core.steps.folder import begin
 
@@ -460,7 +461,7 @@ pd.DataFrame(lines).T
 from fairrecon_lab.bootstrap import patient_bootstrap
 
 
-psnr = {name: steps.quality.compared(ARMS) for name, steps in every.items()}
+psnr = {name: compared(steps, ARMS) for name, steps in every.items()}
 pd.concat({name: table.groupby("level")[ARMS].mean() for name, table in psnr.items()}, names=["cohort"]).round(2)
 
 
@@ -489,7 +490,7 @@ pd.DataFrame(lines, columns=["cohort", "SDE minus", "dB at the audited level [95
 lines = []
 for key, steps in every.items():
     shown = [arm for arm in ARMS if arm not in FILTERS]
-    far = steps.quality.compared(shown, "lpips").query("level == @steps.audit_level")
+    far = compared(steps, shown, "lpips").query("level == @steps.audit_level")
     means = {arm: f"{far[arm].mean():.3f}" for arm in shown}
     apart = {f"sde minus {arm}": difference(far["sde"], far[arm], far["patient_id"]) for arm in shown[:-1]}
     lines.append({"cohort": key, "n": len(far)} | means | apart)

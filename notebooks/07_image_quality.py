@@ -530,7 +530,7 @@ assert abs(cost["too sure"] - 10 * np.log10(1.25)) < 0.1 < cost["honest"] - cost
 # two of group b with 29 and 30 dB; the 255 levels add $10 \log_{10} 255^2$ dB to each.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-from fairrecon_core.audit.metrics import psnr_gap
+from fairrecon_lab.auditing.by_hand import psnr_gap
 
 in_db = lambda values: values[:2].mean() - values[2:].mean()
 in_percent = lambda values: 100 * in_db(values) / values[2:].mean()

@@ -57,7 +57,7 @@ def note(steps):
 # weights file carries a card that names the command behind it.
 
 # %%
-from fairrecon_core.steps.weights import card_of
+from fairrecon_core.steps.weight_files import card_of
 
 readers, cards = {}, {}
 for name, steps in steps_of.items():
@@ -175,7 +175,7 @@ for name in classified[:1]:
 # %%
 from sklearn.metrics import roc_auc_score
 
-from fairrecon_core.audit.metrics import auroc
+from fairrecon_lab.auditing.by_hand import auroc
 
 tested = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in predictions.items()
@@ -381,7 +381,7 @@ for name in predictions:
 # task, then by the core:
 
 # %%
-from fairrecon_core.audit.metrics import flip_rate, logit_shift
+from fairrecon_lab.auditing.by_hand import flip_rate, logit_shift
 
 one = pd.DataFrame(columns=["patient", "truth", "before", "after", "cut", "moved", "flipped"])
 for name in classified[-1:]:

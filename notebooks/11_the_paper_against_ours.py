@@ -76,8 +76,9 @@ pd.DataFrame({name: part.groupby("attribute")["baseline"].mean() for name, part 
 # test labels, empty subgroups at 1 (chest) or 0 (brain). The interval beside Table 5 is that of the *plain* gap, from notebook 10: where our
 # value lies outside of it, that is the bias of the estimator.
 #
-# To *compare* two numbers, they must be of the same patients and of the same quantity. Our names (arm, level, task, metric) find the paper's cell,
-# and `compare` says for each pair whether the question may be asked, and if so whether the print lies in our interval.
+# To *compare* two numbers, they must be of the same patients, all of them, of the same quantity, and made the same way: image size, degradation,
+# networks, training. Our names (arm, level, task, metric) find the paper's cell, and `compare` says for each pair whether the question may be
+# asked, and if so whether the print lies in our interval. One line per reason against it; a cell may have several:
 
 # %%
 from fairrecon_lab.paper.ours import Ours, source
@@ -85,8 +86,25 @@ from fairrecon_lab.paper.ours import Ours, source
 ours = Ours(run)
 compared = published.compare(ours.numbers)
 print(f"{compared['ours'].notna().sum()} of {len(compared)} numbers have a counterpart in this run")
-reasons = compared["why_not"].str.split(";").str[0].replace("", "comparable")
-reasons.value_counts().rename("cells").to_frame()
+print(f"{compared['comparable'].sum()} of them may be compared")
+published.reasons(compared)
+
+# %% [markdown]
+# ### The settings: printed, in the code, ours
+# What "made the same way" means stands in one table, `settings.csv` beside the code. The seed's text gives few numbers, the follow-up's appendix
+# more, and the released code disagrees with both in places. Where they differ a run may follow either; an empty field means that nothing is said.
+# `name` is where the choice is made here: a setting, an option of a network in `recipes`, or an option of the conversion script.
+
+# %%
+from fairrecon_lab.paper import recipe
+
+choices = recipe.choices()
+display(Markdown(published.as_markdown(choices)))
+
+# %%
+torn = choices.query("printed != '' and code != '' and printed != code")
+print(f"{len(torn)} of {len(choices)} choices: the text says one thing, the code another")
+assert {"tumour mask", "threshold", "U-Net, learning rate"} <= set(torn["choice"])
 
 # %% [markdown]
 # ## Side by side
@@ -150,7 +168,7 @@ show("F5", "F6", "F7", "F8")
 # ## The figures and their counterparts
 # Each result figure has a notebook that redraws it, with intervals, one axis per quantity, and a noise band where it shows a gap. (The seed's Fig. 1
 # is the pipe of notebook 00; its 6, 9, 14 and 18 are legends. Figures 11 and 12 of the follow-up need mitigated networks.) The last column
-# names the pictures that this run has drawn. An empty field means that the notebook has not run here.
+# names the pictures that this run has drawn. An empty field means that the notebook has not run here, or that the picture shows real patients.
 
 # %%
 drawn = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))
@@ -301,7 +319,8 @@ assert abs(steps.loc[16, "sde"]) < 0.1 < 2 < abs(steps.loc[16, ["unet", "pix2pix
 # **Against Tables 1-7 and the follow-up's 1-8.** Same: every printed number, the paper's estimator and its test, as options. Different: copied, lost
 # and doubtful numbers are marked and not compared; a number of another cohort or definition is shown and not compared.
 # ## Takeaways
-# - numbers of another cohort, another definition or a copied cell cannot be compared, however close they are; the table says which is which
+# - numbers of another cohort, a part of it, another definition, another recipe or a copied cell cannot be compared, however close they are; the
+#   table says which is which
 # - 68 of 160 pairs have EODD below EOP, so EODD is a mean of two gaps
 # - three printed gaps of PSNR lie above the 2 % of the text, and 2.8 % of 29 dB is a fifth more squared error
 # - one switch at a time tells which choice moves a number and which moves a conclusion; text and code disagree in several of them

@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from test_tools import tool
 
 from fairrecon_core.cohort.folder import (
     amend_info,
@@ -23,7 +24,6 @@ from fairrecon_core.cohort.folder import (
     funnel,
     load_cohort,
     write_cohort,
-    write_excerpt,
 )
 from fairrecon_core.cohort.splits import split_of_fold
 
@@ -317,7 +317,8 @@ def test_a_cohort_without_masks_says_so(tmp_path):
         write(tmp_path).mask(0)
 
 
-def test_an_excerpt_keeps_the_table_and_some_pixels(tmp_path):
+def test_an_excerpt_keeps_the_table_and_some_pixels(root, tmp_path):
+    write_excerpt = tool(root, "example").write_excerpt
     whole = write(tmp_path / "whole", make_items(masks=True))
     part = write_excerpt(whole, tmp_path / "part", [31, 4, 4, 17])
     pd.testing.assert_frame_equal(part.table, whole.table)

@@ -17,13 +17,13 @@ from fairrecon_core.degrade.mri import (
     acquire,
     data_consistency,
     radial_mask,
-    sampling_ratios,
     spokes_for,
     to_image,
     to_kspace,
     undersample,
     zero_filled,
 )
+from fairrecon_lab.analysis.short_forms import sampling_ratios
 
 
 def head(size: int = 64) -> torch.Tensor:

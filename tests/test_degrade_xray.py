@@ -21,13 +21,13 @@ from fairrecon_core.degrade.xray import (
     LowDoseXRay,
     bowtie,
     line_integrals,
-    low_dose,
     poisson,
     published_image,
     published_sinogram,
     view_bowtie,
     views_for,
 )
+from fairrecon_lab.analysis.short_forms import low_dose
 
 BOTH = ("published", "physical")
 # density, half axes, centre (right, up), rotation in degrees; lengths as parts of the field's radius

@@ -19,11 +19,12 @@ from fairrecon_core.predict.training import train_reader
 from fairrecon_core.reconstruct import Reconstructor, controls, register
 from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps import weights as weights_step
+from fairrecon_core.steps import weight_files as weights_step
 from fairrecon_core.steps.folder import Run
-from fairrecon_core.steps.pipeline import card_facts, card_figures, open_cohort, open_cohorts
-from fairrecon_core.steps.setup import product_folder
+from fairrecon_core.steps.pipeline import open_cohort, open_cohorts
+from fairrecon_core.steps.setup import Setup, product_folder
 from fairrecon_core.steps.thresholds import chosen_thresholds
+from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,
@@ -103,7 +104,7 @@ def test_quality_has_one_row_per_image_and_agrees_with_the_images(trained):
 
 
 def test_arms_are_compared_image_by_image(trained):
-    table = trained.quality.compared(["degraded", "unet"], "ssim")
+    table = compared(trained, ["degraded", "unet"], "ssim")
     assert list(table.columns) == ["level", "image_id", "degraded", "unet", "patient_id"]
     one = table.iloc[1]
     rows = trained.quality.measure("unet").set_index("image_id")
@@ -235,6 +236,18 @@ def test_an_unknown_arm_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="unknown arm 'unett', did you mean 'unet'"):
         open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc", "unett"])))
     assert list(open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc"])))) == ["brain", "chest"]
+
+
+def test_a_converted_cohort_of_another_size_is_refused_before_any_work(trained, tmp_path):
+    run = Run(tmp_path, dataclasses.replace(trained.setup.run.settings, cohort_folder="data", image_size=64))
+    (tmp_path / "cohorts").mkdir()
+    (tmp_path / "cohorts" / trained.name).symlink_to(trained.cohort.folder)
+    side = trained.cohort.images.shape[-1]
+    with pytest.raises(
+        ValueError, match=rf"images of {side} px, image_size is 64: .*--size 64, or .*image_size={side}"
+    ):
+        open_cohorts(run)
+    Setup(Run(tmp_path, dataclasses.replace(run.settings, image_size=side)), trained.name)
 
 
 def test_nothing_learns_from_the_shipped_example_and_the_way_out_is_said(tmp_path):

@@ -4,13 +4,14 @@ import importlib.util
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "example", "pairs", "pretrain", "real_images", "results", "shipped", "switchboard")
-TOOLS += ("trained_switches", "womens_gain")
+TOOLS = ("book", "contact_sheet", "example", "mitigation", "pairs", "pretrain", "real_images", "results", "shipped")
+TOOLS += ("switchboard", "trained_switches", "womens_gain")
 
 
 def tool(root, name):
@@ -60,3 +61,25 @@ def test_what_shipped_weights_are_made_of_is_known_to_the_registry(root):
     assert shipped.role_of("grade") == shipped.role_of("segmenter") == "prediction"
     assert set(shipped.readers("chest")) == {"findings"}
     assert set(shipped.readers("brain")) == {"grade", "type", "segmenter"}
+
+
+def test_a_contact_sheet_shows_the_largest_disagreements_one_a_patient(root, tmp_path):
+    contact = tool(root, "contact_sheet")
+    rng = np.random.default_rng(0)
+    base = rng.random((5, 4, 4), dtype=np.float32) / 2
+    far = base.copy()
+    far[[1, 2, 4]] += np.float32([0.1, 0.3, 0.2])[:, None, None]
+    size, pairs, which = contact.disagreement({"a": base, "b": base, "c": far})
+    assert np.allclose(size, [0, 0.1, 0.3, 0, 0.2], atol=1e-6) and pairs[which[2]] in (("a", "c"), ("b", "c"))
+    assert contact.most(size, np.array(["p", "q", "r", "s", "r"]), 2).tolist() == [2, 1]  # r is shown once
+    with pytest.raises(ValueError, match="in pairs"):
+        contact.disagreement({"a": base})
+    steps = steps_in(tmp_path, arms=[], classical=["degraded", "tv", "nlm"])
+    figure, lines = contact.sheet(steps, ["tv", "nlm"], 3)
+    assert (
+        len(lines) == 3
+        and len(figure.axes) == 3 * 5
+        and figure.axes[3].get_title() == "nlm"
+        and "tv and nlm differ by" in lines[0]
+    )
+    assert float(lines[0].split("by ")[1][:5]) >= float(lines[2].split("by ")[1][:5]) > 0

@@ -11,7 +11,7 @@ from fairrecon_core.predict import quality
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.reconstruct import reconstructor
-from fairrecon_core.steps.weights import SHIPPED, card_of
+from fairrecon_core.steps.weight_files import SHIPPED, card_of
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 ARMS = ("unet", "pix2pix", "sde")

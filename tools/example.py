@@ -14,19 +14,60 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.cohort.folder import load_cohort, write_excerpt
+from fairrecon_core.cohort.conversion import HEADER_BYTES, pixel_digests, write_header
+from fairrecon_core.cohort.folder import Cohort, _write_info, content_hash, load_cohort
 from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
+from fairrecon_core.tables import write_parquet
 
 N_IMAGES = 20
 TABLES = ("quality", "predictions", "overlap", "thresholds", "audit")
 LIMIT_MB = 10
+
+
+def write_excerpt(cohort: Cohort, folder: str | Path, rows: Iterable[int]) -> Cohort:
+    """Copy a cohort with its whole table but the pixels of a few rows, as a small example to ship.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    folder : path
+        Folder of the excerpt; made if absent.
+    rows : iterable of int
+        Rows whose images and masks are kept; at least one.
+
+    Returns
+    -------
+    Cohort
+        Other rows have their table row, but `image` refuses them.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    folder, rows = Path(folder), np.unique(np.fromiter(rows, dtype=np.int64))
+    if not len(rows):
+        raise ValueError("an excerpt needs the pixels of at least one row")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cohort.json").unlink(missing_ok=True)
+    stacks = {"images.npy": cohort.images[cohort._places(rows)]}
+    if cohort.masks is not None:
+        stacks["masks.npy"] = cohort.masks[cohort._places(rows)]
+    for name, stack in stacks.items():
+        (folder / name).write_bytes(bytes(HEADER_BYTES) + stack.tobytes())
+        write_header(folder / name, stack.dtype, stack.shape)
+    write_parquet(folder / "cohort.parquet", "cohort", cohort.table)
+    info = cohort.info | {"pixel_rows": rows.tolist(), "excerpt_of": cohort.info["content_hash"]}
+    _write_info(folder, info | {"content_hash": content_hash(cohort.table, pixel_digests(*stacks.values()))})
+    return load_cohort(folder)
 
 
 def make(source: Path, target: Path) -> float:

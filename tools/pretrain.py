@@ -17,9 +17,9 @@ def pretrain(steps: CohortSteps, fold: int = 0, only=(), images: bool = False) -
     """Make the weights of one fold of a cohort, and its arms' test images if asked; `only` some arms or readers."""
     wanted = lambda name: not only or name in only
     for arm in filter(wanted, steps.setup.run.settings.arms):
-        for train_seed in steps.setup.run.settings.train_seeds:
-            if path := steps.weights.make(arm, fold, train_seed):
-                print(path, flush=True)
+        for which in steps.weights.trainings(arm):
+            if which["fold"] == fold:
+                print(steps.weights.make(arm, **which), flush=True)
     for reader in filter(wanted, steps.readings.weights.blank()):
         print(steps.readings.weights.make(reader, fold), flush=True)
     for arm in filter(wanted, steps.setup.arms() if images else ()):

@@ -23,7 +23,7 @@ from fairrecon_core.settings import as_kind, load_settings, project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_core.steps.setup import degradation_of
-from fairrecon_core.steps.weights import SHIPPED, SIMULATED
+from fairrecon_core.steps.weight_files import SHIPPED, SIMULATED
 from fairrecon_lab.analysis import mechanism
 from fairrecon_lab.simulate import simulate
 

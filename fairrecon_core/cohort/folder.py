@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from fairrecon_core.cohort.conversion import HEADER_BYTES, Conversion, pixel_digests, write_header
+from fairrecon_core.cohort.conversion import Conversion
 from fairrecon_core.cohort.opened import (
     COHORT_VERSION,
     Cohort,
@@ -48,7 +48,6 @@ __all__ = [
     "load_cohort",
     "people_left",
     "write_cohort",
-    "write_excerpt",
 ]
 
 
@@ -152,44 +151,6 @@ def write_cohort(
     write_parquet(folder / "cohort.parquet", "cohort", table, checked=True)
     _write_info(folder, (extra or {}) | info)
     conversion.journal.unlink()
-    return load_cohort(folder)
-
-
-def write_excerpt(cohort: Cohort, folder: str | Path, rows: Iterable[int]) -> Cohort:
-    """Copy a cohort with its whole table but the pixels of a few rows, as a small example to ship.
-
-    Parameters
-    ----------
-    cohort : Cohort
-    folder : path
-        Folder of the excerpt; made if absent.
-    rows : iterable of int
-        Rows whose images and masks are kept; at least one.
-
-    Returns
-    -------
-    Cohort
-        Other rows have their table row, but `image` refuses them.
-
-    Raises
-    ------
-    ValueError
-        If there are no rows.
-    """
-    folder, rows = Path(folder), np.unique(np.fromiter(rows, dtype=np.int64))
-    if not len(rows):
-        raise ValueError("an excerpt needs the pixels of at least one row")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cohort.json").unlink(missing_ok=True)
-    stacks = {"images.npy": cohort.images[cohort._places(rows)]}
-    if cohort.masks is not None:
-        stacks["masks.npy"] = cohort.masks[cohort._places(rows)]
-    for name, stack in stacks.items():
-        (folder / name).write_bytes(bytes(HEADER_BYTES) + stack.tobytes())
-        write_header(folder / name, stack.dtype, stack.shape)
-    write_parquet(folder / "cohort.parquet", "cohort", cohort.table)
-    info = cohort.info | {"pixel_rows": rows.tolist(), "excerpt_of": cohort.info["content_hash"]}
-    _write_info(folder, info | {"content_hash": content_hash(cohort.table, pixel_digests(*stacks.values()))})
     return load_cohort(folder)
 
 

@@ -36,6 +36,11 @@ class Measurement:
         pick = lambda values: None if values is None else values[rows]
         return replace(self, kspace=pick(self.kspace), sinogram=pick(self.sinogram))
 
+    def cpu(self) -> "Measurement":
+        """The same, on the CPU."""
+        here = lambda values: None if values is None else values.cpu()
+        return replace(self, kspace=here(self.kspace), mask=here(self.mask), sinogram=here(self.sinogram))
+
 
 class Degradation:
     """Base of all degradations; a new one sets the four names below and writes `_measure`.

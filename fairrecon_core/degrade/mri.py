@@ -135,21 +135,6 @@ def achieved_acceleration(mask: Tensor) -> float:
     return mask.numel() / int(mask.sum())
 
 
-def sampling_ratios(size: int, acceleration: float, order: str = "golden") -> dict[str, float]:
-    """The three meanings of "acceleration" for one mask, and its number of full spokes.
-
-    Returns
-    -------
-    dict
-        `spokes` (full diameters), `scan_time` (N / spokes), `pixels` (N^2 / sampled) and `nyquist`: the spokes
-        needed for neighbours at most one sample apart at the edge, (pi / 2) N, over those there are.
-    """
-    count = spokes_for(size, acceleration, order)
-    spokes = count / 2 if order == PUBLISHED else count
-    pixels = achieved_acceleration(radial_mask(size, count, order))
-    return {"spokes": spokes, "scan_time": size / spokes, "pixels": pixels, "nyquist": math.pi / 2 * size / spokes}
-
-
 def acquire(
     images: Tensor, mask: Tensor, noise: float = 0.0, generators: Sequence[torch.Generator] | None = None
 ) -> Tensor:

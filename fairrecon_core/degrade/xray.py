@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,38 +41,6 @@ class Exposure:
     sinogram: Tensor | None  # (B, T, A) as measured; None in radiograph mode
     starved: Tensor  # (B,) fraction of readings below `floor`, which were raised to it: they bias the image
     clipped: Tensor  # (B,) fraction of pixels that left [0, 1] and were clipped to it
-
-
-def low_dose(
-    images, photon_count: float | Sequence[float], mode: str = "physical", *, image_ids, seed: int = 0, **options
-) -> Exposure | list[Exposure]:
-    """Expose images to few photons.
-
-    Parameters
-    ----------
-    images : Tensor or ndarray, shape (B, N, N)
-        Clean images in [0, 1]; N may be odd.
-    photon_count : float, or a list
-        Photons per detector bin; infinity returns the images themselves. Several counts share one sinogram.
-    mode : {"physical", "published", "radiograph"}
-    image_ids : sequence of B names
-        Noise depends on name, count and `seed` only.
-    seed : int
-    **options
-        See `LowDoseXRay`.
-
-    Returns
-    -------
-    Exposure, or a list of them where `photon_count` is a list
-
-    Raises
-    ------
-    ValueError
-        Images not square, not finite or outside [0, 1]; a count that is not positive; not one name per image.
-    """
-    several, counts = not np.isscalar(photon_count), np.atleast_1d(photon_count).tolist()
-    exposures = LowDoseXRay(mode, **options).expose(images, counts, image_ids, seed)
-    return exposures if several else exposures[0]
 
 
 @register
@@ -103,7 +70,8 @@ class LowDoseXRay(Degradation):
     electronic_noise : float
         Standard deviation of the detector's own noise, in photons.
     floor : float
-        Smallest reading, in photons, of which a logarithm is taken.
+        Smallest reading, in photons, of which a logarithm is taken. Raising to 1 biases p by -.76 where .5 photons
+        arrive on average, -.22 at 1, +.14 at 3, and by 1 / (2 photons) from 10 on.
     window : {"hann", "ramp"}
         Of the back-projection in physical mode. The published one is Hann.
     n_views : int, optional

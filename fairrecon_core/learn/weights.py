@@ -1,13 +1,14 @@
 """Weights on disk: float16 safetensors, never pickles, each with its model card (who made it, how, what it gives)."""
 
 import json
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from fairrecon_core.tables import unfinished
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -32,7 +33,7 @@ def read_card(path: str | Path) -> dict:
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors from any device and texts as a safetensors file, replaced as a whole; makes its folder."""
-    part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
+    part = unfinished(Path(path))
     part.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
     part.replace(path)

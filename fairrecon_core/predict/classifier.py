@@ -37,39 +37,55 @@ class Classifier(Reader):
         What a missing or uncertain label counts as in training.
     imagenet : bool
         Start from ImageNet weights (torchvision downloads them); `started_from` says what came of it.
-    learning_rate, device
-        Of Adam; of inference.
+    learning_rate, weight_decay, decay, device
+        Of Adam; whether its rate falls to 0 along a cosine; of inference.
+    size : int
+        Pixels on a side that the network sees, to which an image is resized; 0: as it comes.
     """
 
     kind = "classifier"
     tasks: list[str]
 
     def __init__(self, tasks: Sequence[str], backbone="resnet50", *, positive_weight=None, label_policy="ignore",
-                 imagenet=False, learning_rate=1e-4, device="cpu"):  # fmt: skip
+                 imagenet=False, learning_rate=1e-4, weight_decay=0.0, decay=True, size=0, device="cpu"):  # fmt: skip
         if backbone not in BACKBONES or label_policy not in LABEL_POLICIES:
             raise ValueError(f"{backbone=} or {label_policy=} unknown: {BACKBONES}, {tuple(LABEL_POLICIES)}")
         self.tasks, self.backbone, self.label_policy = list(tasks), backbone, label_policy
-        self.imagenet, self.started_from = imagenet, "random"
+        self.imagenet, self.started_from, self.size = imagenet, "random", size
         self.positive_weight = torch.as_tensor(positive_weight or [1.0] * len(self.tasks), dtype=torch.float32)
-        super().__init__(learning_rate, device, tasks=self.tasks, backbone=backbone)
+        card = {"tasks": self.tasks, "backbone": backbone} | ({"size": size} if size else {})
+        super().__init__(learning_rate, device, decay=decay, weight_decay=weight_decay, **card)
 
     def build(self) -> None:
         """The backbone with one input channel and one output per task."""
-        self.net = XRVDenseNet(len(self.tasks)) if self.backbone == "xrv_densenet" else self._resnet()
+        self.net = self._densenet() if self.backbone == "xrv_densenet" else self._resnet()
+
+    def _imagenet(self, make: Callable[..., Any]) -> nn.Module | None:
+        """torchvision's network with ImageNet weights, if they are asked for and can be had."""
+        try:
+            net = make(weights="IMAGENET1K_V1") if self.imagenet else None
+            self.started_from = "ImageNet" if net else self.started_from
+            return net
+        except OSError as error:
+            warnings.warn(f"no ImageNet weights ({error}): starting from random ones", stacklevel=4)
+            return None
+
+    def _densenet(self) -> nn.Module:
+        from torchvision import models
+
+        net = XRVDenseNet(len(self.tasks))
+        if (start := self._imagenet(models.densenet121)) is not None:
+            found = {k[9:]: v for k, v in start.state_dict().items() if k.startswith("features.")}
+            found["conv0.weight"] = found["conv0.weight"].mean(dim=1, keepdim=True)
+            net.net.features.load_state_dict(found)
+        return net
 
     def _resnet(self) -> nn.Module:
         from torchvision import models
 
         half = self.backbone == "resnet18_half"
         make: Callable[..., Any] = _half_resnet18 if half else getattr(models, self.backbone)
-        weights = None
-        if self.imagenet and not half:
-            try:
-                net = make(weights="IMAGENET1K_V1")
-                self.started_from = weights = "ImageNet"
-            except OSError as error:
-                warnings.warn(f"no ImageNet weights ({error}): starting from random ones", stacklevel=3)
-        net = net if weights else make()
+        net: Any = (None if half else self._imagenet(make)) or make()
         first = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
         first.weight.data = net.conv1.weight.data.mean(dim=1, keepdim=True)
         net.conv1, net.fc = first, nn.Linear(net.fc.in_features, len(self.tasks))
@@ -109,8 +125,17 @@ class Classifier(Reader):
         known = ~target.isnan() if fill is None else torch.ones_like(target, dtype=torch.bool)
         target = target.nan_to_num(fill or 0.0)
         weight = self.positive_weight.to(target.device)
-        loss = F.binary_cross_entropy_with_logits(self.net(batch.images), target, pos_weight=weight, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(
+            self._answer(batch.images), target, pos_weight=weight, reduction="none"
+        )
         return (loss * known).sum() / known.sum().clamp(min=1)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Logits for images (B, 1, H, W), resized to `size`."""
+        if self.size and self.size != images.shape[-1]:
+            size = (self.size, self.size)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return self.net(images)
 
     def scores(self, images) -> np.ndarray:
         """Probabilities (n, tasks) for images (n, H, W)."""

@@ -59,7 +59,7 @@ class ImageNetReader(Classifier):
     net: FrozenNet
 
     def __init__(self, tasks: Sequence[str], device: str = "cpu"):
-        self.tasks, self.backbone = list(tasks), BACKBONE
+        self.tasks, self.backbone, self.size = list(tasks), BACKBONE, 0
         Reader.__init__(self, 0.0, device, tasks=self.tasks, backbone=BACKBONE)
 
     def build(self) -> None:

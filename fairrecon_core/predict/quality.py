@@ -21,6 +21,7 @@ from scipy.ndimage import binary_dilation
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
+from fairrecon_core.learn.devices import fitting
 from fairrecon_core.learn.threads import equal_chunks, side_by_side
 from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.measures import image_metrics
@@ -57,7 +58,9 @@ def measure(images, clean, *, foreground=None, with_lpips: bool = True) -> pd.Da
     return measure_arms([images], clean, foreground=foreground, with_lpips=with_lpips)[0]
 
 
-def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = True) -> list[pd.DataFrame]:
+def measure_arms(
+    arms: Sequence, clean, *, foreground=None, with_lpips: bool = True, device: str = "cpu"
+) -> list[pd.DataFrame]:
     """`measure` for several arms of the same images: the clean ones go through LPIPS's network only once.
 
     Parameters
@@ -65,6 +68,8 @@ def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = T
     arms : sequence of arrays or Tensors, each of shape (n, H, W)
     clean, foreground, with_lpips
         As in `measure`.
+    device : str
+        Where LPIPS's network runs.
 
     Returns
     -------
@@ -88,23 +93,15 @@ def measure_arms(arms: Sequence, clean, *, foreground=None, with_lpips: bool = T
                          "with_lpips=False")  # fmt: skip
     n, arms = len(clean), [images.clip(0, 1) for images in arms]
     masks = np.full(n, None) if foreground is None else np.asarray(foreground, dtype=bool)
-    if with_lpips:
-        lpips_network()  # made once, before threads ask for it
+    far = lpips_of(arms, clean, device) if with_lpips and n else np.full((len(arms), n), np.nan)
 
-    def part(rows: list[int]) -> list[list[dict]]:
-        chosen = [images[rows] for images in arms]
-        distances = _distances(chosen, clean[rows]) if with_lpips else np.full((len(arms), len(rows)), np.nan)
-        return [
-            [
-                {name: float(formula(image, truth, mask)) for name, formula in FORMULAS.items()}
-                | {"lpips": float(lpips)}
-                for image, truth, mask, lpips in zip(images, clean[rows], masks[rows], far)
-            ]
-            for images, far in zip(chosen, distances)
-        ]
+    def part(row: int) -> list[dict]:
+        truth, mask = clean[row], masks[row]
+        return [{name: float(formula(images[row], truth, mask)) for name, formula in FORMULAS.items()}
+                | {"lpips": float(distances[row])} for images, distances in zip(arms, far)]  # fmt: skip
 
-    parts = side_by_side(part, equal_chunks(n, CHUNK))
-    found = [[row for chunk in parts for row in chunk[k]][:n] for k in range(len(arms))]
+    parts = side_by_side(part, range(n))
+    found = [[of_arms[k] for of_arms in parts] for k in range(len(arms))]
     flat = np.ptp(clean.reshape(n, -1), axis=1) == 0 if n else np.zeros(0, bool)
     frames = [pd.DataFrame(rows, columns=list(image_metrics())) for rows in found]
     for frame in frames:
@@ -163,18 +160,27 @@ def lpips_distance(image, clean) -> float:
 
 def lpips_distances(images, clean) -> np.ndarray:
     """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
-    images, clean = (np.asarray(part) for part in (images, clean))
-    found = [_distances([images[rows]], clean[rows])[0] for rows in equal_chunks(len(images), CHUNK)]
-    return np.concatenate([np.empty(0), *found])[: len(images)]
+    return lpips_of([np.asarray(images)], np.asarray(clean))[0] if len(images) else np.empty(0)
+
+
+def lpips_of(arms: Sequence[np.ndarray], clean: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """LPIPS of several `arms`, each (n, H, W), from the `clean` images, shape (arms, n); computed on a `device`."""
+    lpips_network(device)  # made once, before threads ask for it
+    work = lambda rows: _distances([images[rows] for images in arms], clean[rows], device)
+    if device != "cpu":
+        return np.concatenate(fitting(work, [list(range(len(clean)))], "LPIPS"), axis=1)
+    return np.concatenate(side_by_side(work, equal_chunks(len(clean), CHUNK)), axis=1)[:, : len(clean)]
 
 
 @torch.inference_mode()
-def _distances(arms: list, clean) -> np.ndarray:
+def _distances(arms: list, clean, device: str) -> np.ndarray:
     """LPIPS of several arms, shape (arms, n), of one chunk (n, H, W)."""
-    network = lpips_network()
-    as_rgb = lambda part: torch.from_numpy(np.array(part, dtype=np.float32))[:, None].expand(-1, 3, -1, -1) * 2 - 1
+    network = lpips_network(device)
+    as_float32 = lambda part: torch.from_numpy(np.array(part, dtype=np.float32)).to(device)
+    as_rgb = lambda part: as_float32(part)[:, None].expand(-1, 3, -1, -1) * 2 - 1
     truth = network.features(as_rgb(clean))
-    return np.stack([network.distance(network.features(as_rgb(part)), truth).numpy() for part in arms]).astype(float)
+    found = [network.distance(network.features(as_rgb(part)), truth).cpu().numpy() for part in arms]
+    return np.stack(found).astype(float)
 
 
 class LPIPS(nn.Module):
@@ -223,8 +229,8 @@ class LPIPS(nn.Module):
 
 
 @cache
-def lpips_network() -> LPIPS:
-    """LPIPS with the linear heads that the lpips package carries and the trunk that is packaged here.
+def lpips_network(device: str = "cpu") -> LPIPS:
+    """LPIPS on a `device`, with the linear heads of the lpips package and the trunk that is packaged here.
 
     Raises
     ------
@@ -247,4 +253,4 @@ def lpips_network() -> LPIPS:
         head.load_state_dict({"weight": heads.pop(f"lin{k}.model.1.weight")})
     if trunk or heads:
         raise ValueError(f"weights of LPIPS that AlexNet lacks: {', '.join([*trunk, *heads])}")
-    return network.to(memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)

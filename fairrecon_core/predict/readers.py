@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.learn.body import cosine
+from fairrecon_core.learn.devices import fitting
 from fairrecon_core.learn.loop import Images, Trainable, fit
 from fairrecon_core.learn.threads import equal_chunks, side_by_side
 from fairrecon_core.learn.weights import load_weights, save_weights
@@ -128,11 +129,13 @@ class Reader(Trainable[Labelled]):
 
     kind = ""
     batch_size = 16  # in training
+    inference_batch = 32  # on a GPU
     tasks: Sequence[str] = ()  # whose labels it learns; none for one that learns masks
     net: nn.Module
 
-    def __init__(self, learning_rate: float, device: str, **card):
+    def __init__(self, learning_rate: float, device: str, *, decay: bool = True, weight_decay: float = 0.0, **card):
         self.learning_rate, self.device, self.settings = learning_rate, device, card
+        self.decay, self.weight_decay = decay, weight_decay
         self.build()
 
     def build(self) -> None:
@@ -152,11 +155,12 @@ class Reader(Trainable[Labelled]):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam."""
-        return {"net": torch.optim.Adam(self.net.parameters(), lr=self.learning_rate)}
+        rate, decay = self.learning_rate, self.weight_decay
+        return {"net": torch.optim.Adam(self.net.parameters(), lr=rate, weight_decay=decay)}
 
     def rate(self, epoch: int, epochs: int) -> float:
-        """Half a cosine from 1 towards 0."""
-        return cosine(epoch, epochs)
+        """Half a cosine from 1 towards 0 with `decay`, else 1."""
+        return cosine(epoch, epochs) if self.decay else 1.0
 
     def fit(self, draw: Callable, *, seed: int = 0, start=None, **options) -> pd.DataFrame:
         """Train on batches of `labelled` with `learn.loop.fit` (`options`); the table of losses. Best weights stay.
@@ -196,8 +200,12 @@ class Reader(Trainable[Labelled]):
         if self.device == "cpu":
             pairs = [images[rows] for rows in equal_chunks(len(images), 2)]
             return torch.cat(side_by_side(self._logits, pairs))[: len(images)]
-        return torch.cat([self._logits(part) for part in images.split(64)])
+        return torch.cat(fitting(self._logits, images.split(self.inference_batch), f"reader {self.kind}"))
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """The network's logits for images (B, 1, H, W), as they come."""
+        return self.net(images)
 
     @torch.inference_mode()
     def _logits(self, images: Tensor) -> Tensor:
-        return self.net(images.to(self.device)).float().cpu()
+        return self._answer(images.to(self.device)).float().cpu()

@@ -20,16 +20,16 @@ class Segmenter(Reader):
         Feature maps of the first level.
     threshold : float
         Probability from which a pixel is tumour.
-    learning_rate, device
-        Of Adam; of inference.
+    learning_rate, decay, device
+        Of Adam; whether it falls; of inference.
     """
 
     kind = "segmenter"
     batch_size = 8
 
-    def __init__(self, width: int = 16, *, threshold: float = 0.5, learning_rate: float = 1e-3, device: str = "cpu"):
+    def __init__(self, width: int = 16, *, threshold=0.5, learning_rate=1e-3, decay=True, device: str = "cpu"):
         self.width, self.threshold = width, threshold
-        super().__init__(learning_rate, device, width=width)
+        super().__init__(learning_rate, device, decay=decay, width=width)
 
     def build(self) -> None:
         """One U-Net with normalisation."""

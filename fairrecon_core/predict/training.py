@@ -20,6 +20,7 @@ def train_reader(
     seed: int = 0,
     batch_size: int | None = None,
     augment: bool = False,
+    mirror: bool = True,
     **options,
 ) -> pd.DataFrame:
     """Train a reader on a cohort's train split; the table of losses. The best weights stay in the reader.
@@ -32,8 +33,8 @@ def train_reader(
         As in `train_reconstructor`.
     batch_size : int, optional
         The reader's own if left out: 16 for a classifier, 8 for a segmenter.
-    augment : bool
-        As in `predict.labelled`.
+    augment, mirror : bool
+        As in `predict.labelled`, where `mirror` is `flips`.
     **options
         Of `learn.loop.fit`, and `start`: weights to begin with.
 
@@ -54,5 +55,5 @@ def train_reader(
         targets.append(found)
     reader.prepare(targets[0])
     size, of_both = batch_size or reader.batch_size, (images[0], targets[0], images[1], targets[1])
-    draw = labelled(*of_both, batch_size=size, seed=seed, flips=True, augment=augment)
+    draw = labelled(*of_both, batch_size=size, seed=seed, flips=mirror, augment=augment)
     return reader.fit(draw, seed=seed, folder=folder, **options)

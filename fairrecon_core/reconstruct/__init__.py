@@ -51,6 +51,7 @@ class Reconstructor:
     needs_measurement : whether it is called with what the scanner recorded.
     at_inference : parameters that do not matter to its weights.
     n_tuning : how many validation images `fit` gets, if that is all that it looks at.
+    device, inference_batch : where a network computes, and how many images at a time; a run sets them on the object.
     """
 
     name = ""
@@ -58,6 +59,7 @@ class Reconstructor:
     reconstructs, stochastic, learns, needs_measurement = True, False, False, False
     at_inference: tuple[str, ...] = ()
     n_tuning: int | None = None
+    device, inference_batch = "cpu", 32
 
     @classmethod
     def options(cls, settings: Settings, modality: str) -> dict:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fairrecon_core.learn.devices import fitting
 from fairrecon_core.learn.loop import Batch, Trainable, fit, pairs
 from fairrecon_core.learn.threads import side_by_side
 from fairrecon_core.learn.weights import load_weights, save_weights
@@ -50,9 +51,10 @@ class NetworkReconstructor(Trainable[Batch], Reconstructor):
         return cls.short_training | {"width": settings.width}
 
     @classmethod
-    def epochs(cls, settings: Settings) -> int:
-        """Epochs of its training."""
-        return (cls.generative and settings.generative_epochs) or settings.epochs
+    def recipe(cls, settings: Settings) -> dict:
+        """Options of its training, `learn.recipes.OF_TRAINING`, before `recipes` of the settings."""
+        epochs = (cls.generative and settings.generative_epochs) or settings.epochs
+        return {"epochs": epochs, "batch_size": settings.batch_size, "patience": settings.patience}
 
     def __init__(self, modality: str = "mri", width: int = 16, device: str = "cpu", **options):
         super().__init__(modality)
@@ -122,9 +124,9 @@ class NetworkReconstructor(Trainable[Batch], Reconstructor):
         return card
 
     def work(self, part, chunks: list) -> list[Tensor]:
-        """Chunks side by side on the CPU's threads; one after the other on a GPU."""
-        return side_by_side(part, chunks) if self.device == "cpu" else super().work(part, chunks)
+        """Chunks side by side on the CPU's threads; one after the other on a GPU, smaller ones if it is full."""
+        return side_by_side(part, chunks) if self.device == "cpu" else fitting(part, chunks, self.name)
 
     def chunk(self, n: int) -> int:
-        """Always two images at a time on the CPU, a tenth faster than one; up to 32 on a GPU."""
-        return 2 if self.device == "cpu" else min(n, 32)
+        """Always two images at a time on the CPU, a tenth faster than one; `inference_batch` on a GPU."""
+        return 2 if self.device == "cpu" else min(n, self.inference_batch)

@@ -133,8 +133,9 @@ def walk_back(
         `noise()` gives standard normal numbers shaped as `start`; used by the samplers that are random.
     schedule : Schedule
     sampler : {"euler", "posterior", "ode2", "sde2"}
-        The published Euler steps of the reverse SDE (always all T); exact posterior steps; the second-order
-        exponential integrator of the probability-flow ODE; the same of the SDE.
+        The published Euler steps of the reverse SDE (always all T); posterior steps, exact given z_0 and not given its
+        mean, so that with few steps samples spread too little; the second-order exponential integrator of the
+        probability-flow ODE; the same of the SDE.
     n_steps : int, optional
         Calls of the denoiser; 10 by default for ode2 and sde2, T for the others.
 

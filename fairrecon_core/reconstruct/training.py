@@ -42,13 +42,14 @@ def train_reconstructor(
     fold : int
         Whose train and validation patients.
     cache : path, optional
-        Degrade each image once per level and keep it here; otherwise anew in every epoch, half of them mirrored.
+        Degrade each image once per level and keep it here; otherwise anew in every epoch.
     made_from : dict, optional
         Stamp of the degraded images, as in `CachedDegradation`.
     mirror : bool
-        What is kept includes every image's mirror image: an epoch is twice as long.
+        What is kept includes every image's mirror image: an epoch is twice as long. Without a cache, half of an
+        epoch's images are mirrored.
     n_validation : int
-        Validation images, evenly spread.
+        Validation images, evenly spread; 0: all.
     seed : int
     **options
         Of `learn.loop.fit` and `pairs`: epochs, patience, batch_size, precision, ...
@@ -61,8 +62,8 @@ def train_reconstructor(
     train, validation = (
         images_of(cohort, learning_rows(cohort, split, "reconstruction", fold)) for split in ("train", "validation")
     )
-    validation = spread(validation, n_validation)
-    flips = cache is None
+    validation = spread(validation, n_validation) if n_validation else validation
+    flips = mirror and cache is None
     used: Degrades = degradation
     if cache is not None:
         train = with_mirrored(train) if mirror else train

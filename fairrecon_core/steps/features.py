@@ -7,8 +7,10 @@ import numpy as np
 
 from fairrecon_core.predict.imagenet import ImageNetReader
 from fairrecon_core.steps.folder import write_json
-from fairrecon_core.steps.setup import Setup, chunks, product_folder
+from fairrecon_core.steps.setup import Setup, product_folder
+from fairrecon_core.steps.siblings import taken_over
 from fairrecon_core.steps.stamps import Stamp, read_stamp, stamp, why
+from fairrecon_core.tables import unfinished
 
 
 def kept_features(setup: Setup, path: Path, made_from: Stamp, batches: Callable[[], Iterable]) -> np.ndarray:
@@ -22,20 +24,23 @@ def kept_features(setup: Setup, path: Path, made_from: Stamp, batches: Callable[
         Gives the images (b, H, W).
     """
     made_from = made_from | stamp(ImageNetReader)
-    if reason := why((read_stamp(path) or {}).get("stamp"), made_from):
+    mark = path.with_suffix(".json")
+    reason = why((read_stamp(path) or {}).get("stamp"), made_from)
+    if reason and not taken_over(setup.run.folder, mark, made_from, beside=lambda found: [path.name]):
         setup.run.remade(f"features of {path.parent.parent.name} for {setup.cohort.name}", reason)
-        path.with_suffix(".json").unlink(missing_ok=True)  # features and their stamp never disagree
+        mark.unlink(missing_ok=True)  # features and their stamp never disagree
         path.parent.mkdir(parents=True, exist_ok=True)
-        part, frozen = path.with_name(f"{path.name}.part.npy"), ImageNetReader([])
-        np.save(part, np.concatenate([frozen.outputs(images).numpy() for images in batches()]))
+        part, frozen = unfinished(path), setup.placed(ImageNetReader([]))
+        with part.open("wb") as stream:
+            np.save(stream, np.concatenate([frozen.outputs(images).numpy() for images in batches()]))
         part.replace(path)
-        write_json(path.with_suffix(".json"), {"stamp": made_from})
+        write_json(mark, {"stamp": made_from})
     return np.load(path)
 
 
 def clean_features(setup: Setup) -> np.ndarray:
     """Features of all clean images of a cohort, row by row: asked once, whatever the fold."""
     cohort, rows = setup.cohort, np.arange(len(setup.cohort))
-    batches = lambda: (cohort.images_at(rows[part]) for part in chunks(rows))
+    batches = lambda: (cohort.images_at(rows[part]) for part in setup.chunks(rows))
     path, made_from = product_folder(setup, "clean") / "features.npy", stamp(cohort=cohort.info["content_hash"])
     return kept_features(setup, path, made_from, batches)

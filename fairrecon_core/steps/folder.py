@@ -19,6 +19,7 @@ import pandas as pd
 from fairrecon_core import tables
 from fairrecon_core.cohort.folder import Cohort, load_cohort
 from fairrecon_core.settings import Settings, as_kind, load_settings, project_folder
+from fairrecon_core.steps.siblings import read_mark, taken_over
 from fairrecon_core.steps.stamps import NOT_MADE, code_of, content_hash, is_ours, stamp, why
 
 MADE_BY = {"cohort": "01", "reconstructions": "04 to 06", "quality": "07", "predictions": "08", "overlap": "08",
@@ -165,8 +166,10 @@ class Run:
 
     def _current(self, table: str, mark: Path, made: Mapping, parts: dict) -> pd.DataFrame | None:
         """The rows of a piece of work as they are on disk, if they are current; otherwise says why they are not."""
-        old = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {"stamp": None, "files": {}}
-        files = {mark.with_name(name): content for name, content in old["files"].items()}
+        old = read_mark(mark)
+        if why(old["stamp"], made) and taken_over(self.folder, mark, made, beside=lambda found: found["files"]):
+            old = read_mark(mark)
+        files = {mark.with_name(name): content for name, content in old.get("files", {}).items()}
         reason = why(old["stamp"], made)
         if not reason and not all(path.exists() and content_hash([path]) == files[path] for path in files):
             reason = "its file was changed by hand"
@@ -184,10 +187,16 @@ class Run:
             self._trace("why", None, {"text": f"{what}: {reason}"})
 
     def figure(self, figure, name: str):
-        """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call."""
+        """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call.
+
+        Pictures of a run on converted cohorts are not saved, unless $FAIRRECON_WITH_IMAGES is set: they show patients.
+        """
+        pictures = self.settings.cohort_folder and any(axes.images for axes in figure.axes)
+        if pictures and "FAIRRECON_WITH_IMAGES" not in os.environ:
+            return figure
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
-        part = folder / f"{name}.png.part"
+        part = tables.unfinished(folder / f"{name}.png")
         figure.savefig(part, format="png", dpi=110)
         part.replace(folder / f"{name}.png")
         return figure
@@ -279,7 +288,7 @@ def commit() -> str:
 
 def write_json(path: Path, value) -> None:
     """Write JSON under a temporary name that is then renamed."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = tables.unfinished(path)
     part.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
     part.replace(path)
 

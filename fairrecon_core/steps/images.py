@@ -4,21 +4,23 @@ Images lie as uint16 beside the stamp of what they were made from; `clean` and t
 """
 
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
 from fairrecon_core.steps.folder import write_json
-from fairrecon_core.steps.setup import Setup, chunks, degradation_stamp, product_folder
+from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
+from fairrecon_core.steps.siblings import taken_over
 from fairrecon_core.steps.stamps import Stamp, parameters, read_stamp, stamp, why
 from fairrecon_core.steps.weights import Weights
+from fairrecon_core.tables import unfinished
 
 
 class ArmImages:
@@ -65,23 +67,25 @@ class ArmImages:
         folder = product_folder(setup, arm, fold, train_seed) / f"{level:g}"
         path = folder / f"{split}{f'-{sample}' if sample else ''}.npy"
         made_from = self.made_from(arm, level, rows, fold, train_seed, sample)
-        if reason := why((read_stamp(path) or {}).get("stamp"), made_from):
+        mark = path.with_suffix(".json")
+        reason = why((read_stamp(path) or {}).get("stamp"), made_from)
+        if reason and not taken_over(setup.run.folder, mark, made_from, beside=lambda found: [path.name]):
             setup.run.remade(f"images of {arm} for {setup.cohort.name} at {level:g}", reason)
-            path.with_suffix(".json").unlink(missing_ok=True)  # images and their stamp never disagree
+            mark.unlink(missing_ok=True)  # images and their stamp never disagree
             if arm_class(arm).reconstructs:
                 degraded = self.get(DEGRADED, level, fold=fold, split=split)[0]
                 made = self._reconstructed(arm, level, rows, degraded, fold, train_seed, sample)
             else:
                 made = self._degraded(level, rows)
             write_images(path, made, (len(rows), *setup.cohort.images.shape[1:]))
-            write_json(path.with_suffix(".json"), {"stamp": made_from, "rows": rows.tolist()})
+            write_json(mark, {"stamp": made_from, "rows": rows.tolist()})
         setup.run.wrote(path)
         return np.load(path, mmap_mode="r"), rows
 
     def made_from(self, arm: str, level: float, rows, fold: int = 0, train_seed: int = 0, sample: int = 0) -> Stamp:
         """The stamp of an arm's images of some `rows` at a `level`; errors as those of `get`."""
         setup, network = self.setup, self.weights.network(arm)
-        weights = self.weights.path(arm, fold, train_seed) if network.learns else None
+        weights = self.weights.path(arm, fold, train_seed, level) if network.learns else None
         code = [type(network), *([consistency_class()] if is_consistent(arm) else []), "fairrecon_core.steps.images"]
         which = {"level": float(level), "rows": list(rows), "seed": setup.run.settings.seed, "sample": sample}
         made: dict[str, Any] = {"arm": parameters(network), "weights": weights, **which}
@@ -89,24 +93,26 @@ class ArmImages:
 
     def _degraded(self, level: float, rows: np.ndarray) -> Iterator[Tensor]:
         """Degraded images of the rows, chunk by chunk."""
-        for part in chunks(rows):
+        for part in self.setup.chunks(rows):
             yield self._measured(level, rows[part])[0]
 
     def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[Tensor]:
         """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
-        restore = self.weights.load(arm, fold, train_seed)
-        for part in chunks(rows):
+        restore = self.weights.load(arm, fold, train_seed, level)
+        for part in self.setup.chunks(rows):
             measurement = self._measured(level, rows[part])[1] if restore.needs_measurement else None
             names, seed = self.setup.names_of(rows[part]), self.setup.run.settings.seed
             options = {"image_ids": names, "seed": seed, "sample": sample, "measurement": measurement}
             yield restore(as_float(degraded[part]), level, **options)
 
     def _measured(self, level: float, rows: np.ndarray) -> tuple:
-        """Degraded images, and what was recorded of them."""
+        """Degraded images, and what was recorded of them; on a GPU only as the physical modes do it."""
         setup = self.setup
-        return setup.degradation.measure(
-            setup.cohort.images_at(rows), level, setup.names_of(rows), setup.run.settings.seed
-        )
+        clean, names = torch.from_numpy(setup.cohort.images_at(rows)), setup.names_of(rows)
+        on_gpu = setup.device == "cuda" and setup.run.settings.mode(setup.cohort.modality) != "published"
+        clean = clean.to(setup.device) if on_gpu else clean
+        degraded, measurement = setup.degradation.measure(clean, level, names, setup.run.settings.seed)
+        return degraded.cpu(), measurement.cpu()
 
     def donors(self, arm: str, rows: np.ndarray) -> np.ndarray:
         """For `clean` and the control arms: positions in `rows` of the images that are shown."""
@@ -140,7 +146,7 @@ class ArmImages:
         moves = arm in controls.MASK_MOVES
         origin = rows[self.donors(arm, rows)] if moves else rows  # a mask that moves with its image
         masks = self.setup.cohort.masks
-        for part in chunks(rows):
+        for part in self.setup.chunks(rows):
             of_part = None if masks is None else self.setup.cohort.masks_at(origin[part])
             yield as_float(images[part]), self.setup.names_of(rows[part]), of_part
 
@@ -148,11 +154,11 @@ class ArmImages:
 def write_images(path: Path, parts: Iterator, shape: tuple[int, ...]) -> None:
     """Write images of a `shape` (n, H, W), given in `parts`, as uint16 to `path`, which is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    out, done = open_memmap(unfinished, mode="w+", dtype=np.uint16, shape=shape), 0
+    part = unfinished(path)
+    out, done = open_memmap(part, mode="w+", dtype=np.uint16, shape=shape), 0
     for images in parts:
         out[done : done + len(images)] = as_uint16(images)
         done += len(images)
     out.flush()
     del out
-    unfinished.replace(path)
+    part.replace(path)

@@ -8,13 +8,13 @@ brain.readings.weights.make_all()
 brain.readings.read("unet")["predictions"]
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pandas as pd
-
 from fairrecon_core.cohort.folder import Cohort
+from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.imagenet import BACKBONE, frozen_trunk
+from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.reconstruct import arm_class, controls
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.images import ArmImages
@@ -78,24 +78,9 @@ def open_cohorts(run: Run) -> dict[str, CohortSteps]:
     ImportError
         The settings ask for ImageNet features, and their package is missing.
     """
-    for arm in (*run.settings.classical, *run.settings.arms):
+    with_recipes = set(run.settings.recipes) - {Classifier.kind, Segmenter.kind}
+    for arm in (*run.settings.classical, *run.settings.arms, *with_recipes):
         arm_class(arm)
     if run.settings.backbone == BACKBONE:
         frozen_trunk()
     return {name: open_cohort(run, name) for name in run.settings.cohorts}
-
-
-def card_facts(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
-    """What the model cards of an arm say of its training, one column per cohort."""
-    long = ("losses", "test", "stamp", "made_from")
-    cards = {name: steps.weights.card(arm) for name, steps in cohorts.items()}
-    return pd.DataFrame(
-        {name: {key: str(value) for key, value in card.items() if key not in long} for name, card in cards.items()}
-    ).fillna("")
-
-
-def card_figures(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
-    """What an arm's weights reached on test images when they were made; empty if they were trained in this run."""
-    cards = {name: steps.weights.card(arm) for name, steps in cohorts.items()}
-    figures = {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}
-    return pd.concat(figures, names=["cohort", "arm and level"])

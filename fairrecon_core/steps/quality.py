@@ -7,7 +7,6 @@ import pandas as pd
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.predict import quality
 from fairrecon_core.steps.images import ArmImages
-from fairrecon_core.steps.setup import chunks
 from fairrecon_core.steps.stamps import Stamp, digest, stamp
 
 
@@ -36,25 +35,6 @@ class Quality:
             frames.append(run.make_parts("quality", compute, [self._piece(arm, level) for arm in arms]))
         return pd.concat(frames, ignore_index=True)
 
-    def compared(self, arms: Iterable[str], metric: str = "psnr_db") -> pd.DataFrame:
-        """One measure of every test image, side by side for several arms (first training seed, first sample).
-
-        Parameters
-        ----------
-        arms : iterable of str
-        metric : str
-            Column of the table `quality`.
-
-        Returns
-        -------
-        DataFrame
-            level, image_id, patient_id and one column per arm.
-        """
-        rows = self.measure(*arms).drop_duplicates(["arm", "level", "image_id"])
-        table = rows.pivot(index=["level", "image_id"], columns="arm", values=metric).reset_index()
-        patient = self.setup.cohort.table.set_index("image_id")["patient_id"]
-        return table.assign(patient_id=table["image_id"].map(patient))
-
     def _piece(self, arm: str, level: float) -> tuple[Stamp, dict]:
         """What the quality of an arm at a level is made from, and the part of the table that it is."""
         made = stamp("fairrecon_core.steps.quality") | images_stamp(self.images, arm, level, self.setup.variants(arm))
@@ -68,10 +48,10 @@ class Quality:
             which = [(arm, v) for arm in arms for v in setup.variants(arm) if v["fold"] == fold]
             stacks, rows = [self.images.get(arm, level, **v)[0] for arm, v in which], setup.rows(level, fold)
             inside = quality.head_mask if setup.cohort.modality == "mri" else quality.film_mask
-            for part in chunks(rows):
+            for part in setup.chunks(rows):
                 clean, names = setup.cohort.images_at(rows[part]), setup.names_of(rows[part])
                 images = [as_float(stack[part]) for stack in stacks]
-                measured = quality.measure_arms(images, clean, foreground=inside(clean))
+                measured = quality.measure_arms(images, clean, foreground=inside(clean), device=setup.device)
                 for (arm, v), table in zip(which, measured):
                     key = {"cohort": setup.cohort.name, "arm": arm, "level": float(level)} | v
                     found[arm].append(table.assign(image_id=names, **key))

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade import Degradation, degradation
+from fairrecon_core.learn.devices import device_of
 from fairrecon_core.reconstruct import arm_class, controls
 from fairrecon_core.settings import Settings
 from fairrecon_core.steps.folder import Run
@@ -21,7 +23,7 @@ class Setup:
     ----------
     run : Run
     cohort : str
-        Name of a cohort of the run, or of the shipped example run.
+        Name of a cohort of the run, or of the shipped example run; ValueError if a converted one has another size.
 
     Attributes
     ----------
@@ -32,7 +34,10 @@ class Setup:
     def __init__(self, run: Run, cohort: str):
         self.run = run
         self.cohort: Cohort = run.cohort(cohort)
-        modality = self.cohort.modality
+        modality, side, asked = self.cohort.modality, self.cohort.images.shape[-1], run.settings.image_size
+        if run.settings.cohort_folder and side != asked:
+            raise ValueError(f"cohort {cohort!r} has images of {side} px, image_size is {asked}: convert it with "
+                             f"--size {asked}, or run with -p image_size={side}")  # fmt: skip
         self.degradation = degradation_of(run.settings, modality)
         self.levels, self.audit_level = run.settings.levels(modality), run.settings.audit_level(modality)
 
@@ -97,6 +102,21 @@ class Setup:
         """`image_id` of some rows."""
         return list(self.cohort.table["image_id"].iloc[rows].astype(str))
 
+    def chunks(self, rows: Iterable[int]) -> Iterator[slice]:
+        """Slices that cover `rows`, of as many images as are in memory at a time."""
+        n, size = len(list(rows)), self.run.settings.inference_batch
+        return (slice(start, start + size) for start in range(0, n, size))
+
+    @functools.cached_property
+    def device(self) -> str:
+        """Where networks compute: what the settings ask for; ValueError if it is not there."""
+        return device_of(self.run.settings.device)
+
+    def placed(self, network: Any) -> Any:
+        """A network or reader, told where to compute and how many images at a time."""
+        network.device, network.inference_batch = self.device, self.run.settings.inference_batch
+        return network
+
 
 def degradation_of(settings: Settings, modality: str) -> Degradation:
     """The degradation that the `settings` ask for, for images of a `modality`."""
@@ -119,9 +139,3 @@ def subgroup_attributes(cohort: Cohort) -> list[str]:
     """Attributes of which at least two subgroups are known in a cohort."""
     known = lambda column: set(cohort.table[column]) - {"unknown"}
     return [column for column in ("sex", "age_group", "race") if len(known(column)) > 1]
-
-
-def chunks(rows: Iterable[int], size: int = 32) -> Iterator[slice]:
-    """Slices of `size`, as many images as are in memory at a time, that cover `rows`."""
-    n = len(list(rows))
-    return (slice(start, start + size) for start in range(0, n, size))

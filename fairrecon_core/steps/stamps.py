@@ -27,7 +27,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("fairrecon_core", "fairrecon_lab")
-SHOWN_BY = ("plots", "widgets", "report", "explorer", "runner", "progress", "cli", "auditing")
+SHOWN_BY = ("plots", "widgets", "report", "explorer", "runner", "progress", "cli", "auditing", "engine")
 SHOWING = tuple(f"fairrecon_lab.{room}" for room in SHOWN_BY)
 # what settings, tables and cohorts hold is stamped by value or content; a step counts in its own products alone
 BUT = ("fairrecon_core.cohort.pixels",)
@@ -380,8 +380,8 @@ def _is_local(module: ModuleType | None) -> bool:
 
 
 def parameters(thing: Any, without: Iterable[str] = ()) -> dict[str, Any]:
-    """An object's class and own plain attributes, `without` some; where it computes (`device`) does not count."""
-    left_out = {"device", *without}
+    """An object's class and own plain attributes, `without` some; where it computes never counts."""
+    left_out = {"device", "inference_batch", *without}
     own = {key: value for key, value in vars(thing).items() if key not in left_out}
     kept = {key: value for key, value in own.items() if isinstance(value, str | int | float | tuple)}
     return {"class": type(thing).__name__, **dict(sorted(kept.items()))}

@@ -4,7 +4,6 @@ Weights are made by `make`, which a notebook calls by name. Whoever asks for the
 is told so, and starts no training.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +11,8 @@ import pandas as pd
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.learn.loop import Images
+from fairrecon_core.learn.recipes import checked, parted
 from fairrecon_core.learn.rows import learning_rows
-from fairrecon_core.learn.weights import read_card
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.imagenet import BACKBONE, ImageNetReader
 from fairrecon_core.predict.readers import Reader
@@ -24,10 +23,8 @@ from fairrecon_core.reconstruct.network import NetworkReconstructor
 from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.steps.features import clean_features
 from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
-from fairrecon_core.steps.stamps import Stamp, digest, parameters, stamp, why
-
-SHIPPED = Path(__file__).parents[1] / "weights"
-SIMULATED = {"mri": "brain", "xray": "chest"}  # whose shipped weights a real cohort's networks may start from
+from fairrecon_core.steps.stamps import Stamp, parameters, stamp
+from fairrecon_core.steps.weight_files import card_of, current_or_why, make_weights, refuse_stale, shipped, start_of
 
 
 class Weights:
@@ -44,10 +41,20 @@ class Weights:
 
     def network(self, arm: str) -> Any:
         """The arm's reconstructor as the settings want it, without weights and without `_dc`; ValueError if unknown."""
-        kind, settings, modality = arm_class(arm), self.setup.run.settings, self.setup.cohort.modality
-        return kind(modality=modality, **kind.options(settings, modality))
+        kind, modality = arm_class(arm), self.setup.cohort.modality
+        options = kind.options(self.setup.run.settings, modality) | (
+            parted(self._recipe(arm))[0] if kind.learns else {}
+        )
+        return self.setup.placed(kind(modality=modality, **options))
 
-    def make(self, arm: str, fold: int = 0, train_seed: int = 0) -> Path | None:
+    def _recipe(self, arm: str) -> dict:
+        """All options of a network and of its training: what its class says, and above it `recipes` of the settings."""
+        kind, settings, cohort = _learner(arm), self.setup.run.settings, self.setup.cohort
+        return kind.recipe(settings) | checked(
+            kind, kind.name, settings.recipe(kind.name, cohort.name, cohort.modality)
+        )
+
+    def make(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> Path | None:
         """Train the weights of an arm unless they are shipped or current; a training that was killed goes on.
 
         Parameters
@@ -55,6 +62,8 @@ class Weights:
         arm : str
         fold, train_seed : int
             Which patients it may learn from; the seed of its training.
+        level : float, optional
+            Whose network, where each level has its own (`one_level_each`); the audited one if left out.
 
         Returns
         -------
@@ -68,47 +77,65 @@ class Weights:
             return self.path(arm)
         setup, network, options = self.setup, self.network(arm), self._options(arm, fold, train_seed)
         kept: dict[str, Any] = {
-            "cache": setup.run.folder / "cached" / f"{setup.cohort.name}-{fold}",
+            "cache": None if settings.new_noise else setup.run.folder / "cached" / f"{setup.cohort.name}-{fold}",
             "made_from": degradation_stamp(setup.degradation, setup.cohort),
+            "accelerator": setup.device,
         }
 
         def learn(state: Path) -> pd.DataFrame:
+            levels = self._levels(level)
             return train_reconstructor(
-                network, setup.cohort, setup.degradation, setup.levels, folder=state, **kept, **options
+                network, setup.cohort, setup.degradation, levels, folder=state, **kept, **options
             )
 
         facts = {"seed": train_seed, "epochs": options["epochs"], "start_from": settings.start_from}
-        folder = product_folder(setup, base_arm(arm), fold, train_seed)
-        made_from = self.made_from(arm, fold, train_seed)
+        folder = self._folder(arm, fold, train_seed, level)
+        made_from = self.made_from(arm, fold, train_seed, level)
         return make_weights(setup, network, base_arm(arm), folder, made_from, learn, facts)
 
     def _options(self, arm: str, fold: int, train_seed: int) -> dict:
         """Options of `train_reconstructor` that decide the weights."""
         settings = self.setup.run.settings
-        return {
+        return parted(self._recipe(arm))[1] | {
             "fold": fold,
             "seed": train_seed,
-            "mirror": True,
-            "epochs": _learner(arm).epochs(settings),
-            "batch_size": settings.batch_size,
+            "mirror": settings.mirror,
+            "n_validation": settings.n_validation,
             "precision": settings.precision,
             "start": start_of(self.setup, base_arm(arm)),
         }
 
-    def make_all(self, arm: str) -> None:
-        """`make` for all folds and training seeds of the settings."""
-        for variant in self.setup.variants(arm):
-            if not variant["sample"]:
-                self.make(arm, variant["fold"], variant["train_seed"])
+    def _levels(self, level: float | None) -> tuple[float, ...]:
+        """The levels that the network of a `level` learns."""
+        setup = self.setup
+        return (level or setup.audit_level,) if setup.run.settings.one_level_each else setup.levels
 
-    def made_from(self, arm: str, fold: int = 0, train_seed: int = 0) -> Stamp:
+    def _folder(self, arm: str, fold: int, train_seed: int, level: float | None) -> Path:
+        folder = product_folder(self.setup, base_arm(arm), fold, train_seed)
+        return folder / f"{self._levels(level)[0]:g}" if self.setup.run.settings.one_level_each else folder
+
+    def trainings(self, arm: str) -> list[dict]:
+        """`fold`, `train_seed` and `level` of everything that `make_all` makes; nothing for an arm without weights."""
+        levels: tuple = self.setup.levels if self.setup.run.settings.one_level_each else (None,)
+        variants = [v for v in self.setup.variants(arm) if not v["sample"]] if arm_class(arm).learns else []
+        return [
+            {"fold": v["fold"], "train_seed": v["train_seed"], "level": level} for v in variants for level in levels
+        ]
+
+    def make_all(self, arm: str) -> None:
+        """`make` for all folds, training seeds and, where each has its own network, levels of the settings."""
+        for which in self.trainings(arm):
+            self.make(arm, **which)
+
+    def made_from(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> Stamp:
         """The stamp of weights that are trained in the run; ValueError for an arm without weights."""
         network, code = self.network(arm), "fairrecon_core.reconstruct.training"
-        options = self._options(arm, fold, train_seed) | {"levels": list(self.setup.levels)}
+        options = self._options(arm, fold, train_seed) | {"levels": list(self._levels(level))}
+        options["new_noise"] = self.setup.run.settings.new_noise
         options["network"] = parameters(network, without=network.at_inference) | network.card()
         return degradation_stamp(self.setup.degradation, self.setup.cohort) | stamp(type(network), code, **options)
 
-    def path(self, arm: str, fold: int = 0, train_seed: int = 0) -> Path:
+    def path(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> Path:
         """File with an arm's weights, shipped or trained; never starts a training.
 
         Raises
@@ -122,21 +149,21 @@ class Weights:
         if not setup.run.settings.train:
             published = setup.run.settings.mode(setup.cohort.modality) == "published"
             return shipped(setup, f"{setup.cohort.name}-{base}{'-published' if published else ''}")
-        path = product_folder(setup, base, fold, train_seed) / "weights.safetensors"
-        reason = why(card_of(path).get("made_from"), self.made_from(arm, fold, train_seed))
+        path = self._folder(arm, fold, train_seed, level) / "weights.safetensors"
+        reason = current_or_why(setup, path, self.made_from(arm, fold, train_seed, level))
         call = f"weights.make_all({base!r}), as notebooks 04 to 06 do"
         return refuse_stale(path, reason, f"{base} for {setup.cohort.name}", call)
 
-    def load(self, arm: str, fold: int = 0, train_seed: int = 0) -> Reconstructor:
+    def load(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> Reconstructor:
         """The arm's reconstructor, ready to be called: its weights loaded, or tuned on a few validation images.
 
-        `fold`, `train_seed` and errors as those of `path`.
+        `fold`, `train_seed`, `level` and errors as those of `path`.
         """
-        key = (arm, fold, train_seed)
+        key = (arm, fold, train_seed, self._levels(level))
         if key not in self._ready:
             network = self.network(arm)
             if network.learns:
-                network.load(self.path(arm, fold, train_seed))
+                network.load(self.path(arm, fold, train_seed, level))
             else:
                 self._tune(network, fold)
             self._ready[key] = consistency_class()(network) if is_consistent(arm) else network
@@ -145,18 +172,17 @@ class Weights:
     def _tune(self, arm: Reconstructor, fold: int) -> None:
         """Fit an arm without weights; one that is only tuned gets `n_tuning` validation images and no others."""
         setup, n = self.setup, arm.n_tuning
-        validation = clean_images(setup, "validation", fold)
-        few = Images(validation.pixels[:n], validation.names[:n])
+        few = clean_images(setup, "validation", fold, n)
         train = few if n is not None else clean_images(setup, "train", fold)
         arm.fit(train, few, setup.degradation, setup.levels, seed=setup.run.settings.seed)
 
-    def card(self, arm: str, fold: int = 0, train_seed: int = 0) -> dict:
-        """The model card of an arm's weights; errors as those of `path`."""
-        return card_of(self.path(arm, fold, train_seed))
+    def card(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> dict:
+        """The model card of an arm's weights; arguments and errors as those of `path`."""
+        return card_of(self.path(arm, fold, train_seed, level))
 
-    def losses(self, arm: str, fold: int = 0, train_seed: int = 0) -> pd.DataFrame:
+    def losses(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> pd.DataFrame:
         """Loss table of an arm's training: epoch, training losses, validation."""
-        return pd.DataFrame(self.card(arm, fold, train_seed)["losses"])
+        return pd.DataFrame(self.card(arm, fold, train_seed, level)["losses"])
 
 
 class ReaderWeights:
@@ -185,19 +211,32 @@ class ReaderWeights:
 
     def blank(self) -> dict[str, Reader]:
         """The readers by name, without weights."""
-        settings, tasks = self.setup.run.settings, self.tasks()
-        options: dict[str, Any] = {"backbone": settings.backbone, "learning_rate": READER_RATE}
-        options["imagenet"] = settings.start_from == "imagenet"
+        tasks, options = self.tasks(), parted(self._recipe(Classifier))[0]
         made: dict[str, Reader] = {}
-        if settings.backbone == BACKBONE:
+        if options["backbone"] == BACKBONE:
             made = {"imagenet": ImageNetReader(tasks)} if tasks else {}
         elif self.setup.cohort.modality == "xray":
             made = {"findings": Classifier(tasks, **options)} if tasks else {}
         else:
             made = {task.removeprefix("tumour_"): Classifier([task], **options) for task in tasks}
         if self.setup.cohort.masks is not None:
-            made["segmenter"] = Segmenter(width=settings.segmenter_width)
-        return made
+            made["segmenter"] = Segmenter(**parted(self._recipe(Segmenter))[0])
+        return {name: self.setup.placed(reader) for name, reader in made.items()}
+
+    def _recipe(self, kind: type[Reader]) -> dict:
+        """All options of a kind of reader and of its training, those of the settings' `recipes` above all."""
+        settings, cohort = self.setup.run.settings, self.setup.cohort
+        whole: dict[str, Any] = {
+            "epochs": settings.reader_epochs,
+            "patience": settings.patience,
+            "batch_size": kind.batch_size,
+        }
+        if kind is Classifier:
+            imagenet = settings.start_from == "imagenet"
+            whole |= {"backbone": settings.backbone, "imagenet": imagenet, "learning_rate": READER_RATE}
+        else:
+            whole["width"] = settings.segmenter_width
+        return whole | checked(kind, kind.kind, settings.recipe(kind.kind, cohort.name, cohort.modality))
 
     def make(self, name: str, fold: int = 0) -> Path:
         """Train a reader unless its weights are shipped or current.
@@ -213,10 +252,10 @@ class ReaderWeights:
         if not settings.train:
             return self.path(name)
         reader, options = self.blank()[name], self._options(name, fold)
-        learn = lambda state: train_reader(reader, setup.cohort, folder=state, **options)
+        learn = lambda state: train_reader(reader, setup.cohort, folder=state, accelerator=setup.device, **options)
         if isinstance(reader, ImageNetReader):
             learn = lambda state: self._learn_head(reader, fold)
-        facts = {"epochs": settings.reader_epochs, "start_from": settings.start_from}
+        facts = {"epochs": options.get("epochs", 0), "start_from": settings.start_from}
         folder, made_from = product_folder(setup, f"reader-{name}", fold), self.made_from(name, fold)
         return make_weights(setup, reader, f"reader {name}", folder, made_from, learn, facts)
 
@@ -231,11 +270,11 @@ class ReaderWeights:
         settings = self.setup.run.settings
         if name == "imagenet":
             return {"fold": fold}
-        return {
+        return parted(self._recipe(Segmenter if name == "segmenter" else Classifier))[1] | {
             "fold": fold,
-            "epochs": settings.reader_epochs,
             "precision": settings.precision,
             "augment": settings.augment,
+            "mirror": settings.mirror,
             "start": start_of(self.setup, name, "grade"),
         }
 
@@ -257,7 +296,7 @@ class ReaderWeights:
         if not setup.run.settings.train:
             return shipped(setup, f"{setup.cohort.name}-{name}")
         path = product_folder(setup, f"reader-{name}", fold) / "weights.safetensors"
-        reason = why(card_of(path).get("made_from"), self.made_from(name, fold))
+        reason = current_or_why(setup, path, self.made_from(name, fold))
         call = "readings.weights.make_all(), as notebook 08 does"
         return refuse_stale(path, reason, f"reader {name} for {setup.cohort.name}", call)
 
@@ -271,7 +310,7 @@ class ReaderWeights:
         return self._ready[fold]
 
 
-# ---------------------------------------------------------------------- files of weights
+# ---------------------------------------------------------------------- helpers
 def _learner(arm: str) -> type[NetworkReconstructor]:
     """Class of an arm that has weights; ValueError for another."""
     kind = arm_class(arm)
@@ -280,104 +319,12 @@ def _learner(arm: str) -> type[NetworkReconstructor]:
     return cast(type[NetworkReconstructor], kind)
 
 
-def make_weights(
-    setup: Setup, network, name: str, folder: Path, made_from: Stamp, learn: Callable, facts: Mapping
-) -> Path:
-    """Train and save weights unless those in `folder` are current.
-
-    Parameters
-    ----------
-    setup : Setup
-    network : NetworkReconstructor or Reader
-        What `learn` trains.
-    name : str
-        Of the arm or reader, for the line that says why it is made anew.
-    folder : Path
-    made_from : dict
-        Stamp of the weights.
-    learn : callable
-        `learn(state)` trains with its state in the folder `state` and gives the table of losses.
-    facts : mapping
-        Further entries of the model card.
-    """
-    path, mark = folder / "weights.safetensors", digest(made_from)
-    if reason := why(card_of(path).get("made_from"), made_from):
-        setup.run.remade(f"weights of {name} for {setup.cohort.name}", reason)
-        losses = learn(folder / f"training-{mark[:8]}")
-        network.save(path, stamp=mark, made_from=made_from, losses=losses.to_dict("list"), **facts)
-    setup.run.wrote(path)
-    setup.run.note("weights", {str(path.relative_to(setup.run.folder)): mark})
-    for state in folder.glob("training-*/state.safetensors"):
-        state.unlink()
-    return path
-
-
-def refuse_stale(path: Path, reason: str, what: str, call: str) -> Path:
-    """`path`, or a FileNotFoundError if weights of `what` are out of date for a `reason`; `call` makes them."""
-    if reason:
-        raise FileNotFoundError(f"the weights of {what} are not current ({reason}): make them first, by {call}")
-    return path
-
-
-def shipped(setup: Setup, name: str) -> Path:
-    """Shipped weights for a cohort of `setup`.
-
-    Raises
-    ------
-    FileNotFoundError
-        None are shipped under this `name`, for this cohort and size.
-    ValueError
-        They were trained on another version of the simulator.
-    """
-    path, info, shape = SHIPPED / f"{name}.safetensors", setup.cohort.info, setup.cohort.images.shape[1:]
-    if not (path.exists() and "simulator_version" in info and shape == (128, 128)):
-        raise FileNotFoundError(
-            f"no weights are shipped for {name!r} on {shape[0]} px images of cohort {setup.cohort.name!r}: "
-            "set train: true to train it here"
-        )
-    card = card_of(path)
-    if card.get("simulator_version") != info["simulator_version"]:
-        raise ValueError(
-            f"{path.name} was trained on simulator version {card.get('simulator_version')!r}, the cohort has "
-            f"{info['simulator_version']!r}: train again (train: true)"
-        )
-    setup.run.note("weights", {path.name: card.get("commit", "")})
-    return path
-
-
-def start_of(setup: Setup, *names: str) -> Path | None:
-    """Shipped weights of the simulated cohort to start a training of `setup` from: the first of `names`, if any.
-
-    Raises
-    ------
-    ValueError
-        Unknown `start_from`, or nothing of these names is shipped.
-    """
-    choice = setup.run.settings.start_from
-    if choice in ("random", "imagenet"):
-        return None
-    if choice != "shipped":
-        raise ValueError(f"start_from is 'random', 'shipped' or 'imagenet', got {choice!r}")
-    files = [SHIPPED / f"{SIMULATED[setup.cohort.modality]}-{name}.safetensors" for name in names]
-    for path in files:
-        if path.exists():
-            return path
-    raise ValueError(f"no weights are shipped to start {names[0]!r} from: set start_from: random")
-
-
-def card_of(path: Path) -> dict:
-    """Model card of a weights file, empty if it cannot be read: that is refused by name when it is loaded."""
-    try:
-        return read_card(path)
-    except (ValueError, OSError):
-        return {}
-
-
-def clean_images(setup: Setup, split: str, fold: int) -> Images:
-    """Clean images of a split that may tune a reconstructor; of an excerpt without validation images, those tested."""
+def clean_images(setup: Setup, split: str, fold: int, n: int | None = None) -> Images:
+    """`n` clean images of a `split` that may tune a reconstructor; of an excerpt without any, those that are tested."""
     rows = setup.cohort.select(split, "reconstruction", fold, with_pixels=True)
     if split == "validation" and not len(rows):
         rows = setup.rows(setup.audit_level, fold)
+    rows = rows[:n]
     return Images(setup.cohort.images_at(rows), setup.names_of(rows))
 
 

@@ -1,0 +1,107 @@
+"""What a run takes of a disk, and whether its cohorts can be learned from: said, or refused, before it starts."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fairrecon_core.cohort.folder import Cohort, load_cohort
+from fairrecon_core.learn.rows import learning_rows
+from fairrecon_core.settings import Settings, project_folder, suggest
+
+ROW = 40  # bytes of a row of a table on disk, compressed
+SIMULATED = {"brain": "mri", "chest": "xray"}
+
+
+def real_cohorts(settings: Settings) -> Iterator[Cohort]:
+    """The converted cohorts of a profile that are there; notebook 01 says how to make the others."""
+    for name in settings.cohorts if settings.cohort_folder else ():
+        if (folder := project_folder() / settings.cohort_folder / name / "cohort.json").exists():
+            yield load_cohort(folder.parent)
+
+
+def check(settings: Settings) -> None:
+    """Look at the converted cohorts of a profile before anything is trained.
+
+    Raises
+    ------
+    ValueError
+        Images of another size than `image_size`, a fold with nobody to learn from, or a task that no cohort has.
+    """
+    tasks: list[str] = []
+    for cohort in real_cohorts(settings):
+        tasks += cohort.tasks
+        if (size := cohort.images.shape[-1]) != settings.image_size:
+            raise ValueError(f"cohort {cohort.name!r} has {size} px, not {settings.image_size}: set image_size: {size}")
+        for fold in range(int(cohort.info["n_folds"])) if settings.train else ():
+            for split in ("train", "validation"):
+                for role in ("reconstruction", "prediction"):
+                    learning_rows(cohort, split, role, fold)
+    for task in settings.tasks if tasks else ():
+        if task not in tasks:
+            raise ValueError(f"no cohort has the task {task!r}{suggest(task, tasks)}; there are {', '.join(tasks)}")
+
+
+def counts(settings: Settings) -> dict[str, dict]:
+    """Images by cohort: modality, size, and the numbers to learn from, to validate and to test."""
+    found = {}
+    for cohort in real_cohorts(settings):
+        part = lambda split, role, cohort=cohort: len(cohort.select(split, role))
+        found[cohort.name] = {
+            "modality": cohort.modality, "size": cohort.images.shape[-1], "train": part("train", "reconstruction"),
+            "validation": part("validation", "reconstruction"), "test": part("test", "prediction"),
+            "read_train": part("train", "prediction"), "folds": int(cohort.info["n_folds"]), "tasks": len(cohort.tasks),
+        }  # fmt: skip
+    for name, modality in () if settings.cohort_folder else SIMULATED.items():
+        if name in settings.cohorts:
+            n = settings.brain_patients * settings.brain_slices if name == "brain" else settings.chest_patients
+            shares = {"train": 0.7 if settings.train else 0, "validation": 0.1, "test": 0.2}
+            found[name] = {"modality": modality, "size": settings.image_size, "folds": settings.n_folds, "tasks": 12}
+            found[name] |= {split: int(n * share) for split, share in shares.items()}
+            found[name]["read_train"] = found[name]["train"]
+    return found
+
+
+def shown(settings: Settings, of: dict, level: float) -> int:
+    """Test images of a cohort, as in `counts`, that are used at a level."""
+    whole = of["test"] * (of["folds"] if of["folds"] > 1 else 1)
+    subset = settings.level_subset * of["folds"]
+    return whole if level == settings.audit_level(of["modality"]) else min(whole, subset)
+
+
+def gigabytes(settings: Settings) -> dict[str, float]:
+    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables."""
+    total = {"cohorts": 0.0, "training images": 0.0, "reconstructions": 0.0, "tables": 0.0}
+    for of in counts(settings).values():
+        pixels, levels = of["size"] ** 2, settings.levels(of["modality"])
+        everybody = of["train"] + of["validation"] + of["test"]
+        total["cohorts"] += 0 if settings.cohort_folder else everybody * pixels * (3 if of["modality"] == "mri" else 1)
+        remembered = (2 if settings.mirror else 1) * of["train"] + min(
+            settings.n_validation or of["validation"], of["validation"]
+        )
+        total["training images"] += (
+            0 if settings.new_noise or not settings.train else (remembered * of["folds"] * len(levels) * pixels * 2)
+        )
+        arms = len(settings.classical) + len(settings.arms) * len(settings.train_seeds)
+        images = arms * sum(shown(settings, of, level) for level in levels)
+        total["reconstructions"] += images * pixels * 2
+        total["tables"] += images * (of["tasks"] + 2) * ROW
+    return {name: value / 1e9 for name, value in total.items()}
+
+
+def room(settings: Settings, out: Path) -> str:
+    """One line on what the run needs of the disk at `out`.
+
+    Raises
+    ------
+    ValueError
+        It does not fit; the line says what would help.
+    """
+    parts = gigabytes(settings)
+    there = sum(file.stat().st_size for file in out.rglob("*") if file.is_file() and not file.is_symlink()) / 1e9
+    needed, free = max(0.0, sum(parts.values()) - there), shutil.disk_usage(out).free / 1e9
+    said = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value >= 0.05)
+    line = f"disk: about {sum(parts.values()):.1f} GB" + (f" ({said})" if said else "")
+    if needed > free:
+        raise ValueError(f"{line}, but {free:.1f} GB are free at {out}: set FAIRRECON_RUNS to a larger disk, lower "
+                         "level_subset, or take new_noise: true, which remembers no training images")  # fmt: skip
+    return line

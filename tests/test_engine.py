@@ -1,0 +1,192 @@
+"""What a run costs is said before it starts, an override finds what it leaves alone, and steps run on workers."""
+
+import collections
+import os
+import shutil
+import signal
+
+import pandas as pd
+import pytest
+from test_steps import SMALL
+
+from fairrecon_core.cohort.folder import write_cohort
+from fairrecon_core.settings import load_settings
+from fairrecon_core.steps import weights as weights_step
+from fairrecon_core.steps.folder import Run, run_folder
+from fairrecon_core.steps.pipeline import open_cohort, open_cohorts
+from fairrecon_lab.engine import room
+from fairrecon_lab.engine.graph import steps_of
+from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
+
+TINY = SMALL | {"cohorts": ["brain"], "arms": ["unet"], "classical": ["degraded"], "mri_levels": [4, 8]}
+TINY |= {"one_level_each": True, "tasks": ["tumour_grade"]}
+
+
+def cohort_in(folder, n_patients=20):
+    items = simulate("brain", n_patients, seed=3, size=32, n_slices=1)
+    write_cohort(folder / "cohorts" / "brain", items, name="brain", seed=3, split=(0.6, 0.15, 0.25),
+                 tasks=TASKS["brain"], extra={"simulator_version": SIMULATOR_VERSION})  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Where runs go; the tiny one has its cohort."""
+    monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path))
+    cohort_in(run_folder("smoke", TINY))
+    return tmp_path
+
+
+def tables_of(folder):
+    return {path.name: pd.read_parquet(path) for path in sorted((folder / "tables").glob("*/*.parquet"))}
+
+
+def test_steps_come_after_what_they_need_and_a_second_time_finds_all_done(runs, monkeypatch):
+    every = open_cohorts(Run(run_folder("smoke", TINY), load_settings("smoke", **TINY)))
+    steps = steps_of(every)
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    for number, step in enumerate(steps):
+        assert set(step.needs) <= set(names[:number]), step
+    kinds = collections.Counter(step.kind for step in steps)
+    assert kinds == {
+        "reader": 2,
+        "train": 2,
+        "images": 4,
+        "quality": 2,
+        "read": 2 + len(every["brain"].arms_read()) - 2,
+    }
+    for step in steps:
+        step.do(every)
+
+    def again(*given, **options):
+        raise AssertionError("made anew")
+
+    for home, name in ((weights_step, "train_reconstructor"), (weights_step, "train_reader")):
+        monkeypatch.setattr(home, name, again)
+    fresh = open_cohorts(Run(run_folder("smoke", TINY), load_settings("smoke", **TINY)))
+    monkeypatch.setattr(type(fresh["brain"].images), "_reconstructed", again)
+    monkeypatch.setattr(type(fresh["brain"].readings), "_read", again)
+    for step in steps_of(fresh):
+        step.do(fresh)
+
+
+def test_an_override_finds_weights_images_and_tables_that_it_leaves_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path))
+    base = tmp_path / "smoke"
+    cohort_in(base)
+    first = open_cohort(Run(base, load_settings("smoke", **TINY)), "brain")
+    for step in steps_of({"brain": first}):
+        step.do({"brain": first})
+    trained = []
+    learn = weights_step.train_reconstructor
+    monkeypatch.setattr(weights_step, "train_reconstructor", lambda *g, **o: trained.append("unet") or learn(*g, **o))
+    monkeypatch.setattr(weights_step, "train_reader", lambda *given, **options: trained.append("reader"))
+    for override, expected in (({"n_boot": 1000}, []), ({"recipes": {"unet": {"epochs": 2}}}, ["unet", "unet"])):
+        settings = load_settings("smoke", **TINY, **override)
+        other = run_folder("smoke", override)
+        cohort_in(other)
+        assert other != base and other.parent == base.parent
+        second = open_cohort(Run(other, settings), "brain")
+        capsys.readouterr()
+        for step in steps_of({"brain": second}):
+            step.do({"brain": second})
+        assert trained == expected, override
+        assert "reconstructions/brain/reader-grade/0-0/weights.safetensors is that of smoke" in capsys.readouterr().out
+        same = tables_of(base).keys() == tables_of(other).keys()
+        assert same and all(not expected <= ["unet"] or table.equals(tables_of(other)[name])
+                            for name, table in tables_of(base).items() if "unet" not in name)  # fmt: skip
+        trained.clear()
+    weights = "reconstructions/brain/unet/0-0/4/weights.safetensors"
+    assert (run_folder("smoke", {"n_boot": 1000}) / weights).samefile(base / weights), "one file, two names"
+    images = "reconstructions/brain/unet/0-0/4/test.npy"
+    before = (base / images).read_bytes()
+    assert (run_folder("smoke", override) / images).read_bytes() != before == (base / images).read_bytes()
+
+
+def test_the_disk_is_looked_at_first_and_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    settings = load_settings("tutorial", train=True)
+    parts = room.gigabytes(settings)
+    brain, chest, pixels = 500 * 2, 4000, 128**2
+    assert parts["cohorts"] == pytest.approx((3 * brain + chest) * pixels / 1e9, rel=0.01)
+    remembered = sum((1.4 * n + min(128, 0.1 * n)) * 3 for n in (brain, chest)) * pixels * 2 / 1e9
+    assert parts["training images"] == pytest.approx(remembered, rel=0.01)
+    images = 6 * (0.2 * (brain + chest) + 4 * 64)
+    assert parts["reconstructions"] == pytest.approx(images * pixels * 2 / 1e9, rel=0.01)
+    assert room.gigabytes(load_settings("tutorial", train=True, new_noise=True))["training images"] == 0
+    assert room.room(settings, tmp_path).startswith(f"disk: about {sum(parts.values()):.1f} GB (cohorts 0.1, training")
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**10, 10**10, 10**8))
+    with pytest.raises(ValueError, match=r"disk: about .* but 0.1 GB are free at .*: set FAIRRECON_RUNS to a larger"):
+        room.room(settings, tmp_path)
+
+
+def test_a_cohort_that_cannot_be_learned_from_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "project_folder", lambda: tmp_path)
+    cohort_in(tmp_path)
+    given = {"cohort_folder": "cohorts", "cohorts": ["brain"], "image_size": 32}
+    room.check(load_settings("smoke", **given))
+    with pytest.raises(ValueError, match="cohort 'brain' has 32 px, not 64: set image_size: 32"):
+        room.check(load_settings("smoke", **given | {"image_size": 64}))
+    with pytest.raises(ValueError, match="no cohort has the task 'tumour_grad', did you mean 'tumour_grade'"):
+        room.check(load_settings("smoke", **given, tasks=["tumour_grad"]))
+    folder, items = tmp_path / "cohorts" / "brain", simulate("brain", 12, seed=3, size=32, n_slices=1)
+    write_cohort(folder, items, name="brain", seed=3, split=(0.5, 0.0, 0.5), tasks=TASKS["brain"])
+    with pytest.raises(ValueError, match="cohort 'brain' has no validation images for reconstruction"):
+        room.check(load_settings("smoke", **given))
+
+
+def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_path, monkeypatch):
+    from fairrecon_lab.engine import cluster
+
+    folder = run_folder("smoke", TINY)
+    seconds, killed = {}, []
+    made = cluster.client_of
+
+    class Killing:
+        """A client whose first worker is killed when the first steps are under way."""
+
+        def __init__(self, where):
+            self.inner = made(where)
+
+        def __enter__(self):
+            client = self.inner.__enter__()
+            client.wait_for_workers(2)
+            pid = next(iter(client.run(os.getpid).values()))
+            killed.append(pid)
+            submit, count = client.submit, []
+
+            def submitted(*given, **options):
+                count.append(1)
+                if len(count) == 4:
+                    os.kill(pid, signal.SIGKILL)
+                return submit(*given, **options)
+
+            client.submit = submitted
+            return client
+
+        def __exit__(self, *error):
+            return self.inner.__exit__(*error)
+
+    monkeypatch.setattr(cluster, "client_of", Killing)
+    seconds = cluster.run_steps("smoke", TINY, "local:2")
+    on_workers = tables_of(folder)
+    assert killed and len(seconds) == len(steps_of(cluster.opened("smoke", repr(sorted(TINY.items())))))
+    other = tmp_path / "alone"
+    cohort_in(other)
+    alone = open_cohort(Run(other, load_settings("smoke", **TINY)), "brain")
+    for step in steps_of({"brain": alone}):
+        step.do({"brain": alone})
+    assert on_workers.keys() == tables_of(other).keys()
+    for name, table in tables_of(other).items():
+        pd.testing.assert_frame_equal(on_workers[name], table)
+    assert not list(folder.rglob("*.part")) and not (folder / ".in-use.json").exists()
+
+
+def test_another_place_is_refused(runs):
+    from fairrecon_lab.engine.cluster import client_of
+
+    with (
+        pytest.raises(ValueError, match="--on takes local:N, slurm, slurm:N or tcp://host:port, got 'moon'"),
+        client_of("moon"),
+    ):
+        pass
