@@ -5,7 +5,7 @@
     python3 run.py test [pytest options]                                      run the tests
     python3 run.py lab                                                        open the notebooks in JupyterLab
     python3 run.py book [profile]                                             build the series as an offline web site
-    python3 run.py audit PREDICTIONS.csv COHORT.csv                           audit your own model's predictions
+    python3 run.py audit SCORES.csv [PEOPLE.csv]                              audit your own model's predictions
     python3 run.py class --students 30 --seed 7 --out class/                  a set of notebooks for each student
     python3 run.py grade class/                                               grade what comes back, offline
 
@@ -73,9 +73,9 @@ def missing():
     from importlib.metadata import PackageNotFoundError, version
 
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    block = text.split("\ndependencies = [", 1)[1].split("\n]", 1)[0]
+    blocks = [text.split("\n%s = [" % name, 1)[1].split("\n]", 1)[0] for name in ("dependencies", "all")]
     lacking = []
-    for name in [*re.findall(r'^\s*"([A-Za-z0-9_.-]+)', block, re.M), "pytest", "fairrecon"]:
+    for name in [*re.findall(r'^\s*"([A-Za-z0-9_.-]+)', "\n".join(blocks), re.M), "pytest", "fairrecon"]:
         try:
             version(name)
         except PackageNotFoundError:

@@ -3,8 +3,8 @@
     python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot N] [--json FILE] [--out FOLDER]
     python benchmarks/calibration.py --sections [NAME ...] [--quick] [--out FOLDER]
 
-Worlds (`worlds_null.py`, `worlds_planted.py`) call `audit_change` as a user does and share no code with the audit. Each
-figure has its Monte Carlo error; a goal is missed where the figure is out of its range by more than two of them.
+Worlds (`worlds_null.py`, `worlds_planted.py`, `worlds_single.py`) call the audit as a user does and share no code with
+it. Each figure has its Monte Carlo error; a goal is missed where the figure is out of its range by over two of them.
 `--json` is written after every 50 audits, and a later run goes on from there unless audit or worlds have changed since.
 Sections (`worlds_engine.py`, `worlds_scores.py`) try the parts of the audit one by one.
 """
@@ -27,17 +27,18 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 import worlds_null
 import worlds_planted
+import worlds_single
 
 import fairrecon_core.audit
 
-WORLDS = {world.name: world for world in (*worlds_null.WORLDS, *worlds_planted.WORLDS)}
+WORLDS = {world.name: world for world in (*worlds_null.WORLDS, *worlds_planted.WORLDS, *worlds_single.WORLDS)}
 CHUNK = 50
 
 
 @functools.cache  # of the source that is running, also where it is edited meanwhile
 def fingerprint() -> str:
     """Of the source of audit and worlds: figures of two different audits must not be put together."""
-    files = [Path(__file__).with_name(f"worlds_{part}.py") for part in ("tables", "null", "planted")]
+    files = [Path(__file__).with_name(f"worlds_{part}.py") for part in ("tables", "null", "planted", "single")]
     files += sorted(Path(fairrecon_core.audit.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -1,6 +1,6 @@
 """CheXpert: frontal radiographs with the paper's 12 findings -> a cohort folder (the paper's chest data).
 
-    python data_scripts/chexpert.py CheXpert-v1.0-small.zip runs/cohorts/chexpert --demographics "CHEXPERT DEMO.xlsx"
+    python data_scripts/chexpert.py CheXpert-v1.0-small.zip data/chexpert --demographics "CHEXPERT DEMO.xlsx"
 
 SOURCE is CheXpert-v1.0 or CheXpert-v1.0-small as downloaded: the zip, its folder, or a folder with the zips of the
 batches; it holds `train.csv`, `valid.csv` and `patient00001/study1/view1_frontal.jpg` and so on. Obtained from
@@ -10,18 +10,24 @@ anyone. Race comes from the sheet `CHEXPERT DEMO.xlsx` (AIMI, "CheXpert demograp
 save it as .csv), found in SOURCE or named by --demographics; `--demographics none` does without. Cite Irvin et al.
 2019, doi:10.1609/aaai.v33i01.3301590.
 
-Frontal views of train.csv and valid.csv; `--views all` adds lateral ones, which the published code did not leave out.
-Scaled to [0, 1] per image by its minimum and maximum, as published; `--scale fixed` divides by 255. Tasks: the
-paper's 12 findings and support_devices. 1 and 0 are taken as they are; -1 (uncertain) is not recorded by default, as
-published, or 1, or 0 (`--uncertain ignore | ones | zeros`); a blank (not mentioned) is not recorded, as published, or
-0 (`--blank ignore | zeros`). Where No Finding is 1, every finding but support_devices is 0, as published. So each
-finding is asked of other images. Splits 70/10/20 by patient; in train and validation 70/30 for reconstruction and
-prediction. Young is up to 62 years, as in the paper. Race: six groups by the table RACE below, which the authors of
-the paper did not publish; Hispanic is an ethnicity there and takes part in no group. The paper drops patients of
-unknown race; here they stay, counted as unknown. Covariates: x_view (ap, pa, lateral ...), x_study.
+What the paper's code and text decide is an option each; the first choice is the default:
+
+    --findings paper | all           12 findings (paper); all: support devices, which are no finding, are a task too
+    --views frontal | all            the code leaves no lateral film out, the text names none: not known
+    --uncertain ignore | ones | zeros   what -1 becomes: not recorded (paper), 1, 0
+    --blank ignore | zeros           what is not mentioned becomes: not recorded (paper), 0
+    --unknown-race keep | drop       patients of unknown race stay, counted as unknown; the paper drops them: drop
+    --scale image | fixed            [0, 1] per image by its minimum and maximum (paper); by 255, or 2^BITS - 1
+
+Where No Finding is 1, every finding is 0 and support devices stay as they are, as published. So each finding is asked
+of other images. Splits 70/10/20 by patient; in train and validation 70/30 for reconstruction and prediction. Young is
+up to 62 years, as in the paper. Race: six groups by the table RACE below, which the authors of the paper did not
+publish; Hispanic is an ethnicity there and takes part in no group. Covariates: x_view (ap, pa, lateral ...), x_study,
+x_support_devices (0, 1 or not recorded: a confounder of most findings).
 
 Known blemishes: one patient has sex Unknown; age 0 is a missing value and 90 stands for 90 and above; some patients
-are absent from the sheet, or have rows that disagree (unknown).
+are absent from the sheet, or have rows that disagree (unknown). A film that arrived damaged stops the conversion, with
+its name; `--skip-broken` leaves such films out, and counts and names them.
 """
 
 import io
@@ -31,7 +37,20 @@ from pathlib import Path
 
 import pandas as pd
 from archives import Source
-from common import Funnel, convert, first_patients, joined, lookup, number, parser, read_csv, run, with_columns
+from common import (
+    Funnel,
+    convert,
+    first_patients,
+    joined,
+    lookup,
+    number,
+    parser,
+    read_csv,
+    readable,
+    run,
+    skip_broken,
+    with_columns,
+)
 from films import decode, to_square, to_unit
 
 from fairrecon_lab.auditing.reading import text_table
@@ -55,6 +74,8 @@ FINDINGS = {
 }  # fmt: skip
 SEX = {"Female": "female", "Male": "male", "Unknown": "unknown"}
 VIEW = {"AP": "ap", "PA": "pa", "LL": "lateral", "RL": "lateral"}
+DEVICES = "support_devices"  # recorded like a finding, and none
+CHOICES = ("views", "findings", "uncertain", "blank", "unknown_race")  # options that `cohort.json` keeps
 UNCERTAIN = {"ignore": None, "ones": 1, "zeros": 0}
 BLANK = {"ignore": None, "zeros": 0}
 RACE = {  # PRIMARY_RACE of the sheet, in small letters
@@ -152,6 +173,16 @@ def find_races(source: Source, demographics: str | None) -> tuple[dict[str, str]
                    f"{torn} patients with rows of different race: unknown"]  # fmt: skip
 
 
+def of_known_race(entries: pd.DataFrame, races: dict[str, str]) -> tuple[pd.DataFrame, str]:
+    """Rows of `entries` whose patients have one of the six `races`, and what was noted; ValueError if nobody has."""
+    known = entries["patient_id"].map(lambda patient: races.get(patient_number(patient, "train.csv"), "unknown"))
+    kept = entries[known != "unknown"]
+    if not len(kept):
+        raise ValueError("--unknown-race drop leaves nobody: give the sheet with --demographics, or keep them")
+    n = entries["patient_id"].nunique() - kept["patient_id"].nunique()
+    return kept, f"{n} patients of unknown race left out, as in the paper, which has 56810 of known race"
+
+
 def read_entries(source: Source, views: str, funnel: Funnel | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Rows of train.csv and valid.csv whose images are there, in the order to read them in, and what was noted.
 
@@ -230,7 +261,8 @@ def read_row(entry: dict, races: dict[str, str], arguments) -> dict:
     policy = (arguments.uncertain, arguments.blank)
     labels = {f"y_{task}": label_of(entry[name], name, where, *policy) for name, task in FINDINGS.items()}
     if label_of(entry["No Finding"], "No Finding", where, "ignore", "ignore") == 1:
-        labels = {key: labels[key] if key == "y_support_devices" else 0 for key in labels}
+        labels = {key: labels[key] if key == f"y_{DEVICES}" else 0 for key in labels}
+    devices = labels[f"y_{DEVICES}"] if arguments.findings == "all" else labels.pop(f"y_{DEVICES}")
     return {
         "image_id": entry["image_id"],
         "patient_id": entry["patient_id"],
@@ -241,6 +273,7 @@ def read_row(entry: dict, races: dict[str, str], arguments) -> dict:
         **labels,
         "x_view": lookup(VIEW, entry["AP/PA"], "AP/PA", where, "VIEW") or entry["Frontal/Lateral"].lower(),
         "x_study": entry["study"],
+        f"x_{DEVICES}": devices,
     }
 
 
@@ -254,14 +287,20 @@ def items(source: Source, entries: pd.DataFrame, races: dict[str, str], argument
 
 def _film(source, name, arguments):
     pixels = decode(source.read(name), name)
-    return to_square(to_unit(pixels, arguments.scale, name), arguments.size, arguments.fit)
+    return to_square(to_unit(pixels, arguments.scale, name, arguments.bits), arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort."""
-    options = parser(__doc__, conflicts="unknown")
+    options = skip_broken(parser(__doc__, conflicts="unknown"))
     options.add_argument("--demographics", metavar="FILE", help=f"{SHEETS[0]} or .csv, if it is not in SOURCE; or none")
     options.add_argument("--views", choices=tuple(EXPECTED), default="frontal", help="which films (frontal)")
+    options.add_argument(
+        "--findings", choices=("paper", "all"), default="paper", help="12, or support devices too (paper)"
+    )
+    options.add_argument(
+        "--unknown-race", choices=("keep", "drop"), default="keep", help="patients without a race (keep)"
+    )
     options.add_argument("--uncertain", choices=tuple(UNCERTAIN), default="ignore", help="what -1 becomes (ignore)")
     options.add_argument("--blank", choices=tuple(BLANK), default="ignore", help="what a blank becomes (ignore)")
     arguments = options.parse_args(argv)
@@ -272,12 +311,17 @@ def main(argv: list[str] | None = None):
     if arguments.demographics != "none":
         numbers = [patient_number(patient, "train.csv") for patient in entries["patient_id"].unique()]
         notes.append(joined(numbers, races, "the demographic sheet", arguments.min_joined))
-    entries = first_patients(entries, arguments.patients)
-    choices = {name: getattr(arguments, name) for name in ("views", "uncertain", "blank")}
+    entries, broken = readable(source, first_patients(entries, arguments.patients), arguments, funnel)
+    counted = {"patients": int(entries["patient_id"].nunique()), "images": len(entries)}
+    if arguments.unknown_race == "drop":
+        entries, line = of_known_race(entries, races)
+        funnel.count("of known race", entries)
+        more.append(line)
+    choices = {name: getattr(arguments, name) for name in CHOICES}
     return convert(
         arguments, source, items(source, entries, races, arguments), len(entries), name="chexpert",
-        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more, funnel=funnel,
-        tasks=list(FINDINGS.values()),
+        about=ABOUT | choices, expected=EXPECTED[arguments.views], notes=notes + more + broken, funnel=funnel,
+        tasks=[task for task in FINDINGS.values() if task != DEVICES or arguments.findings == "all"], counted=counted,
         roles=(0.7, 0.3), age_cut_years=AGE_CUT_YEARS, age_cut_is_young=True,
     )  # fmt: skip
 

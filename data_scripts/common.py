@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from archives import Source
+from films import decode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
 
@@ -167,6 +168,8 @@ def parser(
     options.add_argument("--size", type=int, default=256, help="side of the square images in pixels (256)")
     options.add_argument("--fit", choices=("squeeze", "pad"), default="squeeze", help="how a film becomes a square")
     options.add_argument("--scale", choices=scales, default=scales[0], help=f"what becomes 1 ({scales[0]})")
+    if "fixed" in scales:
+        options.add_argument("--bits", type=int, choices=(8, 10, 12, 14, 16), help="of a grey value, for --scale fixed")
     options.add_argument("--seed", type=int, default=1, help="decides splits, roles and folds (1)")
     options.add_argument("--folds", type=int, default=folds, help=f"cross-validation by patient if above 1 ({folds})")
     options.add_argument("--age-cut", type=_years, metavar="YEARS", help="young is below (default: see above)")
@@ -183,6 +186,47 @@ def parser(
 def first_patients(frame: pd.DataFrame, n_patients: int | None) -> pd.DataFrame:
     """Rows of the first `n_patients` patients (column `patient_id`), all if None."""
     return frame if n_patients is None else frame[frame["patient_id"].isin(frame["patient_id"].unique()[:n_patients])]
+
+
+def skip_broken(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same `options`, with --skip-broken for `readable`."""
+    options.add_argument("--skip-broken", action="store_true",
+                         help="leave out films that cannot be decoded, counted and named")  # fmt: skip
+    return options
+
+
+def readable(
+    source: Source, films: pd.DataFrame, arguments: argparse.Namespace, funnel: Funnel
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of `films` whose `file` can be decoded, and what was noted; all of them without --skip-broken.
+
+    Parameters
+    ----------
+    source : Source
+    films : DataFrame
+        With `file` and `patient_id`.
+    arguments : Namespace
+        Of `skip_broken`.
+    funnel : Funnel
+        Counts who is left.
+    """
+    if not arguments.skip_broken:
+        return films, []
+
+    def broken(name: str) -> bool:
+        try:
+            decode(source.read(name), name)
+        except ValueError:
+            return True
+        return False
+
+    reads = ((partial(broken, name),) for name in films["file"])
+    with closing(ahead(reads, 1 if source.in_turn else arguments.workers)) as answers:
+        bad = np.fromiter((read() for (read,) in answers), bool, len(films))
+    kept = films[~bad]
+    funnel.count("that can be decoded", kept)
+    names = list(films["file"][bad])
+    return kept, [f"{len(names)} films cannot be decoded and were left out: {_some(names)}"] if names else []
 
 
 def ahead(items: Iterable[tuple], n_workers: int) -> Iterator[tuple]:
@@ -234,6 +278,7 @@ def convert(
     expected: dict[str, int],
     notes: list[str],
     funnel: Funnel,
+    counted: dict[str, int] | None = None,
     **options,
 ) -> Cohort:
     """Write the cohort, then print its summary, what was noted and the check of counts.
@@ -258,6 +303,8 @@ def convert(
         Blemishes found and what became of them.
     funnel : Funnel
         Who was left at each step so far; what the cohort's table knows of them is added.
+    counted : dict of str to int, optional
+        Patients and images to hold against `expected`, where people were left out on purpose; default the cohort's.
     **options
         For `write_cohort`.
 
@@ -284,12 +331,14 @@ def convert(
         notes = [*notes, f"{len(dim)} images are almost black, a few hot pixels are their maximum; --scale "
                  f"volume-percentile or fixed keeps the rest bright: {_some(dim)}"]  # fmt: skip
     funnel = [*funnel, *people_left(cohort.table)]
-    cohort = amend_info(cohort, notes=notes, funnel=funnel, one_grey_value=flat)
+    checked = check_counts(cohort.info["counts"] if counted is None else counted, expected)
+    complete = all(line.endswith(", complete") for line in checked)  # what a comparison with the paper asks for
+    cohort = amend_info(cohort, notes=notes, funnel=funnel, one_grey_value=flat, complete=complete, checked=checked)
     print(summary(cohort))
     print("\n".join(["", "Noted", *(f"  {note}" for note in notes or ["nothing"])]))
     print("\n".join(["", "Who is left", *(f"  {row['patients']:>7} patients {row['images']:>8} images  {row['step']}"
                                            for row in funnel)]))  # fmt: skip
-    print("\n".join(["", "Counts", *(f"  {line}" for line in check_counts(cohort.info["counts"], expected))]))
+    print("\n".join(["", "Counts", *(f"  {line}" for line in checked)]))
     return cohort
 
 

@@ -1,7 +1,7 @@
 """covid-chestxray-dataset: radiographs out of publications -> a cohort folder.
 
     git clone https://github.com/ieee8023/covid-chestxray-dataset
-    python data_scripts/covid_cxr.py covid-chestxray-dataset runs/cohorts/covid_cxr --fit pad --folds 3
+    python data_scripts/covid_cxr.py covid-chestxray-dataset data/covid_cxr --size 128 --fit pad --folds 5
 
 SOURCE is the clone, or GitHub's zip of it: `metadata.csv` and `images/<filename>`. Licences differ per image and are
 kept in x_license (CC BY, CC BY-NC-SA, CC BY-SA ...; some are blank); the table is CC BY-NC-SA. Not for clinical use.
@@ -30,7 +30,7 @@ from urllib.parse import urlparse
 import numpy as np
 import pandas as pd
 from archives import Source
-from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, run
+from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, readable, run, skip_broken
 from films import decode, to_square, to_unit
 
 ABOUT = {
@@ -189,26 +189,26 @@ def items(source: Source, films: pd.DataFrame, tasks: list[str], arguments):
 def _film(source, name, arguments) -> np.ndarray:
     pixels = decode(source.read(name), name)
     pixels = pixels if pixels.ndim == 2 else pixels.mean(axis=2).round().astype(np.uint8)
-    return to_square(to_unit(pixels, arguments.scale, name), arguments.size, arguments.fit)
+    return to_square(to_unit(pixels, arguments.scale, name, arguments.bits), arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort."""
-    options = parser(__doc__, conflicts="unknown")
+    options = skip_broken(parser(__doc__, conflicts="unknown"))
     options.add_argument("--min-patients", type=int, default=10, metavar="N",
                          help="patients with and without a finding that make it a task (10)")  # fmt: skip
     arguments = options.parse_args(argv)
     source = Source(arguments.source)
     funnel = Funnel()
     films, n_listed, notes = read_films(source, funnel)
-    films = first_patients(films, arguments.patients)
+    films, more = readable(source, first_patients(films, arguments.patients), arguments, funnel)
     tasks = frequent_tasks(films, arguments.min_patients) if len(films) else []
     rare = sorted(set(PARENT) - set(tasks))
     few = f"fewer than {arguments.min_patients} patients have it or have it not"
     notes.append(f"no task, as {few} or a finer one has the same labels: {', '.join(rare)}")
     return convert(arguments, source, items(source, films, tasks, arguments), len(films), name="covid_cxr",
-                   about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed}, notes=notes,
-                   funnel=funnel, tasks=tasks)  # fmt: skip
+                   about=ABOUT | {"min_patients": arguments.min_patients}, expected={"images": n_listed},
+                   notes=notes + more, funnel=funnel, tasks=tasks)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _plain(film: Image.Image) -> Image.Image:
     return film if film.format == "TIFF" and film.mode == "RGB" else film.convert("L")
 
 
-def to_unit(image: np.ndarray, scale: str, name: str = "an image") -> np.ndarray:
+def to_unit(image: np.ndarray, scale: str, name: str = "an image", bits: int | None = None) -> np.ndarray:
     """Grey values as float32 in [0, 1].
 
     Parameters
@@ -72,17 +72,29 @@ def to_unit(image: np.ndarray, scale: str, name: str = "an image") -> np.ndarray
         number of its type, which keeps the brightness of images comparable.
     name : str
         For the message.
+    bits : int, optional
+        That a grey value of the source had, for "fixed": a file of 16 bits often holds 12 and would come out black.
 
     Raises
     ------
     ValueError
-        "fixed", and the type of `image` has no full scale that a film would use.
+        "fixed", and `image` does not say what its full scale is: its type has none that a film would use, or its 16
+        bits are half empty and `bits` is not given; or it exceeds `bits`.
     """
     image = np.asarray(image)
     if scale == "fixed" and image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{name} has pixels of type {image.dtype}, {image.min():g} to {image.max():g}, whose full "
                          "scale is not known: use --scale image")  # fmt: skip
-    low, high = (0, np.iinfo(image.dtype).max) if scale == "fixed" else (float(image.min()), float(image.max()))
+    if scale == "fixed" and bits is None and image.dtype == np.uint16 and image.max() < 2**15:
+        n = int(image.max()).bit_length()
+        raise ValueError(f"{name} has 16-bit pixels of at most {image.max()}, as a film of {n} bits would: say what it "
+                         "is with --bits 12 (10, 14, 16), or use --scale image")  # fmt: skip
+    if scale == "fixed" and bits is not None and image.max() >= 2**bits:
+        raise ValueError(
+            f"{name} has pixels up to {image.max()}, more than --bits {bits} allows: give the right number"
+        )
+    full = 2**bits - 1 if bits else np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 0
+    low, high = (0, full) if scale == "fixed" else (float(image.min()), float(image.max()))
     exact = image.astype(np.float64 if image.dtype.itemsize > 2 else np.float32)  # int32 beyond 2**24
     return ((exact - exact.dtype.type(low)) / exact.dtype.type(high - low if high > low else 1)).astype(np.float32)
 

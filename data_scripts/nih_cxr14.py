@@ -1,6 +1,6 @@
 """NIH ChestX-ray14: frontal radiographs with 14 findings -> a cohort folder.
 
-    python data_scripts/nih_cxr14.py ChestXray-NIHCC runs/cohorts/nih_cxr14 --size 64 --folds 3
+    python data_scripts/nih_cxr14.py ChestXray-NIHCC data/nih_cxr14 --size 64 --folds 5
 
 SOURCE is the folder as downloaded from https://nihcc.app.box.com/v/ChestXray-NIHCC (images_001.tar.gz to
 images_012.tar.gz are read as they are) or its unpacked form, with `Data_Entry_2017_v2020.csv`; images of any size.
@@ -23,7 +23,7 @@ import re
 
 import pandas as pd
 from archives import Source
-from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, run
+from common import Funnel, convert, first_patients, lookup, number, parser, read_csv, readable, run, skip_broken
 from films import decode, to_square, to_unit
 
 ABOUT = {
@@ -116,20 +116,20 @@ def items(source: Source, entries: pd.DataFrame, arguments):
 
 def _film(source, name, arguments):
     pixels = decode(source.read(name), name)
-    return to_square(to_unit(pixels, arguments.scale, name), arguments.size, arguments.fit)
+    return to_square(to_unit(pixels, arguments.scale, name, arguments.bits), arguments.size, arguments.fit)
 
 
 def main(argv: list[str] | None = None):
     """Convert; returns the cohort."""
-    arguments = parser(__doc__).parse_args(argv)
+    arguments = skip_broken(parser(__doc__)).parse_args(argv)
     source = Source(arguments.source)
     funnel = Funnel()
     entries, notes = read_entries(source, funnel)
     ages = [read_age(text, image) for image, text in zip(entries["image"], entries["age"])]
     notes.append(f"{sum(age is not None and age > 120 for age in ages)} ages above 120 years became unknown")
-    entries = first_patients(entries, arguments.patients)
+    entries, more = readable(source, first_patients(entries, arguments.patients), arguments, funnel)
     return convert(arguments, source, items(source, entries, arguments), len(entries), name="nih_cxr14", about=ABOUT,
-                   expected=EXPECTED, notes=notes, funnel=funnel, tasks=TASKS)  # fmt: skip
+                   expected=EXPECTED, notes=notes + more, funnel=funnel, tasks=TASKS)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """LGG MRI Segmentation (TCGA-LGG): FLAIR slices with tumour masks -> a cohort folder.
 
     kaggle datasets download mateuszbuda/lgg-mri-segmentation
-    python data_scripts/tcga_lgg.py lgg-mri-segmentation.zip runs/cohorts/tcga_lgg --folds 3
+    python data_scripts/tcga_lgg.py lgg-mri-segmentation.zip data/tcga_lgg --size 128 --folds 3
 
 SOURCE is that zip or its unpacked folder: `kaggle_3m/<case>/<case>_<slice>.tif`, `..._mask.tif`, `data.csv`. Licence:
 CC BY-NC-SA 4.0 (the Kaggle release of M. Buda; the images come from TCIA, TCGA-LGG). Not for clinical use. Cite Buda,
@@ -181,7 +181,11 @@ def _channel(source, name) -> np.ndarray:
 def _flair(source, row, shape, volume, arguments, high) -> np.ndarray:
     pixels = _channel(source, row.image)
     check_shape(pixels, shape, row.image, row.mask)
-    unit = to_unit_percentile(pixels, high(volume)) if volume else to_unit(pixels, arguments.scale, row.image)
+    unit = (
+        to_unit_percentile(pixels, high(volume))
+        if volume
+        else to_unit(pixels, arguments.scale, row.image, arguments.bits)
+    )
     return to_square(unit, arguments.size, arguments.fit)
 
 

@@ -1,7 +1,7 @@
 """UCSF-PDGM: FLAIR slices of diffuse gliomas with tumour masks -> a cohort folder (the paper's brain data).
 
     pip install nibabel
-    python data_scripts/ucsf_pdgm.py PKG-UCSF-PDGM runs/cohorts/ucsf_pdgm
+    python data_scripts/ucsf_pdgm.py PKG-UCSF-PDGM data/ucsf_pdgm
     python data_scripts/ucsf_pdgm.py PKG-UCSF-PDGM --tables-only     # the paper's Table 1, needs the table alone
 
 SOURCE is the folder of the TCIA download, doi:10.7937/tcia.bdgf-8v37 (142 GB, NIfTI): `UCSF-PDGM-<number>_nifti/`

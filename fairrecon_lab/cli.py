@@ -1,18 +1,14 @@
 """The command line: `python3 run.py ...` in a clone, `fairrecon ...` where the package is installed."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 
-import yaml
-
-from fairrecon_core.settings import project_folder
-from fairrecon_lab.auditing.command import main as audit
-
 
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or the verbs test, lab, book, audit, class, grade.
+    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or test, lab, book, audit, plan, class, grade.
 
     Parameters
     ----------
@@ -29,6 +25,12 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     verb = argv[0] if argv else ""
+    if verb == "audit":
+        from fairrecon_lab.auditing.command import main as audit  # no more: the audit alone may be installed
+
+        return audit(argv[1:]) or 0
+    from fairrecon_core.settings import project_folder
+
     if verb == "test":
         return subprocess.call([sys.executable, "-m", "pytest", *argv[1:]], cwd=project_folder())
     if verb == "lab":
@@ -37,22 +39,24 @@ def main(argv: list[str] | None = None) -> int:
         return subprocess.call(
             [sys.executable, str(project_folder() / "tools" / "book.py"), *argv[1:]], cwd=project_folder()
         )
-    if verb == "audit":
-        return audit(argv[1:]) or 0
+    if verb == "plan":
+        from fairrecon_lab.auditing.plan import main as plan
+
+        return plan(argv[1:])
     if verb in ("class", "grade"):
         from fairrecon_lab.classroom.command import main as classroom
 
         return classroom(verb, argv[1:])
     options = argparse.ArgumentParser(
         prog="run.py",
-        description="Run the notebook series of a profile; other verbs: test, lab, book, audit, class, grade.",
+        description="Run the notebook series of a profile; other verbs: test, lab, book, audit, plan, class, grade.",
     )
     options.add_argument("profile", nargs="?", default="tutorial", help="tutorial (default), smoke, ... or a .yml file")
     options.add_argument("--only", nargs="+", metavar="NN", default=[], help="only these notebooks, such as 04 07")
     options.add_argument("--from", dest="start", metavar="NN", default="", help="start at this notebook")
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
-    options.add_argument("--with-images", action="store_true", help="show images of real patients in the report")
+    options.add_argument("--with-images", action="store_true", help="save and report images of real patients")
     options.add_argument(
         "--on", metavar="WHERE", default="", help="first the steps, by Dask: local:N, slurm:N, tcp://..."
     )
@@ -60,10 +64,17 @@ def main(argv: list[str] | None = None) -> int:
         "--plan", nargs="?", type=int, const=1, metavar="N", help="what it costs with N workers; no run"
     )
     chosen = options.parse_args(argv)
-    from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
+    try:
+        from fairrecon_lab.runner import SeriesError, run_series  # papermill takes a second to load
+    except ModuleNotFoundError as error:
+        print(f"error: the series needs {error.name}: pip install 'fairrecon[all]'", file=sys.stderr)
+        return 1
+    import yaml
 
     try:
         overrides = dict(_key_value(text) for text in chosen.settings)
+        if chosen.with_images:  # for the kernels; what is kept from an earlier start is drawn anew with --again
+            os.environ["FAIRRECON_WITH_IMAGES"] = "1"
         if chosen.plan is not None:
             from fairrecon_lab.engine.plan import plan
 
@@ -96,6 +107,8 @@ def number_or_yaml(text: str):
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", text, re.IGNORECASE):
         number = float(text)
         return int(number) if number.is_integer() else number
+    import yaml
+
     return yaml.safe_load(text)
 
 

@@ -116,13 +116,13 @@ ARROWS = [("attributes", "body", "anatomy"), ("attributes", "view, dose", "acqui
 
 
 def causal_graph(bias):
-    """Arrows as wide as their knobs: orange when the knob is open, dotted grey when it is shut."""
+    """Arrows as wide as their knobs: black when the knob is open, dotted grey when it is shut."""
     figure, ax = canvas(8.6, 3.6)
     boxes = {name: ax.text(*place, name, ha="center", va="center", fontsize=10, zorder=3,
-                           bbox={"boxstyle": "round", "fc": "#F4F6F8", "ec": "#0072B2"}) for name, place in NODES.items()}  # fmt: skip
+                           bbox={"boxstyle": "round", "fc": "#F4F6F8", "ec": "#595959"}) for name, place in NODES.items()}  # fmt: skip
     for start, end, knob in ARROWS:
         size = getattr(bias, knob) if knob else None
-        colour, line, width = ("#8C8C8C", ":" if knob else "-", 1.2) if not size else ("#D55E00", "-", 1.2 + 1.5 * size)
+        colour, line, width = ("#8C8C8C", ":" if knob else "-", 1.2) if not size else ("#000000", "-", 1.2 + 1.5 * size)
         arrow = FancyArrowPatch(NODES[start], NODES[end], patchA=boxes[start].get_bbox_patch(), patchB=boxes[end].get_bbox_patch(),
                                 shrinkA=6, shrinkB=6, arrowstyle="-|>", mutation_scale=12, color=colour, linestyle=line, linewidth=width)  # fmt: skip
         ax.add_patch(arrow)
@@ -152,6 +152,7 @@ import dataclasses
 
 from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
 from fairrecon_core.settings import project_folder
+from fairrecon_core.steps.setup import Setup
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -186,7 +187,7 @@ def link_cohort(name):
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.symlink_to(source.resolve(), target_is_directory=True)
-    return load_cohort(place)
+    return Setup(run, name).cohort  # refused if its images are not of the size that is asked for
 
 
 # %% [markdown]
@@ -201,7 +202,7 @@ pd.concat({name: cohort.describe() for name, cohort in cohorts.items()}, names=[
 
 # %% [markdown]
 # ## Contact sheets
-# **What to look for:** ventricles and sulci widen with age; the orange line is the exact outline of the
+# **What to look for:** ventricles and sulci widen with age; the yellow line is the exact outline of the
 # tumour and its oedema. In the chest: breasts, the shape of the heart, catheters, fluid in a corner.
 
 # %%
@@ -340,7 +341,14 @@ def draw_trap(n):
         half = 1.96 * np.sqrt(sum(part.var(ddof=0) / len(part) for part in parts))
         error_bars(ax, [x], [gap], [gap - half], [gap + half], "clean", label="audit, 95 % interval" if x == 0 else "_")
         truth = exact[column]["female"] - exact[column]["male"]
-        ax.plot([x - 0.3, x + 0.3], [truth, truth], color="#D55E00", label="exact" if x == 0 else "_")
+        ax.plot(
+            [x - 0.3, x + 0.3],
+            [truth, truth],
+            color="#595959",
+            linewidth=3,
+            alpha=0.6,
+            label="exact" if x == 0 else "_",
+        )
     ax.axhline(0, color="#595959", linewidth=0.8)
     ax.set_xticks(range(4), ["TPR\ntrue labels", "FPR\ntrue labels", "TPR\nrecorded", "FPR\nrecorded"])
     ax.set(ylabel="female minus male", title=f"Label bias alone, simulated, n = {n:,}")

@@ -453,7 +453,7 @@ def psnr_curves():
 run.figure(psnr_curves(), "04_psnr")
 
 # %% [markdown]
-# **What to look for:** how far the blue line lies above the grey ones, and whether that grows to the right, where
+# **What to look for:** how far the U-Net (blue circles) lies above the others, and whether that grows to the right, where
 # there is more to invent.
 #
 # ## Look at them

@@ -140,7 +140,7 @@ def draw_prices(judge_is_sure=5.0):
     """Price of the three answers against the weight of L1; lower is chosen."""
     figure, ax = plots.canvas(6.2, 3.2)
     w = np.geomspace(5, 3000, 200)
-    for (name, line), colour in zip(zip(ANSWERS, ("-", "--", ":")), ("#E69F00", "#8C8C8C", "#000000")):
+    for (name, line), colour in zip(zip(ANSWERS, ("-", "--", ":")), ("#000000", "#595959", "#595959")):
         ax.plot(w, price(w, judge_is_sure)[name], line, color=colour, label=f"{name}, L1 {L1[name]:.3f}")
     for weight in (100, 1000):
         ax.axvline(weight, color="#595959", linewidth=0.8)

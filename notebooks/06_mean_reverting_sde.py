@@ -516,8 +516,8 @@ run.figure(show_arms(first.name), f"06_arms_{first.name}")
 run.figure(show_arms(last.name), f"06_arms_{last.name}")
 
 # %% [markdown]
-# **What to look for:** the sample has the grain of the clean image and more red and blue in its error map than the
-# U-Net: right in kind, not in every place.
+# **What to look for:** does the sample have the grain of the clean image, and more red and blue in its error map than the
+# U-Net? Such grain is right in kind, not in every place.
 #
 # ## As published: stretched to [0, 1]
 # Before the paper measures or reads an image of its diffusion model, it stretches each to [0, 1] by its own darkest

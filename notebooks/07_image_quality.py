@@ -252,7 +252,7 @@ for name, steps in steps_of.items():
     display(run.figure(figure, f"07_curves_{name}"))
 
 # %% [markdown]
-# **What to look for:** every network must stand above `degraded`, and above the best classical arm (grey), or it has not earned its
+# **What to look for:** every network must stand above `degraded`, and above the best classical arm (triangles on their side), or it has not earned its
 # complexity. All arms of a level see the same images, so differences between arms are surer than the intervals of single arms suggest:
 
 # %%
@@ -389,8 +389,8 @@ alarms = pd.DataFrame(alarms, index=["published test", "omnibus by patient"]).T
 alarms.rename_axis(["cohort", "attribute"]) if asked else "no groups to hand out"
 
 # %% [markdown]
-# **What to look for:** the right column belongs near .05. The left one lies above it, and grows with the number of subgroups: a pair that was
-# picked out of many looks different by itself. Several images of a patient, counted as independent, make it worse still.
+# **What to look for:** which column is near .05, where a test belongs? A pair that was picked out of many looks different by
+# itself, and the more subgroups there are, the more. Several images of a patient, counted as independent, make it worse still.
 # So "p = 0" in Table 7 says less than it seems to.
 #
 # ## Tables 6 and 7, done right
@@ -530,7 +530,7 @@ assert abs(cost["too sure"] - 10 * np.log10(1.25)) < 0.1 < cost["honest"] - cost
 # two of group b with 29 and 30 dB; the 255 levels add $10 \log_{10} 255^2$ dB to each.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-from fairrecon_lab.analysis.short_forms import psnr_gap
+from fairrecon_lab.auditing.by_hand import psnr_gap
 
 in_db = lambda values: values[:2].mean() - values[2:].mean()
 in_percent = lambda values: 100 * in_db(values) / values[2:].mean()

@@ -175,7 +175,7 @@ for name in classified[:1]:
 # %%
 from sklearn.metrics import roc_auc_score
 
-from fairrecon_core.audit.metrics import auroc
+from fairrecon_lab.auditing.by_hand import auroc
 
 tested = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in predictions.items()
@@ -306,7 +306,7 @@ for name, steps in steps_of.items():
     display(run.figure(figure, f"08_noise_{name}"))
 
 # %% [markdown]
-# **What to look for:** PSNR, AUROC and Dice do not fall together. Whether a finding is there can survive when its outline does not. At which
+# **What to look for:** do PSNR, AUROC and Dice fall together? Whether a finding is there can survive when its outline does not. At which
 # level does the best reconstruction leave the black points? Is `degraded` really worse than what a network makes of it, for a *reader*?
 # The number of findings in an average is stated per level, least noise first: averages over different findings are not one curve.
 #
@@ -381,7 +381,7 @@ for name in predictions:
 # task, then by the core:
 
 # %%
-from fairrecon_core.audit.metrics import flip_rate, logit_shift
+from fairrecon_lab.auditing.by_hand import flip_rate, logit_shift
 
 one = pd.DataFrame(columns=["patient", "truth", "before", "after", "cut", "moved", "flipped"])
 for name in classified[-1:]:
@@ -417,11 +417,11 @@ for name in predictions:
 
 # %% [markdown]
 # **What to look for:** an arm may flip one decision in ten and keep its AUROC. A shift of both groups to the same side is drift: the threshold
-# would have to move. Towards each other is loss: the finding fades. `placebo` flips many decisions and moves nobody on average; `planted`
+# would have to move. Towards each other is loss: the finding fades. `placebo` moves nobody on average, and yet it flips decisions; `planted`
 # moves those with the finding it harms.
 #
 # ## Fig. 4: the outline on every arm
-# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Orange: the outline that the
+# The patient is chosen by a rule: the slice whose **clean** Dice is the median among those with a tumour. Yellow: the outline that the
 # segmenter draws. The first picture has the true one.
 
 # %%
@@ -614,6 +614,6 @@ assert 200 < needed < 400
 # - Readers are small, frozen and trained on clean images; how well they read depends on the task, and on whose label one asks.
 # - One call per arm writes predictions and overlap; scores on clean depend on nothing else.
 # - Where a threshold is chosen decides what a change means; the published cut follows every drift.
-# - PSNR, AUROC and Dice do not fall together; compare with clean on the same patients, paired.
+# - PSNR, AUROC and Dice need not fall together; compare with clean on the same patients, paired.
 # - Decisions flip and logits drift while the AUROC stands still.
 # - A heat map belongs to one class, one layer and one scale: say which.

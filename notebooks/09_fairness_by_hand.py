@@ -63,7 +63,7 @@ print(f"EOP {tpr_gap:.2f}   EODD, mean {(tpr_gap + fpr_gap) / 2:.2f}   EODD, max
 # The core computes the same, and counts whom each rate rests on. Two patients carry each of these rates: "weak" is an understatement.
 
 # %%
-from fairrecon_core.audit.metrics import eodd, eop, group_rates
+from fairrecon_lab.auditing.by_hand import eodd, eop, group_rates
 
 columns = people["truth"], people["decision"], people["sex"]
 assert eop(*columns) == tpr_gap
@@ -281,8 +281,7 @@ else:
 # \mathrm{SER} = \frac{\max_g (1 - \mathrm{Dice}_g)}{\min_g (1 - \mathrm{Dice}_g)}$$
 
 # %%
-from fairrecon_core.audit.metrics import delta_dice, ser
-from fairrecon_lab.analysis.short_forms import psnr_gap
+from fairrecon_lab.auditing.by_hand import delta_dice, psnr_gap, ser
 
 slices = pd.DataFrame(
     {

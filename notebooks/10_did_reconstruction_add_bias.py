@@ -105,14 +105,20 @@ print(summary(audits[last, "sex"], max_rows=5))
 # **degraded** images it asks what the reconstructor added (for the stand-in, which has none, against the blurred reader). The two answers
 # may differ: a network can undo a harm that the scanner did, and can add one where the scanner did none.
 
+# The thresholds stay those of clean validation images: no clinic tunes its reader on images that nobody wanted.
+
 # %%
+from fairrecon_core.steps.thresholds import chosen_thresholds
+
+frozen = chosen_thresholds(cohorts[last], predictions[last].assign(train_seed=0))[["task", "fold", "value"]]
 arms = list(predictions[last]["arm"].unique())
 base = "degraded" if "degraded" in arms else "blurred_reader"
 others = [arm for arm in arms if arm not in ("clean", base, "placebo", "planted")]
 added = audit_change(
     predictions[last].assign(cohort=last), cohorts[last].table, "sex", baseline_arm=base, reference="male",
-    arms=others or ["placebo", "planted"], metrics=["rates"], **SHARED,
+    arms=others or ["placebo", "planted"], metrics=["rates"], thresholds=frozen, **SHARED,
 )  # fmt: skip
+assert settings.profile != "tutorial" or added["delta"].notna().any(), "nothing could be estimated"
 run.save("audit", added, cohort=last, attribute="sex", baseline_arm=base)
 print(summary(added, max_rows=3))
 
@@ -137,8 +143,8 @@ pd.DataFrame(checks)
 
 # %% [markdown]
 # ## Table 5, as published and with verdicts
-# On the left each arm's EODD as the paper computes it: the mean of bootstrap gaps, coloured where its one-sided test says p < .05 (yellow:
-# worse, blue: better). On the right the plain gap, shaded by our verdict about its change (red: changed, green: equivalent); figures in
+# Above, each arm's EODD as the paper computes it: the mean of bootstrap gaps, coloured where its one-sided test says p < .05 (yellow:
+# worse, blue: better). Below, the plain gap, marked by our verdict about its change (red ◆: changed, green ■: equivalent); figures in
 # grey are gaps no larger than groups without any difference would show (the noise band).
 #
 # A *max-min* gap is the best group's rate less the worst group's. It says how far apart the groups are, not who is ahead, and it is
@@ -174,8 +180,8 @@ from fairrecon_lab.widgets import slider_image
 slider_image(table_five, name=last, attribute=tuple(ATTRIBUTES[last]), metric=("eodd", "eop"))
 
 # %% [markdown]
-# **What to look for:** the left values are mostly larger: the mean of a bootstrapped gap is biased upwards. On the left every cell is tested
-# by itself; on the right all cells of the attribute share one error rate. What that buys is seen in `placebo`, which should stay
+# **What to look for:** are the upper values mostly larger? The mean of a bootstrapped gap is biased upwards. Above, every cell is tested
+# by itself; below, all cells of the attribute share one error rate. What that buys is seen in `placebo`, which should stay
 # white. Count both ways, over all attributes, and compare the two last columns arm by arm:
 
 # %%
@@ -186,6 +192,10 @@ fairness.flagged_both_ways(audits, published)
 # The paper plots the change of a max-min gap, which has lost its direction. Here is the signed change of the TPR gap (group minus
 # reference): negative means that the group fell further behind. Grey bar: what noise gives. Dotted: the margin. The shape of the point is
 # the verdict; a grey point means that these patients cannot tell.
+#
+# Here and in every figure with a margin, the drawn line is the 95 % interval of the cell, and *equivalent* is said exactly where the whole line lies between the
+# dotted ones. *Changed* asks for more than a line beside zero: its p-value is adjusted over the family, so one line in twenty may miss zero
+# although nothing happened.
 
 
 # %%
@@ -206,7 +216,7 @@ slider_image(
 run.figure(change_by_task(first, "sex"), "10_fig_12_sex")
 
 # %% [markdown]
-# **What to look for:** the brain's intervals are wide: a hundred test patients, a fifth of them without the label. The paper's "slightly
+# **What to look for:** how wide are the brain's intervals? It has a hundred test patients, a fifth of them without the label. The paper's "slightly
 # reduced bias for sex" in its Fig. 12 rests on as many. Choose race above: empty rows are groups below the minimum support, and they are
 # most of the rows. An empty row is an honest answer; a number there would be noise with a name.
 
@@ -232,10 +242,13 @@ matched = {name: match(predictions[name], cohorts[name].table) for name in cohor
 folded = fairness.folded_table(audits, matched, settings.seed)
 run.figure(fairness_figures.folded_figure(folded, WHOSE), "10_fig_11")
 
+# %%
+for attribute, rows in folded.groupby("attribute", sort=False):
+    print(f"{attribute}: mean |change| {rows['observed'].mean():.3f}, of swaps {rows['noise'].mean():.3f}")
+
 # %% [markdown]
-# **What to look for:** compare each point with its own black dash, not with zero and not with its neighbour. `placebo` lies as high as the
-# others. Race has the largest values because it has the smallest groups, and its dashes are high as well. A figure of absolute changes
-# without the dash cannot tell a reconstruction that harms from a coin that is tossed.
+# **What to look for:** compare each point with its own black dash, not with zero and not with its neighbour. Does `placebo`, which cannot harm, lie at zero?
+# Where an attribute has high points, are its dashes high as well? Small groups do that. A figure of absolute changes without the dash cannot tell a reconstruction that harms from a coin that is tossed.
 
 # %% [markdown]
 # ## Fig. 10, 19, 21: segmentation
@@ -262,8 +275,8 @@ note = f"read from masks, {ORIGIN}" if has_overlap else "drawn overlaps, simulat
 run.figure(fairness_figures.overlap_changes(segmentation, note), "10_fig_21")
 
 # %% [markdown]
-# **What to look for:** `planted`. A patient who shows somebody else's image keeps the own mask, so Dice falls where it was planted. The
-# interval is wide to the left: before, the sexes were about equal, so the data cannot say who was ahead, and a max-min gap has no sign to
+# **What to look for:** `planted`. A patient who shows somebody else's image keeps the own mask, so Dice falls where it was planted. Its
+# interval may be wide: where the sexes were about equal before, the data cannot say who was ahead, and a max-min gap has no sign to
 # tell. The signed rows of the audit table do.
 #
 # Fig. 10 of the paper is this figure with the sign cut off. Fig. 19 and 20 compare standard errors of an arm's gap with the baseline's and
@@ -320,13 +333,26 @@ for name in (cohort for cohort in dict.fromkeys([first, last]) if "sex" in ATTRI
     values = fairness.logit_values(predictions[name], planted_task(cohorts[name].table))
     values = fairness.dice_values(overlap) if name == first and has_overlap else values
     compared.append(fairness.at_equal_confounders(fairness.losses(values, arm), cohorts[name]).assign(arm=arm))
-shown = ["cohort", "arm", "subgroup", "unadjusted", "value", "ci_low", "ci_high", "n_patients", "confounders"]
+shown = [
+    "cohort",
+    "arm",
+    "subgroup",
+    "unadjusted",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_patients",
+    "confounders",
+    "why_not",
+]
 pd.concat(compared)[shown].round(3)
 
 # %% [markdown]
 # **What to look for:** does the difference move towards zero once tumours or views are equal? A difference that stays is not yet "because of
 # sex": only recorded confounders can be held equal, and a confounder may itself be how the harm comes about. And where a confounder
-# follows sex exactly, say every woman at one site and every man at another, no data can tell the two apart.
+# follows sex exactly, say every woman at one site and every man at another, no data can tell the two apart. Epidemiologists call what is missing
+# *positivity*: at every value of the confounder somebody of each group. Then the adjusted difference is NaN, and `why_not` says
+# which confounder it was. A program that printed a number there would have invented the patients it compares.
 
 # %% [markdown]
 # ## The same audit where the truth is known

@@ -76,8 +76,9 @@ pd.DataFrame({name: part.groupby("attribute")["baseline"].mean() for name, part 
 # test labels, empty subgroups at 1 (chest) or 0 (brain). The interval beside Table 5 is that of the *plain* gap, from notebook 10: where our
 # value lies outside of it, that is the bias of the estimator.
 #
-# To *compare* two numbers, they must be of the same patients and of the same quantity. Our names (arm, level, task, metric) find the paper's cell,
-# and `compare` says for each pair whether the question may be asked, and if so whether the print lies in our interval.
+# To *compare* two numbers, they must be of the same patients, all of them, of the same quantity, and made the same way: image size, degradation,
+# networks, training. Our names (arm, level, task, metric) find the paper's cell, and `compare` says for each pair whether the question may be
+# asked, and if so whether the print lies in our interval. One line per reason against it; a cell may have several:
 
 # %%
 from fairrecon_lab.paper.ours import Ours, source
@@ -85,8 +86,25 @@ from fairrecon_lab.paper.ours import Ours, source
 ours = Ours(run)
 compared = published.compare(ours.numbers)
 print(f"{compared['ours'].notna().sum()} of {len(compared)} numbers have a counterpart in this run")
-reasons = compared["why_not"].str.split(";").str[0].replace("", "comparable")
-reasons.value_counts().rename("cells").to_frame()
+print(f"{compared['comparable'].sum()} of them may be compared")
+published.reasons(compared)
+
+# %% [markdown]
+# ### The settings: printed, in the code, ours
+# What "made the same way" means stands in one table, `settings.csv` beside the code. The seed's text gives few numbers, the follow-up's appendix
+# more, and the released code disagrees with both in places. Where they differ a run may follow either; an empty field means that nothing is said.
+# `name` is where the choice is made here: a setting, an option of a network in `recipes`, or an option of the conversion script.
+
+# %%
+from fairrecon_lab.paper import recipe
+
+choices = recipe.choices()
+display(Markdown(published.as_markdown(choices)))
+
+# %%
+torn = choices.query("printed != '' and code != '' and printed != code")
+print(f"{len(torn)} of {len(choices)} choices: the text says one thing, the code another")
+assert {"tumour mask", "threshold", "U-Net, learning rate"} <= set(torn["choice"])
 
 # %% [markdown]
 # ## Side by side
@@ -150,7 +168,7 @@ show("F5", "F6", "F7", "F8")
 # ## The figures and their counterparts
 # Each result figure has a notebook that redraws it, with intervals, one axis per quantity, and a noise band where it shows a gap. (The seed's Fig. 1
 # is the pipe of notebook 00; its 6, 9, 14 and 18 are legends. Figures 11 and 12 of the follow-up need mitigated networks.) The last column
-# names the pictures that this run has drawn. An empty field means that the notebook has not run here.
+# names the pictures that this run has drawn. An empty field means that the notebook has not run here, or that the picture shows real patients.
 
 # %%
 drawn = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))
@@ -175,14 +193,14 @@ print(f"implied FPR gap: from {implied.min():.3f} to {implied.max():.3f}, never 
 assert below.sum() == 68 and implied.between(0, 1).all()
 
 # %% [markdown]
-# In the figure the orange line is where EODD equals EOP. A maximum cannot lie below it. The grey triangle is where EODD is less than half of EOP;
+# In the figure the dashed line is where EODD equals EOP. A maximum cannot lie below it. The grey triangle is where EODD is less than half of EOP;
 # a mean cannot lie there, because the second gap would be negative.
 
 # %%
 run.figure(pictures.mean_not_maximum(), "11_mean_not_maximum")
 
 # %% [markdown]
-# **What to look for:** 68 points under the orange line (two of them by a rounding step of .001), none in the grey triangle. It holds for bootstrap
+# **What to look for:** 68 points under the dashed line (two of them by a rounding step of .001), none in the grey triangle. It holds for bootstrap
 # means too, as it holds in every single resample. So EODD in Table 5 is the mean of two gaps; the two may come from different pairs of groups.
 # The follow-up's text has a third definition in its appendix: the largest *sum* of both gaps over one pair of groups. Its code computes the mean.
 #
@@ -252,21 +270,31 @@ whole = board.whole_board(ours, [live, texts])
 whole.round(3)
 
 # %%
+estimator = whole.query("choice == 'estimator' and quantity == 'mean EODD, by race'")["effect"].abs().max()
+printed = published.changes().query("attribute == 'race' and metric == 'eodd'")["change"].abs()
+print(
+    f"the estimator alone, by race: {estimator:.3f}; that is more than {(printed < estimator).mean():.0%} of the changes of EODD in Table 5c"
+)
+
+# %%
 whose = ", ".join(sorted({source(cohort) for cohort in ours.evaluated} or {"simulated"}))
-run.figure(pictures.switchboard(whole, whose), "11_switchboard")
+run.figure(pictures.switchboard(whole, whose, "images"), "11_switchboard_images")
+
+# %%
+run.figure(pictures.switchboard(whole, whose, "evaluation"), "11_switchboard_evaluation")
 
 # %% [markdown]
-# Each label names the cohort and where the row was measured: *offline* rows compare whole images behind two degradations, for the same test
-# patients and the same noise seed; rows measured *here* compare two ways to evaluate the very same scores. The settings of both sides stand in the
+# Each label names the cohort. Choices about images (the first figure) are measured *offline*, but for the last two: they compare whole images behind two degradations, for the same test
+# patients and the same noise seed; choices of evaluation (the second) are measured *here* and compare two ways to evaluate the very same scores. The settings of both sides stand in the
 # table above. An interval that covers zero does not say that a choice is harmless, only that these patients cannot show its harm. An
-# interval far from zero may still leave every verdict as it was, which is why the colour follows the conclusion and not the number.
+# interval far from zero may still leave every verdict as it was, which is why the shape follows the conclusion and not the number.
 #
 # Two differences between text and code need networks trained anew; they stand among the offline rows (`tools/trained_switches.py`: short trainings on
 # simulated brains, one each). The follow-up says that its U-Net learned at a rate of .001, the code has .0001: after eight epochs that is 1.5 dB. The
 # texts say ResNet-50, the code has a ResNet-18: here 80 test patients cannot tell the two apart. A third one is not measured: whether the
 # segmenter starts from ImageNet, as the text says, or from nothing, as the code does.
 #
-# **What to look for:** the estimator's effect on race is as large as most of what Table 5c calls bias, and it needs no bias at all. Many rows move a
+# **What to look for:** the estimator's effect on race beside what Table 5c calls bias (the line above the figures): it needs no bias at all. Many rows move a
 # number and no conclusion; say which of the two you mean. Intervals of shares are rough: a cell is called changed, or not.
 #
 # ## Check your understanding
@@ -291,7 +319,8 @@ assert abs(steps.loc[16, "sde"]) < 0.1 < 2 < abs(steps.loc[16, ["unet", "pix2pix
 # **Against Tables 1-7 and the follow-up's 1-8.** Same: every printed number, the paper's estimator and its test, as options. Different: copied, lost
 # and doubtful numbers are marked and not compared; a number of another cohort or definition is shown and not compared.
 # ## Takeaways
-# - numbers of another cohort, another definition or a copied cell cannot be compared, however close they are; the table says which is which
+# - numbers of another cohort, a part of it, another definition, another recipe or a copied cell cannot be compared, however close they are; the
+#   table says which is which
 # - 68 of 160 pairs have EODD below EOP, so EODD is a mean of two gaps
 # - three printed gaps of PSNR lie above the 2 % of the text, and 2.8 % of 29 dB is a fifth more squared error
 # - one switch at a time tells which choice moves a number and which moves a conclusion; text and code disagree in several of them

@@ -34,8 +34,8 @@ readers.query("value.notna()").drop(columns="label").round(3)
 
 # %% [markdown]
 # ## What the audit could decide
-# Only cells of informative tasks count, and Dice where there are masks. Green: the change is provably smaller than the margin (.05 of a rate,
-# .02 of an AUROC). Red: it changed. Grey: these patients cannot tell. Beside `placebo`, whose images are untouched in two cases out of
+# Only cells of informative tasks count, and Dice where there are masks. Green, striped: the change is provably smaller than the margin (.05 of a rate,
+# .02 of an AUROC). Red, crossed: it changed. Grey: these patients cannot tell. Beside `placebo`, whose images are untouched in two cases out of
 # three, any arm that changes every image moves every score a little, and the interval of a difference of differences is wide.
 
 # %%
@@ -97,14 +97,21 @@ sex[["weights", "region", "method", "held_equal", "value", "ci_low", "ci_high", 
 size = real.kept_results("size_psnr")
 size[["brains", "arm", "share", "value", "delta", "delta_low", "delta_high", "patients"]].round(2)
 
+# %%
+whole = sex.query("region == 'whole image' and method == 'regression'").set_index(["weights", "held_equal"])["value"]
+smaller = size.query("arm == 'unet' and brains == 'real' and share == 0.95").set_index("weights")["delta"]
+for weights in smaller.index:
+    gain = [f"{whole[weights, equal]:.2f} dB at equal {equal}" for equal in ("nothing", "head size", "all of these")]
+    print(
+        f"{weights}: women gain more by {', '.join(gain)}; the same head a twentieth smaller: {smaller[weights]:+.2f} dB"
+    )
+
 # %% [markdown]
-# **What to look for:** two answers. The *shipped* networks, which never saw these patients, gain a little more on women, about half of it
-# goes at equal head size, and drawing the same head a twentieth smaller (what parts women from men here) gives a gain of that order. The
-# networks *trained* on this cohort gain three times as much more on women, and drawing the head smaller moves their gain by almost nothing. So head
-# size, the first suspect, explains little of the finding. Neither does site, nor the place of the slice, nor brightness.
+# **What to look for:** two answers, in the two lines above. A twentieth is what parts the heads of women from those of men here. If head size were the cause,
+# the last number of a line would be about as large as the first, and the second would be about zero. For which networks could that be so?
+# For the *trained* ones head size, the first suspect, explains little of the finding. Neither does site, nor the place of the slice, nor brightness.
 #
-# What is left, about .6 dB, stays at equal looks as far as we can measure looks, in a cohort of 38 women and 36 men that nobody drew at random.
-# It may be how women and men were scanned, at which age, with which coil, or hair and scalp. It is a difference in image quality, and no reader
+# What is left at equal looks, as far as we can measure looks, was found in a small cohort that nobody drew at random. It may be how women and men were scanned, at which age, with which coil, or hair and scalp. It is a difference in image quality, and no reader
 # here was shown to suffer from it.
 #
 # ## What leaks
@@ -116,9 +123,9 @@ leaks = real.kept_results("leakage")
 run.figure(real_figures.leakage_figure(leaks, "sex", NOTE), "14_leakage_sex")
 
 # %% [markdown]
-# **What to look for:** the NIH films; in the other two cohorts sex is hardly read off the clean images, so there is nothing to lose. After a smoothing
-# filter most men are read as women and few women as men: smoothing moves all scores in one direction. A reader that was frozen on clean
-# films meets films of another texture. Its ranking survives better than its threshold, and the U-Net keeps both better than the filters do.
+# **What to look for:** can sex be read off the clean images at all (the dotted line)? If not, there is nothing to lose. Then the filters (`nlm`, `tv`) on the NIH films:
+# of women and men, who is read the other way more often? Smoothing moves all scores in one direction. A reader that was frozen on clean
+# films meets films of another texture, and its ranking may survive where its threshold does not: compare left and right, for the filters and for the U-Net.
 #
 # ## Networks that never saw a real patient
 # The shipped networks learned on simulated people. Gain in PSNR over the degraded image on real ones, in dB:

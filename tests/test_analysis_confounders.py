@@ -70,3 +70,26 @@ def test_missing_values_are_left_out_and_counted():
 def test_a_reference_must_occur():
     with pytest.raises(ValueError, match=r"no reference subgroup 'other' among \['female', 'male'\]"):
         adjusted([0.1, 0.2], ["female", "male"], [1, 2], reference="other")
+
+
+def test_where_a_confounder_follows_the_subgroup_the_answer_is_not_a_number_and_says_why():
+    """Every woman at site a, every man at site b; age overlaps. By hand: no pair of a woman and a man shares a site."""
+    rng = np.random.default_rng(0)
+    sex = np.repeat(["female", "male"], 20)
+    people = pd.DataFrame({"site": np.where(sex == "female", "a", "b"), "age": rng.normal(60, 9, 40)})
+    found = adjusted(rng.normal(0, 1, 40), sex, np.arange(40), people, reference="male").iloc[0]
+    assert np.isnan(found[["value", "ci_low", "ci_high", "se"]].astype(float)).all() and np.isfinite(
+        found["unadjusted"]
+    )
+    assert found["why_not"].startswith("site by itself") and "age" not in found["why_not"]
+    mixed = people.assign(site=np.where(np.arange(40) % 2 == 0, "a", "b"))
+    assert adjusted(rng.normal(0, 1, 40), sex, np.arange(40), mixed, reference="male")["why_not"][0] == ""
+
+
+def test_two_confounders_that_only_together_tell_the_subgroup_are_both_named():
+    """The sum of two numbers is 1 for women and 0 for men; neither alone decides."""
+    rng = np.random.default_rng(1)
+    sex, x = np.repeat(["female", "male"], 20), rng.normal(0, 1, 40)
+    people = pd.DataFrame({"x": x, "rest": (sex == "female") - x})
+    found = adjusted(rng.normal(0, 1, 40), sex, np.arange(40), people, reference="male").iloc[0]
+    assert np.isnan(found["value"]) and found["why_not"].startswith("x, rest together")

@@ -6,8 +6,8 @@ import pytest
 
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.matching import match
-from fairrecon_core.audit.metrics import eodd, eop
 from fairrecon_lab.analysis import fairness, fairness_figures
+from fairrecon_lab.auditing.by_hand import eodd, eop
 from fairrecon_lab.simulate import Bias
 
 

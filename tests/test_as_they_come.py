@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.matching import match
 from fairrecon_core.audit.thresholds import UNKNOWN_WORDS, as_groups
-from fairrecon_lab.auditing import command as command
+from fairrecon_lab.auditing import command
 from fairrecon_lab.auditing.reading import people, read_outside
 from fairrecon_lab.cli import number_or_yaml
 
@@ -356,15 +356,14 @@ FAULTS = {  # name: (predictions, cohort, options, words of the line)
     "a threshold of NaN": (P, C, ("--thresholds", "nan"), "threshold nan is not in [0, 1]"),
     "an infinite threshold": (P, C, ("--thresholds", "inf"), "threshold inf is not in [0, 1]"),
     "an unknown policy": (P, C, ("--thresholds", "best"), "unknown threshold policy 'best'"),
-    "no arm column": (P.drop(columns="arm"), C, (), "the results lack ['arm']"),
     "a wide table": (P.pivot(index="image_id", columns="arm", values="score").reset_index(), C, (), "melt('image_id'"),
-    "no task column": (P.drop(columns="task"), C, (), "the results lack 'task'"),
-    "no image_id": (P.rename(columns={"image_id": "id"}), C, (), "the results lack ['image_id']"),
+    "no task column": (P.drop(columns="task"), C.assign(y_fracture=0), (), "the results lack 'task'"),
+    "no image_id": (P.rename(columns={"image_id": "thing"}), C, (), "the results lack ['image_id']"),
     "no image_id in the cohort": (P, C.drop(columns="image_id"), (), "the cohort lacks 'image_id'"),
     "no attribute": (P, C.drop(columns="sex"), (), "the cohort has no attribute ['sex']"),
     "no label column": (P, C.drop(columns="y_edema"), (), "the cohort has no labels 'y_edema'"),
     "a label of 2": (P, changed(C, 5, y_edema=2), (), "c.csv row 7, column 'y_edema'"),
-    "a label of -1": (P, changed(C, 5, y_edema=-1), (), "found -1.0 (c.csv row 7"),
+    "a label of -2": (P, changed(C, 5, y_edema=-2), (), "found -2.0 (c.csv row 7"),
     "a label as maybe": (P, changed(C, 5, y_edema="maybe"), (), "found 'maybe' (c.csv row 7, column 'y_edema')"),
     "an image twice": (P, pd.concat([C, C.iloc[:1]]), (),
                          "1 images occur twice in the cohort, e.g. 'img0000' (c.csv row 122)"),
@@ -384,9 +383,9 @@ FAULTS = {  # name: (predictions, cohort, options, words of the line)
     "baseline at other levels": (two_levels, C, (), "no image has results of an arm and of its baseline"),
     "an arm that is not there": (P, C, ("--arms", "tv"), "no results of arm 'tv'; there are ['clean', 'unet']"),
     "a baseline that is not there": (P, C, ("--baseline", "tv"), "no results of arm 'tv'"),
-    "only the baseline": (P[P["arm"] == "clean"], C, (), "only the baseline 'clean' is there"),
     "one group": (P, C.assign(sex="female"), (), "attribute 'sex' has 1 subgroup(s)"),
-    "ages as groups": (P, C.assign(age=np.arange(N) % 61), ("--attribute", "age"), "c.csv, column 'age' has 61 values"),
+    "an age as a word": (P, changed(C.assign(age=np.arange(N) % 61), 5, age="old"), ("--attribute", "age"),
+                         "c.csv row 7, column 'age': 'old' is no number, as most others are"),
     "people as groups": (P, C, ("--attribute", "image_id"), "column 'image_id' has 120 values"),
     "a reference that is not there": (P, C, ("--reference", "men"), "no reference subgroup 'men'"),
     "folds that results lack": (P, C.assign(fold=np.arange(N) % 3), (), "the cohort has folds 0, 1, 2, the results no"),
@@ -394,8 +393,8 @@ FAULTS = {  # name: (predictions, cohort, options, words of the line)
                          "results of fold '7'; the cohort has"),
     "folds blank for some": (P.assign(fold=0), C.assign(fold=np.where(np.arange(N) < 9, "", "1")), (),
                              "9 rows have no 'fold', the first is c.csv row 2"),
-    "a split that is none": (P, C.assign(split=np.where(np.arange(N) < 9, "holdout", "test")), (),
-                         "split 'holdout' of the"),
+    "a split that is none": (P, C.assign(split=np.where(np.arange(N) < 9, "elsewhere", "test")), (),
+                         "split 'elsewhere' of the"),
     "splits blank for some": (P, C.assign(split=np.where(np.arange(N) < 9, "", "test")), (), "9 rows have no 'split'"),
     "a split without a column": (P, C, ("--split", "val"), "no split 'val': the cohort has no column 'split'"),
     "no test split": (P, C.assign(split="train"), (), "no results on images of split 'test'; there are ['train']"),

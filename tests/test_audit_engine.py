@@ -16,8 +16,8 @@ from fairrecon_core.audit.engine import (
     patient_weights,
     placements,
     resample,
-    weighted_auroc,
 )
+from fairrecon_lab.bootstrap import weighted_auroc
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from wald import cluster_robust_did
 
-from fairrecon_core.audit.engine import Stratum, weighted_auroc
+from fairrecon_core.audit.engine import Stratum
 from fairrecon_core.audit.groups import resample_aurocs, resample_means
 from fairrecon_core.audit.inference import (
     Contrast,
@@ -35,7 +35,7 @@ from fairrecon_core.audit.multiplicity import (
     step_down_max_t,
     swap_test,
 )
-from fairrecon_lab.bootstrap import patient_bootstrap, percentile_interval, se_from_flips
+from fairrecon_lab.bootstrap import patient_bootstrap, percentile_interval, se_from_flips, weighted_auroc
 
 
 def readings(rng, n_patients=300, images=3, gap=0.0, drop=0.0, planted=0.0, shares=(0.55, 0.45), noise=0.3):

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from fairrecon_core.audit import metrics
-from fairrecon_core.audit.metrics import delta_dice, eodd, eop, group_rates, ser
 from fairrecon_core.audit.thresholds import choose_threshold, roc_points
-from fairrecon_lab.analysis.short_forms import psnr_gap
+from fairrecon_lab.auditing import by_hand
+from fairrecon_lab.auditing.by_hand import delta_dice, eodd, eop, group_rates, ser
 from fairrecon_lab.simulate import control_scores as controls
 
 
@@ -24,7 +24,7 @@ def random_case(seed: int, n_groups: int, n: int = 400):
 def test_inequalities_between_the_gaps_hold_on_a_thousand_random_sets():
     for seed in range(1000):
         rates = group_rates(*random_case(seed, n_groups=2 + seed % 5, n=60))
-        equal_opportunity, other = metrics.gap(rates["tpr"]), metrics.gap(rates["fpr"])
+        equal_opportunity, other = by_hand.gap(rates["tpr"]), by_hand.gap(rates["fpr"])
         mean, largest = (metrics.aggregate(equal_opportunity, other, agg) for agg in ("mean", "max"))
         assert mean <= largest + 1e-12 <= 2 * mean + 2e-12
         assert largest >= equal_opportunity - 1e-12
@@ -114,26 +114,33 @@ def test_labels_that_were_not_recorded_are_left_out():
 def test_dice_of_two_empty_masks_is_unknown_and_group_dice_averages_patients():
     assert np.isnan(metrics.dice(0, 0, 0)) and metrics.dice(2, 3, 5) == 0.5
     # patient p has slices .2 and .4 (mean .3), q has .9: group mean .6, while the mean of slices would be .5
-    means = metrics.group_means([0.2, 0.4, 0.9, np.nan], ["a"] * 4, patient_id=["p", "p", "q", "r"])
+    means = by_hand.group_means([0.2, 0.4, 0.9, np.nan], ["a"] * 4, patient_id=["p", "p", "q", "r"])
     assert means.loc["a", "mean"] == pytest.approx(0.6) and means.loc["a", "n_patients"] == 2
 
 
 def test_psnr_gap_in_three_units():
     psnr, subgroup = [30, 32, 34], ["a", "a", "b"]
-    assert psnr_gap(psnr, subgroup) == pytest.approx(3)
-    assert psnr_gap(psnr, subgroup, unit="percent") == pytest.approx(100 * 3 / 31)
-    assert psnr_gap(psnr, subgroup, unit="mse_ratio") == pytest.approx(10**0.3)
+    assert by_hand.psnr_gap(psnr, subgroup) == pytest.approx(3)
+    assert by_hand.psnr_gap(psnr, subgroup, unit="percent") == pytest.approx(100 * 3 / 31)
+    assert by_hand.psnr_gap(psnr, subgroup, unit="mse_ratio") == pytest.approx(10**0.3)
 
 
 def test_auroc_calibration_flips_and_shift_by_hand():
-    assert metrics.auroc([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]) == pytest.approx(3.5 / 4)
-    assert np.isnan(metrics.auroc([1, 1], [0.1, 0.5]))
+    assert by_hand.auroc([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]) == pytest.approx(3.5 / 4)
+    assert np.isnan(by_hand.auroc([1, 1], [0.1, 0.5]))
     #                          a: mean .5 - .5 = 0        b: mean .6 - .5 = .1
-    assert metrics.calibration_gap([0, 1, 0, 1], [0.3, 0.7, 0.4, 0.8], list("aabb")) == pytest.approx(0.1)
-    assert metrics.flip_rate([1, 0, 1, 1], [1, 1, 1, 1], list("aabb")).tolist() == [0.5, 0]
-    shift = metrics.logit_shift([0.5, 0.8], [0.8, 0.5], [1, 0], ["a", "b"])
+    assert by_hand.calibration_gap([0, 1, 0, 1], [0.3, 0.7, 0.4, 0.8], list("aabb")) == pytest.approx(0.1)
+    assert by_hand.flip_rate([1, 0, 1, 1], [1, 1, 1, 1], list("aabb")).tolist() == [0.5, 0]
+    shift = by_hand.logit_shift([0.5, 0.8], [0.8, 0.5], [1, 0], ["a", "b"])
     assert shift.loc["a", 1] == pytest.approx(-np.log(4)) and shift.loc["b", 0] == pytest.approx(np.log(4))
     assert np.isnan(shift.loc["a", 0])
+
+
+def test_worst_case_names_who_is_served_worst():
+    tpr = pd.Series({"a": 0.9, "b": 0.5, "c": np.nan, "unknown": 0.1})
+    assert by_hand.worst_case(tpr) == ("b", 0.5)
+    assert by_hand.worst_case(tpr, better="lower") == ("a", 0.9)
+    assert by_hand.worst_case(tpr[["c"]])[0] == ""
 
 
 def test_intersections_join_names_and_keep_the_unknown_unknown():
@@ -149,11 +156,11 @@ def test_intersections_join_names_and_keep_the_unknown_unknown():
         (lambda: eop([1, 0], [1, np.nan], ["a", "b"]), "'decision'"),
         (lambda: eop([1, 0, 1], [1, 0], ["a", "b"]), "entries"),
         (lambda: eodd([1, 0], [1, 0], ["a", "b"], agg="sum"), "unknown agg 'sum'"),
-        (lambda: metrics.auroc([0, 1], [0.5, 3.2]), r"probability in \[0, 1\], found 0.5 to 3.2"),
-        (lambda: metrics.auroc([0, 1], [0.5, np.nan]), "NaN"),
+        (lambda: by_hand.auroc([0, 1], [0.5, 3.2]), r"probability in \[0, 1\], found 0.5 to 3.2"),
+        (lambda: by_hand.auroc([0, 1], [0.5, np.nan]), "NaN"),
         (lambda: metrics.dice(5, 3, 4), "larger than one of its masks"),
         (lambda: ser([0.5, 1.2], ["a", "b"]), "found 0.5 to 1.2"),
-        (lambda: psnr_gap([1], ["a"], unit="bel"), "unknown unit 'bel'"),
+        (lambda: by_hand.psnr_gap([1], ["a"], unit="bel"), "unknown unit 'bel'"),
         (lambda: metrics.intersect(pd.DataFrame({"sex": []}), "gender"), "gender"),
         (lambda: choose_threshold([0.1], [1], rule="best"), "unknown rule 'best'"),
     ],
@@ -237,10 +244,10 @@ def test_auroc_agrees_with_scikit_learn_on_ties():
 
     rng = np.random.default_rng(2)
     truth, score = rng.integers(0, 2, 300), np.round(rng.random(300), 1)
-    assert metrics.auroc(truth, score) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    assert by_hand.auroc(truth, score) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
     subgroup = np.repeat(["a", "b", "c"], 100)
     theirs = [roc_auc_score(truth[subgroup == g], score[subgroup == g]) for g in "abc"]
-    assert metrics.auroc_gap(truth, score, subgroup) == pytest.approx(np.ptp(theirs), abs=1e-12)
+    assert by_hand.auroc_gap(truth, score, subgroup) == pytest.approx(np.ptp(theirs), abs=1e-12)
 
 
 # ---------------------------------------------------------------- Table 5 of the paper

@@ -189,6 +189,17 @@ def test_scaling_by_hand():
     assert (films.to_unit(np.full((2, 2), 7, np.uint8), "image") == 0).all()
 
 
+def test_twelve_bits_in_a_file_of_sixteen_are_not_black():
+    film = np.array([[0, 1024], [2048, 4095]], np.uint16)
+    with pytest.raises(ValueError, match=r"a.png has 16-bit pixels of at most 4095, as a film of 12 bits.*--bits 12"):
+        films.to_unit(film, "fixed", "a.png")
+    np.testing.assert_allclose(films.to_unit(film, "fixed", "a.png", 12), film / 4095, rtol=1e-6)
+    np.testing.assert_allclose(films.to_unit(film, "fixed", "a.png", 16), film / 65535, rtol=1e-6)
+    with pytest.raises(ValueError, match="pixels up to 4095, more than --bits 10 allows"):
+        films.to_unit(film, "fixed", "a.png", 10)
+    assert films.to_unit(film, "image").max() == 1
+
+
 def test_an_image_of_the_right_size_is_not_touched():
     film = np.random.default_rng(0).random((16, 16), dtype=np.float32)
     for fit in ("squeeze", "pad"):
@@ -402,20 +413,20 @@ def test_a_second_start_finishes_what_the_first_began(tmp_path, monkeypatch, scr
     convert(script, source, tmp_path / "whole", "--size", 12)
     calls = []
 
-    def stopping(image, scale, name, unit=script.to_unit):
+    unit = script.to_unit
+
+    def stopping(*asked):
         calls.append(1)
         if len(calls) == 281:
             raise KeyboardInterrupt
-        return unit(image, scale, name)
+        return unit(*asked)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(script, "to_unit", stopping)
         convert(script, source, tmp_path / "out", "--size", 12)
     assert not (tmp_path / "out" / "cohort.json").exists()
     calls.clear()
-    monkeypatch.setattr(
-        script, "to_unit", lambda image, scale, name, unit=script.to_unit: calls.append(1) or unit(image, scale)
-    )
+    monkeypatch.setattr(script, "to_unit", lambda *asked: calls.append(1) or unit(*asked))
     convert(script, source, tmp_path / "out", "--size", 12)
     assert len(calls) == 300 - 256, "what was there should not be read again"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -284,7 +284,8 @@ def write_chexpert(folder, lines=None, sheet=None, place=lambda path: path):
 def test_chexpert_by_hand(tmp_path, capsys):
     cohort = convert(chexpert, write_chexpert(tmp_path / "x"), tmp_path / "out", "--size", 20)
     table = cohort.table.set_index("image_id")
-    assert len(table) == 8 and cohort.tasks == list(chexpert.FINDINGS.values())
+    findings = list(chexpert.FINDINGS.values())
+    assert len(table) == 8 and cohort.tasks == findings[:-1] and len(cohort.tasks) == 12, "a device is no finding"
     row = table.loc["patient00002_study1_view1_frontal"]
     assert (row.patient_id, row.sex, row.age_years, row.x_view, row.x_study) == ("patient00002", "female", 52, "ap", 1)
     assert row.y_edema == 1 and np.isnan(row.y_fracture)
@@ -329,10 +330,14 @@ def test_uncertain_labels_by_policy(tmp_path, policy, wanted):
 
 def test_no_finding_makes_every_finding_0_but_support_devices(tmp_path):
     lines = [entry(1, **{"No Finding": "1.0", "Support Devices": "1.0"}), entry(2, **{"No Finding": "1.0"}), entry(3)]
-    table = convert(chexpert, write_chexpert(tmp_path / "x", lines), tmp_path / "out", "--size", 20).table
+    source = write_chexpert(tmp_path / "x", lines)
+    table = convert(chexpert, source, tmp_path / "out", "--size", 20, "--findings", "all").table
     findings = [f"y_{task}" for task in chexpert.FINDINGS.values() if task != "support_devices"]
     assert (table.loc[:1, findings] == 0).all(None) and table.loc[2, findings].isna().all()
     assert table["y_support_devices"][0] == 1 and np.isnan(table["y_support_devices"][1])
+    twelve = convert(chexpert, source, tmp_path / "twelve", "--size", 20).table
+    pd.testing.assert_frame_equal(twelve, table.drop(columns="y_support_devices"))
+    assert twelve["x_support_devices"][0] == 1, "a confounder is kept"
 
 
 def test_laterals_come_in_only_when_asked_for(tmp_path, capsys):
@@ -444,6 +449,42 @@ def test_a_truncated_radiograph_is_refused_by_name(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"patient00004/study1/view1_frontal.jpg is truncated or no image"):
         convert(chexpert, source, tmp_path / "out", "--size", 20)
+
+
+def test_broken_radiographs_are_left_out_on_request_counted_and_named(tmp_path, capsys):
+    source = write_chexpert(tmp_path / "x")
+    whole = convert(chexpert, source, tmp_path / "whole", "--size", 20)
+    path = source / "CheXpert-v1.0-small/train/patient00004/study1/view1_frontal.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    cohort = convert(chexpert, source, tmp_path / "out", "--size", 20, "--skip-broken")
+    left = [row for row in whole.table["row"] if whole.table["patient_id"][row] != "patient00004"]
+    assert (cohort.images[:] == whole.images[left]).all() and len(cohort) == 7
+    step = next(step for step in cohort.info["funnel"] if step["step"] == "that can be decoded")
+    assert (step["patients"], step["images"]) == (7, 7)
+    assert (
+        "1 films cannot be decoded and were left out: CheXpert-v1.0-small/train/patient00004" in capsys.readouterr().out
+    )
+    (source / "CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg").write_bytes(b"")
+    many = convert(chexpert, source, tmp_path / "more", "--size", 20, "--skip-broken", "--workers", 3)
+    assert len(many) == 6 and not many.info["complete"]
+
+
+def test_patients_of_unknown_race_are_dropped_on_request(tmp_path, capsys):
+    source = write_chexpert(tmp_path / "x")
+    table = convert(chexpert, source, tmp_path / "out", "--size", 20, "--unknown-race", "drop").table
+    assert len(table) == 6 and "unknown" not in set(table["race"])
+    assert "2 patients of unknown race left out" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="leaves nobody: give the sheet"):
+        convert(chexpert, source, tmp_path / "o", "--demographics", "none", "--unknown-race", "drop")
+
+
+def test_a_cohort_says_whether_it_is_complete(tmp_path, monkeypatch):
+    source = write_chexpert(tmp_path / "x")
+    info = convert(chexpert, source, tmp_path / "a", "--size", 20).info
+    assert info["complete"] is False and info["checked"] == ["images: 8 of 191229, partial"]
+    monkeypatch.setitem(chexpert.EXPECTED, "frontal", {"images": 8})
+    assert convert(chexpert, source, tmp_path / "b", "--size", 20, "--unknown-race", "drop").info["complete"] is True
+    assert convert(chexpert, source, tmp_path / "c", "--size", 20, "--patients", 3).info["complete"] is False
 
 
 def test_images_that_are_not_there_are_counted(tmp_path, capsys):

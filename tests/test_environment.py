@@ -14,17 +14,22 @@ def conda_specs(path):
     return [item for item in yaml.safe_load(path.read_text())["dependencies"] if isinstance(item, str)]
 
 
+def needed(project):
+    """What the series needs: the audit's packages and those of the extra `all`."""
+    return [*project["dependencies"], *project["optional-dependencies"]["all"]]
+
+
 def test_binder_environment_is_the_root_one_less_the_editable_line(root):
     binder = yaml.safe_load((root / "binder/environment.yml").read_text())
     whole = yaml.safe_load((root / "environment.yml").read_text())
     editable = whole["dependencies"].pop()
-    assert whole == binder and "-e ." in editable["pip"][0]
+    assert whole == binder and "-e .[all" in editable["pip"][0]
 
 
 def test_conda_environment_holds_every_dependency_of_the_package(root):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     renamed = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
-    wanted = [re.match(r"[A-Za-z0-9_-]+", text)[0] for text in project["dependencies"]]
+    wanted = [re.match(r"[A-Za-z0-9_-]+", text)[0] for text in needed(project)]
     have = {re.match(r"[A-Za-z0-9_-]+", spec)[0] for spec in conda_specs(root / "environment.yml")}
     assert {renamed.get(name, name) for name in wanted} <= have
 
@@ -33,7 +38,7 @@ def test_lock_pins_every_dependency_with_hashes_and_names_no_address(root):
     text = (root / "requirements.lock").read_text()
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["lab"], *extras["test"], *extras["imagenet"]]:
+    for requirement in [*needed(project), *extras["lab"], *extras["test"], *extras["imagenet"]]:
         name = re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower()
         assert re.search(rf"^{name}==.*\\\n\s+--hash=sha256:", text, re.M), f"{name} is not pinned with a hash"
     assert "://" not in text and "index-url" not in text
@@ -87,15 +92,15 @@ def test_every_requirement_has_the_same_bounds_for_pip_and_for_conda(root):
     split = re.compile(r"([A-Za-z0-9_-]+)(.*)")
     conda = dict(split.fullmatch(spec).groups() for spec in conda_specs(root / "environment.yml"))
     renamed = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
-    for text in project["dependencies"]:
+    for text in needed(project):
         name, bounds = split.fullmatch(text).groups()
         assert conda[renamed.get(name, name)] == bounds, text
 
 
 def test_what_may_break_with_its_next_version_has_an_upper_bound_that_the_lock_is_below(root):
     text, lock = (root / "pyproject.toml").read_text(), (root / "requirements.lock").read_text()
-    needed = tomllib.loads(text)["project"]["dependencies"]
-    below = {re.match(r"[A-Za-z0-9_-]+", each)[0]: each.partition("<")[2] for each in needed if "<" in each}
+    whole = needed(tomllib.loads(text)["project"])
+    below = {re.match(r"[A-Za-z0-9_-]+", each)[0]: each.partition("<")[2] for each in whole if "<" in each}
     heavy = {"numpy", "scipy", "pandas", "pyarrow", "torch", "torchvision", "lightning-fabric", "scikit-image",
              "scikit-learn", "ipykernel", "nbclient", "papermill"}  # fmt: skip
     assert heavy <= set(below)

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal, norm
 
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.inference import minimal_detectable_effect
-from fairrecon_core.audit.metrics import auroc, eodd
+from fairrecon_lab.auditing.by_hand import auroc, eodd
 from fairrecon_lab.paper import against_chance as measured
 from fairrecon_lab.paper import chance, claims, flagged, percent, seed_claims, unchanged
 from fairrecon_lab.paper.evaluation import published_classification

@@ -136,7 +136,7 @@ def test_the_board_has_offline_rows_and_live_ones(mine):
     assert (project_folder() / "results" / "switchboard" / "switchboard.csv").exists()
     both = board.crossed(live, given, mine.settings)
     assert both.columns.get_level_values(0).unique().to_list() == ["others recommended", "others published"]
-    assert isinstance(pictures.switchboard(whole, "simulated"), Figure)
+    assert all(isinstance(pictures.switchboard(whole, "simulated", topic), Figure) for topic in pictures.TOPICS)
 
 
 # ---------------------------------------------------------------------- pictures

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +11,7 @@ from fairrecon_core.steps import folder as runs
 from fairrecon_core.steps.folder import Run, begin, run_folder
 from fairrecon_core.steps.stamps import content_hash, stamp
 from fairrecon_lab import cli
-from fairrecon_lab.plots import canvas
+from fairrecon_lab.plots import canvas, image_row
 
 
 @pytest.fixture
@@ -172,6 +173,22 @@ def test_figures_are_saved_whole_and_returned(run):
     assert run.figure(figure, "00_pipe") is figure
     assert (run.folder / "figures" / "00_pipe.png").read_bytes().startswith(b"\x89PNG")
     assert not list((run.folder / "figures").glob("*.part"))
+
+
+def test_pictures_of_a_run_on_converted_cohorts_are_not_saved_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("FAIRRECON_WITH_IMAGES", raising=False)
+    real = Run(tmp_path / "nih", load_settings("nih"))
+    picture, curve = image_row([np.eye(8)]), canvas(1, 1)[0]
+    curve.axes[0].plot([1, 2])
+    assert real.figure(picture, "patient") is picture and real.figure(curve, "curve") is curve
+    assert [path.name for path in (real.folder / "figures").iterdir()] == ["curve.png"]
+    monkeypatch.setenv("FAIRRECON_WITH_IMAGES", "1")
+    real.figure(picture, "patient")
+    assert (real.folder / "figures" / "patient.png").exists()
+    simulated = Run(tmp_path / "smoke", load_settings("smoke"))
+    monkeypatch.delenv("FAIRRECON_WITH_IMAGES")
+    simulated.figure(picture, "nobody")
+    assert (simulated.folder / "figures" / "nobody.png").exists()
 
 
 def test_what_a_notebook_reads_and_writes_is_traced_for_the_runner(run, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from fairrecon_core.settings import load_settings
 from fairrecon_core.steps import weight_files as weights_step
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.pipeline import open_cohort, open_cohorts
-from fairrecon_core.steps.setup import product_folder
+from fairrecon_core.steps.setup import Setup, product_folder
 from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
@@ -236,6 +236,18 @@ def test_an_unknown_arm_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="unknown arm 'unett', did you mean 'unet'"):
         open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc", "unett"])))
     assert list(open_cohorts(Run(tmp_path, load_settings("tutorial", arms=["unet_dc"])))) == ["brain", "chest"]
+
+
+def test_a_converted_cohort_of_another_size_is_refused_before_any_work(trained, tmp_path):
+    run = Run(tmp_path, dataclasses.replace(trained.setup.run.settings, cohort_folder="data", image_size=64))
+    (tmp_path / "cohorts").mkdir()
+    (tmp_path / "cohorts" / trained.name).symlink_to(trained.cohort.folder)
+    side = trained.cohort.images.shape[-1]
+    with pytest.raises(
+        ValueError, match=rf"images of {side} px, image_size is 64: .*--size 64, or .*image_size={side}"
+    ):
+        open_cohorts(run)
+    Setup(Run(tmp_path, dataclasses.replace(run.settings, image_size=side)), trained.name)
 
 
 def test_nothing_learns_from_the_shipped_example_and_the_way_out_is_said(tmp_path):

@@ -20,7 +20,7 @@ RANK = {name: rank for rank, rooms in enumerate((
     ["fairrecon_core.learn"], ["fairrecon_core.reconstruct"], ["fairrecon_core.predict"], ["fairrecon_core.audit"],
     ["fairrecon_core.steps"], ["fairrecon_lab.bootstrap"], ["fairrecon_lab.simulate"],
     ["fairrecon_lab.plots", "fairrecon_lab.widgets"],
-    ["fairrecon_lab.auditing"], ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"],
+    ["fairrecon_lab.auditing"], ["fairrecon_lab.paper"], ["fairrecon_lab.analysis"], ["fairrecon_lab.mitigation"],
     ["fairrecon_lab.explorer"], ["fairrecon_lab.report"],
     ["fairrecon_lab.progress"], ["fairrecon_lab.engine"], ["fairrecon_lab.runner"],
     ["fairrecon_lab.classroom"], ["fairrecon_lab.cli"],

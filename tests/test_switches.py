@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from fairrecon_core.audit import choose_threshold
 from fairrecon_core.audit.engine import patient_weights
-from fairrecon_core.audit.metrics import eodd
+from fairrecon_lab.auditing.by_hand import eodd
 from fairrecon_lab.paper.evaluation import published_audit
 from fairrecon_lab.paper.switches import PUBLISHED, RECOMMENDED, SWITCHES, _Evaluation, switch_evaluation
 

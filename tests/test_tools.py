@@ -10,8 +10,8 @@ from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "contact_sheet", "example", "pairs", "pretrain", "real_images", "results", "shipped", "switchboard")
-TOOLS += ("trained_switches", "womens_gain")
+TOOLS = ("book", "contact_sheet", "example", "mitigation", "pairs", "pretrain", "real_images", "results", "shipped")
+TOOLS += ("switchboard", "trained_switches", "womens_gain")
 
 
 def tool(root, name):
@@ -76,5 +76,10 @@ def test_a_contact_sheet_shows_the_largest_disagreements_one_a_patient(root, tmp
         contact.disagreement({"a": base})
     steps = steps_in(tmp_path, arms=[], classical=["degraded", "tv", "nlm"])
     figure, lines = contact.sheet(steps, ["tv", "nlm"], 3)
-    assert len(lines) == 3 and len(figure.axes) == 3 * 5 and "tv and nlm differ by" in lines[0]
+    assert (
+        len(lines) == 3
+        and len(figure.axes) == 3 * 5
+        and figure.axes[3].get_title() == "nlm"
+        and "tv and nlm differ by" in lines[0]
+    )
     assert float(lines[0].split("by ")[1][:5]) >= float(lines[2].split("by ")[1][:5]) > 0

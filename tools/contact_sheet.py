@@ -75,11 +75,12 @@ def sheet(steps, arms: list[str], n_images: int) -> tuple[Figure, list[str]]:
     chosen, lines = most(size, table["patient_id"].to_numpy(), n_images), []
     figure = Figure(figsize=(1.7 * (len(stacks) + 1), 1.85 * len(chosen) + 0.4), layout="constrained")
     axes = figure.subplots(len(chosen), len(stacks) + 1, squeeze=False)
-    for line, at in zip(axes, chosen):
+    for k, (line, at) in enumerate(zip(axes, chosen)):
         for ax, (arm, stack) in zip(line, stacks.items()):
-            draw_image(ax, stack[at], arm if line is axes[0] else "")
+            draw_image(ax, stack[at], "" if k else arm)
         one, other = pairs[which[at]]
-        draw_difference(line[-1], stacks[one][at] - stacks[other][at], f"{one} minus {other}")
+        draw_difference(line[-1], stacks[one][at] - stacks[other][at], f"{one} minus {other}\n")
+        line[-1].title.set_fontsize(7)
         name = table["image_id"][at]
         line[0].set_ylabel(name, fontsize=7)
         lines.append(f"{name}: {one} and {other} differ by {size[at]:.3f} (root mean square)")

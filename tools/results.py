@@ -14,11 +14,11 @@ import sys
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.analysis.patients import dice_table
+from fairrecon_lab.auditing.by_hand import auroc
 from fairrecon_lab.auditing.summary import signed_cells
 
 N_BOOT = 1000

@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pandas as pd
 
-from fairrecon_core.audit.metrics import auroc
 from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict import quality
@@ -32,6 +31,7 @@ from fairrecon_core.steps.folder import Run, commit, run_folder
 from fairrecon_core.steps.pipeline import CohortSteps, open_cohort
 from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.analysis.patients import dice_table
+from fairrecon_lab.auditing.by_hand import auroc
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SEEDS = {"reconstruction": 101, "prediction": 102}  # of training patients; the profiles' own is 1

@@ -22,7 +22,6 @@ import pandas as pd
 import torch
 
 from fairrecon_core.audit import choose_threshold
-from fairrecon_core.audit.engine import weighted_auroc
 from fairrecon_core.cohort.folder import Cohort, write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict.classifier import Classifier
@@ -32,6 +31,7 @@ from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.reconstruct.unet import UNetReconstructor
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import commit, write_json
+from fairrecon_lab.bootstrap import weighted_auroc
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 LEVEL, WIDTH, SIZE, SLICES, N_BOOT = 8.0, 8, 128, 2, 2000

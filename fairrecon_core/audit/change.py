@@ -15,9 +15,8 @@ Three kinds of rows, all paired (arm against baseline on the same patients) and 
 
 One family carries the claims of an audit, its `role` is "primary": the signed rows of one metric, in which the chance
 of a false *changed* is at most alpha over all arms, levels, tasks and subgroups. All else is "exploratory": adjusted
-within its own family, but there are several.
-With several training seeds, samples or folds the estimator "nested" leads: there the networks are a sample, too. The
-estimator "plug_in" then speaks of these trained networks alone.
+within its own family, but there are several. With several training seeds, samples or folds the estimator "nested"
+leads, there the networks are a sample, too; "plug_in" then speaks of these alone.
 
 Every row ends in a verdict: `changed`, `changed_within_margin`, `equivalent`, `undetermined` or `not_estimable`; p,
 interval and verdict of a row answer one question: p <= alpha exactly where 0 is outside of the interval, *equivalent*
@@ -26,7 +25,6 @@ No torch here: works on anybody's two tables.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,7 +32,7 @@ import pandas as pd
 from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.engine import Stratum, fold_placements, patient_codes
 from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means, with_shift
-from fairrecon_core.audit.matching import Matched, match
+from fairrecon_core.audit.matching import QUALITY, Matched, match
 from fairrecon_core.audit.metrics import AGGREGATE, UNKNOWN, WEAK_SUPPORT, intersect, logit
 from fairrecon_core.audit.rows import COLUMNS, Choices, StratumResult, gap_rows, kind_of, omnibus_p_value, signed_rows
 from fairrecon_core.measures import image_metrics, unit_of
@@ -70,7 +68,7 @@ def audit_change(
         Arms to audit; default all but the baseline.
     metrics : sequence of str
         Of a predictions table: any of "rates" (TPR, FPR, EOP, EODD), "auroc", "calibration", "flip_rate",
-        "logit_shift".
+        "logit_shift"; or names of its columns with measures of images.
     n_boot, seed : int
         Resamples of patients; their seed.
     thresholds : None, str, float, dict or DataFrame
@@ -118,15 +116,13 @@ def audit_change(
     >>> table = audit_change(predictions, cohort, "sex", thresholds=0.5, n_boot=2000)  # doctest: +SKIP
     """
     choices = Choices(n_boot, seed, margin, alpha, min_support, agg, adjust, family)
-    _check_choices(choices, metrics, n_boot)
-    matched = match(
-        predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule, split=split,
-        threshold_draws=threshold_draws, seed=seed,
-    )  # fmt: skip
-    name, names, codes = _subgroups(matched, attribute)
+    measures = tuple(metric for metric in metrics if metric not in METRICS and metric in predictions)
+    _check_choices(choices, set(metrics) - set(measures), n_boot)
+    matched = match(predictions, cohort, baseline_arm=baseline_arm, arms=arms, thresholds=thresholds, rule=rule,
+                    split=split, threshold_draws=threshold_draws, seed=seed, measures=measures or QUALITY)  # fmt: skip
+    name, names, codes = subgroups_of(matched, attribute)
     patient, ids = patient_codes(matched.images["patient_id"])
-    who = _reference(reference, names, codes, patient)
-    parts = []
+    who, parts = reference_of(reference, names, codes, patient), []
     for baseline, members, usable in _calls(matched):
         chosen = np.flatnonzero(usable)
         parts += _measure(
@@ -144,7 +140,7 @@ def audit_change(
     return table
 
 
-def _check_choices(choices: Choices, metrics: Sequence[str], n_boot: int) -> None:
+def _check_choices(choices: Choices, metrics, n_boot: int) -> None:
     for value, known, word in (
         (choices.agg, AGGREGATE, "agg"),
         (choices.adjust, ("max_t", "bh", "none"), "adjust"),
@@ -183,8 +179,8 @@ def _what_varies(matched: Matched, parts: list[StratumResult]) -> list[str]:
     return [networks, f"intervals of rates count the choice of thresholds ({n} resamples of validation patients)"]
 
 
-def _subgroups(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]:
-    """Name of the attribute, names of its subgroups (declared but empty ones too), code of every image (-1 unknown)."""
+def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]:
+    """Name of `attribute`, its subgroups, code of every `matched` image (-1 unknown); ValueError with under two."""
     name, column = intersect(matched.images, attribute)
     names = sorted(set(column) - {UNKNOWN})
     if len(names) < 2:
@@ -200,8 +196,8 @@ def _subgroups(matched: Matched, attribute) -> tuple[str, list[str], np.ndarray]
     return name, names, pd.Index(names).get_indexer(column)
 
 
-def _reference(reference: str, names: list[str], codes, patient) -> int | str:
-    """Number of the subgroup that the others are compared with, the same in every stratum; or "rest"."""
+def reference_of(reference: str, names: list[str], codes, patient) -> int | str:
+    """Number of the subgroup `reference` by `names`, `codes`, `patient` of images, or "rest"; ValueError if unknown."""
     if reference == "largest":
         known = codes >= 0
         return int(np.bincount(codes[known], 1 / np.bincount(patient)[patient[known]], minlength=len(names)).argmax())
@@ -245,10 +241,10 @@ def _measure(
         (whole,) = resample_means(patient, codes, strata, [n_groups], **shared)
         change_p = _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices)
         for s, (task, metric, label, stratum) in enumerate(named):
-            result = _stratum_of(whole, s)
-            result = result if stratum.rate else _floored_spread(result)
+            result = stratum_of(whole, s)
+            result = result if stratum.rate else floored_spread(result)
             if metric in ("tpr", "fpr") and task in matched.cut_draws:
-                shift = _threshold_shift(matched, task, rows, conditions, codes, stratum, n_groups)
+                shift = threshold_shift(matched, task, rows, conditions, codes, stratum, n_groups)
                 result = with_shift(result, shift, choices.seed)
             omnibus = omnibus_p_value(change_p[s], inference.contrast(result, "did"))
             change, own = None, None
@@ -280,8 +276,11 @@ def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditio
     return values, np.broadcast_to(weight, (len(values), len(weight)))
 
 
-def _threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
-    """By how much each group's rate moves with the thresholds of other validation patients: (draws, A, G)."""
+def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
+    """(draws, A, G): by how much the rates of `n_groups` groups by `codes` move with other validation patients.
+
+    `matched` has the thresholds of the `task`; `stratum` is what is averaged over its `rows` and `conditions`.
+    """
     draws, fold = matched.cut_draws[task][:, conditions], matched.fold[rows]
     score, used = matched.score[task][np.ix_(conditions, rows)], np.asarray(stratum.weight) > 0
     positive, n = np.zeros((len(draws), len(conditions), n_groups)), np.zeros((1, 1, n_groups))
@@ -327,15 +326,15 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
         usable = np.isfinite(values).all(axis=0)
         n_rows = np.bincount(patient[usable], minlength=patient.max() + 1)[patient]
         weight = np.where(usable, 1 / np.maximum(n_rows, 1), 0)  # a mean of patients' means
-        rate = unit_of(name) == "rate"
+        rate, kind = unit_of(name) == "rate", "segmentation" if "dice" in matched.measure else "images"
         stratum = Stratum(name, values, usable if rate else weight, rate)
-        named.append(("quality" if of_image else "segmentation", name, "", stratum))
+        named.append(("quality" if of_image else kind, name, "", stratum))
     return named
 
 
 def _change_p_values(patient, codes, strata, whole, n_groups, n_patients, choices) -> np.ndarray:
     """Did the subgroups change differently? (S, A - 1): swaps for rates of many subgroups, else from the bootstrap."""
-    each = (inference.contrast(_stratum_of(whole, s), "change") for s in range(len(strata)))  # one in memory at a time
+    each = (inference.contrast(stratum_of(whole, s), "change") for s in range(len(strata)))  # one in memory at a time
     p_value = np.concatenate([multiplicity.omnibus_test(change).p_value for change in each])
     rates = [s for s, stratum in enumerate(strata) if stratum.name in ("tpr", "fpr")]
     if n_groups > 2 and rates:
@@ -355,7 +354,7 @@ def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | Non
     several = bool(fold.size) and fold.max() > 0
     score, truth, codes, fold = score[:, usable], truth[usable], codes[usable], fold[usable] if several else None
     result = resample_aurocs(patient[usable], codes, score, truth, n_groups, **shared, fold=fold)
-    result = _floored_spread(result)
+    result = floored_spread(result)
     did = inference.contrast(result, "did")
     p_value = multiplicity.omnibus_test(inference.contrast(result, "change")).p_value[0]
     both: tuple = (None, None)
@@ -367,8 +366,8 @@ def _aurocs(truth, score, patient, codes, fold, n_groups, shared) -> tuple | Non
     return result, omnibus_p_value(p_value, did), *both
 
 
-def _floored_spread(result: GroupMeans) -> GroupMeans:
-    """Let groups with weak support (under 20 patients) vary at least as much as all patients do.
+def floored_spread(result: GroupMeans) -> GroupMeans:
+    """Let groups of `result` with weak support (under 20 patients) vary at least as much as all patients do.
 
     Rates have pseudo-patients for this. Without, ten patients none of whom changed would be certainty.
     """
@@ -386,8 +385,8 @@ def _floored_spread(result: GroupMeans) -> GroupMeans:
     return dataclasses.replace(result, se={kind: np.sqrt(squared) for kind, squared in floor.items()})
 
 
-def _stratum_of(result: GroupMeans, s: int) -> GroupMeans:
-    """One stratum of a joint result, as views."""
+def stratum_of(result: GroupMeans, s: int) -> GroupMeans:
+    """Stratum `s` of a joint `result`, as views."""
     cut = lambda array, axis: array[(slice(None),) * axis + (slice(s, s + 1),)]
     first = ("value", "smoothed", "reference_value", "variance", "n_patients", "n_rows")
     return dataclasses.replace(

@@ -266,42 +266,6 @@ def means(totals: np.ndarray) -> np.ndarray:
         return totals[..., 1:] / totals[..., :1]
 
 
-def weighted_auroc(scores, truth, weights=None) -> np.ndarray:
-    """Exact area under the ROC curve in each resample, ties counted half.
-
-    Parameters
-    ----------
-    scores : array, shape (rows,), finite
-    truth : array, shape (rows,), 0 or 1
-    weights : array, shape (b, rows) or (rows,), optional
-        Weight of each row in each resample; of a patient bootstrap, the patient's weight in all of its rows.
-
-    Returns
-    -------
-    auroc : float64, shape (b,) or scalar
-        NaN where one class has no weight.
-
-    Raises
-    ------
-    ValueError
-        A score is not finite.
-    """
-    scores, truth = np.asarray(scores, dtype=float), np.asarray(truth).astype(bool)
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} scores are undefined: drop those rows")
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights)
-    order = np.argsort(scores, kind="stable")
-    new = np.concatenate([[True], np.diff(scores[order]) > 0])
-    first = np.flatnonzero(new)  # where each run of equal scores begins
-    sorted_weights = np.atleast_2d(weights)[:, order].astype(float)
-    positive = np.add.reduceat(sorted_weights * truth[order], first, axis=1)
-    negative = np.add.reduceat(sorted_weights * ~truth[order], first, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2  # negatives below, those tied counted half
-    with np.errstate(invalid="ignore", divide="ignore"):
-        area = (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
-    return area if weights.ndim == 2 else area[0]
-
-
 def placements(scores, truth) -> np.ndarray:
     """Each row's share in the AUROC: of negatives that a positive beats, of positives that beat a negative.
 

@@ -203,12 +203,12 @@ def minimal_detectable_effect(se, alpha: float = 0.05, power: float = 0.8, n_gro
 
 # ---------------------------------------------------------------------- gaps between the best and the worst group
 class Gap(NamedTuple):
-    """Value and bounds, (S, A); of a change (S, A - 1), with its p-value. NaN with fewer than two estimable groups."""
+    """Value, bounds, p-value of 0; (S, A), of a change (S, A - 1). NaN with fewer than two estimable groups."""
 
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    p_value: np.ndarray | None = None
+    p_value: np.ndarray = np.empty(0)
 
 
 def group_range(values: np.ndarray) -> np.ndarray:
@@ -228,8 +228,7 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
     alpha : float
         One less the coverage.
     together : sequence of sequences of int, optional
-        Strata whose bounds are to hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each
-        alone.
+        Strata whose bounds hold at once, such as [(0, 1), (2, 3)] for TPR and FPR of two tasks; default: each alone.
 
     Returns
     -------
@@ -237,7 +236,7 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
         The bounds are centred on rates with two pseudo-patients per group, the value is the plain gap.
     """
     n_strata, n_arms = result.value.shape[:2]
-    low, high = np.full((2, n_strata, n_arms), np.nan)
+    low, high, p_value = np.full((3, n_strata, n_arms), np.nan)
     deviations = contrast(result, "level").deviations
     for strata in [(s,) for s in range(n_strata)] if together is None else together:
         for a in range(n_arms):
@@ -247,7 +246,9 @@ def range_interval(result: GroupMeans, together: Sequence[Sequence[int]] | None 
             for s, pair in zip(strata, pairs):
                 if pair.difference.size:
                     low[s, a], high[s, a] = pair.gap(width)
-    return Gap(group_range(result.value), low, high)
+                    size = (np.abs(pair.difference) / np.maximum(pair.se, 1e-30)).max()
+                    p_value[s, a] = (1 + (largest >= size).sum()) / (len(largest) + 1)
+    return Gap(group_range(result.value), low, high, p_value)
 
 
 def change_interval(
@@ -258,8 +259,8 @@ def change_interval(
     The gap can only have changed by the signed change of a pair that may be extreme: the bounds run over the pairs
     whose simultaneous intervals allow them to be the widest in the baseline (below) and in the arm (above), and are no
     wider than the gaps of arm and baseline allow.
-    With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0.
-    The p-value is the share of resamples that lie beyond the widest intervals whose bounds do not hold 0.
+    With a clear gap between two groups this is the interval of their DiD; with none it is symmetric about 0. The
+    p-value is the share of resamples beyond the widest intervals whose bounds do not hold 0.
 
     Parameters
     ----------
@@ -378,8 +379,7 @@ def noise_band(null_gaps: np.ndarray, alpha: float = 0.05) -> Gap:
 
     For a max-min gap `null_gaps` is `group_range(null_draws(...))`; for EODD the mean of two of its strata.
     """
-    low, high = np.quantile(null_gaps, [alpha / 2, 1 - alpha / 2], axis=0)
-    return Gap(np.mean(null_gaps, axis=0), low, high)
+    return Gap(np.mean(null_gaps, axis=0), *np.quantile(null_gaps, [alpha / 2, 1 - alpha / 2], axis=0))
 
 
 def dispersion(result: GroupMeans) -> np.ndarray:

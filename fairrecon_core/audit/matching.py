@@ -22,7 +22,9 @@ QUALITY = image_metrics()
 PARTIAL = {"dice_published", "false_positive_slices", "lost_volume"}  # some slices have none by definition
 OVERLAP = ("intersection", "predicted", "actual")
 SPLITS = ("train", "validation", "test", "unused")
-SPLIT_WORDS = {"val": "validation", "valid": "validation", "dev": "validation", "testing": "test", "training": "train"}
+SPLIT_WORDS = {**dict.fromkeys(("val", "valid", "dev", "development", "tune", "tuning"), "validation"),
+               **dict.fromkeys(("testing", "holdout", "hold-out", "held-out", "tst"), "test"),
+               "training": "train", "trn": "train"}  # fmt: skip
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Matched:
 
 def match(
     predictions, cohort, *, baseline_arm="clean", arms=None, thresholds=None, rule="sens_spec", split="test",
-    threshold_draws=200, seed=0,
+    threshold_draws=200, seed=0, measures=QUALITY,
 ) -> Matched:  # fmt: skip
     """Match a predictions, overlap or quality table with its cohort.
 
@@ -63,7 +65,9 @@ def match(
     ----------
     predictions, cohort : DataFrame
     baseline_arm, arms, thresholds, rule, split, threshold_draws, seed
-        As in `change.audit_change`.
+        As in `change.audit_change`. With no `baseline_arm`, None, every arm stands alone.
+    measures : sequence of str
+        Columns of numbers that are results, where there is no score and no overlap.
 
     Returns
     -------
@@ -84,8 +88,8 @@ def match(
         counts = [numbers(predictions, name) for name in OVERLAP]
         for name, values in metrics.overlap_measures(*counts).items():
             _add_measure(matched, keys, name, values)
-    elif set(QUALITY) & set(predictions.columns):
-        for name in QUALITY:
+    elif set(measures) & set(predictions.columns):
+        for name in measures:
             if name in predictions and predictions[name].notna().any():
                 _add_measure(matched, keys, name, quality_of(predictions, name, keys.notes))
     else:
@@ -93,7 +97,8 @@ def match(
             f"nothing to audit in columns {list(predictions.columns)}: need 'score' and 'task' (decisions), "
             f"{', '.join(OVERLAP)} (segmentation) or one of {', '.join(QUALITY)} (image quality)"
         )
-    _check_pairs(matched, baseline_arm)
+    if baseline_arm is not None:
+        _check_pairs(matched, baseline_arm)
     return matched
 
 
@@ -190,12 +195,7 @@ def _check_columns(predictions: pd.DataFrame, cohort: pd.DataFrame) -> None:
             raise ValueError(f"the {what} have column {frame.columns[frame.columns.duplicated()][0]!r} twice: drop one")
     absent = [name for name in ("image_id", "arm") if name not in predictions]
     if absent:
-        wide = (
-            ""
-            if "image_id" not in predictions
-            else "; a table with a column for each arm is put into rows, for "
-            "example by pandas' melt('image_id', var_name='arm', value_name='score').assign(task='edema')"
-        )
+        wide = "; put a table with a column an arm into rows, by pandas' melt" if "image_id" in predictions else ""
         raise ValueError(f"the results lack {absent}; their columns are {list(predictions.columns)}{wide}")
     if not len(predictions):
         raise ValueError("the results have no rows: nothing to audit")
@@ -264,7 +264,7 @@ def _roles(predictions, cohort: pd.DataFrame, image, fold, split: str, notes: li
     if len(folds) > 1:
         return _roles_by_fold("fold" in predictions, image, fold, home, folds)
     if "split" in cohort:
-        return _roles_by_split(*codes_of(cohort, "split", "cohort"), image, split, notes)
+        return _roles_by_split(cohort, image, split, notes)
     if split != "test":
         raise ValueError(f"no split {split!r}: the cohort has no column 'split', only {list(cohort.columns)}")
     return np.ones(len(image), np.int8)
@@ -287,26 +287,29 @@ def _roles_by_fold(named: bool, image, fold, home, folds) -> np.ndarray:
     return np.select([own == seen, own == (seen + 1) % len(order)], [1, 2], 0).astype(np.int8)
 
 
-def _roles_by_split(codes, words, image, split: str, notes: list) -> np.ndarray:
+def _roles_by_split(cohort, image, split: str, notes: list) -> np.ndarray:
     """The asked split is test, validation what is called so, in any case."""
+    codes, words = codes_of(cohort, "split", "cohort")
     names = np.array([SPLIT_WORDS.get(word.lower(), word.lower()) for word in words])
     wanted, named = SPLIT_WORDS.get(split.lower(), split.lower()), names[codes[image]]
     if not (named == wanted).any():
         raise ValueError(f"no results on images of split {split!r}; there are {sorted(words)}: pass split=...")
     strange = [word for word, name in zip(words, names) if name not in (*SPLITS, wanted)]
-    if strange and wanted == "test":
-        raise ValueError(f"split {strange[0]!r} of the cohort is none of {', '.join(SPLITS)}: rename it, or pass split")
+    if strange and wanted in SPLITS:
+        where = at(cohort, "cohort", int(np.argmax(codes == list(words).index(strange[0]))), "split")
+        raise ValueError(f"split {strange[0]!r} of the cohort ({where}) is none of "
+                         f"{', '.join((*SPLITS, *SPLIT_WORDS))}; there are {sorted(words)}: rename it")  # fmt: skip
     renamed = [f"{word!r} as {name}" for word, name in zip(words, names) if word != name]
     notes += [f"splits: {', '.join(renamed)}"] if renamed else []
     return np.select([named == wanted, named == "validation"], [1, 2], 0).astype(np.int8)
 
 
-def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched:
+def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str | None, arms) -> Matched:
     """The audited images, and the baseline of every condition."""
     known = sorted({arm for arm, _ in keys.conditions})
     others = [arm for arm in known if arm != baseline_arm]
     wanted = others if arms is None else [arms] if isinstance(arms, str) else list(arms)
-    strange = [arm for arm in [baseline_arm, *wanted] if arm not in known]
+    strange = [arm for arm in [baseline_arm or known[0], *wanted] if arm not in known]
     if strange:
         raise ValueError(f"no results of arm {strange[0]!r}; there are {known}")
     if not [arm for arm in wanted if arm != baseline_arm]:
@@ -314,16 +317,16 @@ def _pair(keys: _Keys, cohort: pd.DataFrame, baseline_arm: str, arms) -> Matched
     levels = {level: i for i, (arm, level) in enumerate(keys.conditions) if arm == baseline_arm}
     baseline_of = np.full(len(keys.conditions), -1)
     for i, (arm, level) in enumerate(keys.conditions):
-        if arm == baseline_arm:
+        if arm == baseline_arm or (baseline_arm is None and arm in wanted):
             baseline_of[i] = i
         elif arm in wanted and (len(levels) == 1 or level in levels):
             baseline_of[i] = next(iter(levels.values())) if len(levels) == 1 else levels[level]
         elif arm in wanted:
             keys.notes.append(f"{arm} at level {level:g} has no baseline {baseline_arm!r} at that level: left out")
-    used = np.isin(keys.condition, list(levels.values())) & (keys.role == 1)
+    used = (baseline_of == np.arange(len(baseline_of)))[keys.condition] & (keys.role == 1)
     rows = np.unique(keys.image[used])
     meant = np.unique(keys.image[keys.role == 1])
-    if n := len(meant) - len(rows):
+    if (n := len(meant) - len(rows)) and baseline_arm is not None:
         keys.notes.append(f"{n} of {len(meant)} images have no result of the baseline {baseline_arm!r}: not audited")
     images = people_of(cohort.iloc[rows].reset_index(drop=True), cohort, rows, keys.notes)
     column = np.full(len(cohort), -1)

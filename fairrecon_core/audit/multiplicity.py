@@ -105,6 +105,21 @@ def _unflatten(values: np.ndarray, known: Sequence[np.ndarray]) -> list[np.ndarr
     return out
 
 
+def adjusted(family: Sequence[Contrast], adjust: str) -> list[np.ndarray]:
+    """P-values of a `family`, adjusted by "max_t" or "bh", or as they are; `adjust` says how."""
+    raw = [question.p_value() for question in family]
+    if adjust == "max_t" and any(np.isfinite(p).any() for p in raw):
+        return step_down_max_t(family)
+    return split_like(raw, benjamini_hochberg) if adjust == "bh" else raw
+
+
+def split_like(arrays: Sequence[np.ndarray], adjust) -> list[np.ndarray]:
+    """All values of several `arrays` adjusted together by a function `adjust`."""
+    flat = adjust(np.concatenate([array.ravel() for array in arrays]))
+    ends = np.cumsum([array.size for array in arrays])[:-1]
+    return [piece.reshape(array.shape) for piece, array in zip(np.split(flat, ends), arrays)]
+
+
 def holm(p_values) -> np.ndarray:
     """Holm's step-down adjusted p-values; NaN entries stay NaN and do not count."""
     return _adjust(p_values, lambda p: np.minimum(np.maximum.accumulate(p * np.arange(len(p), 0, -1)), 1))

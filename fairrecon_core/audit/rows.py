@@ -166,12 +166,7 @@ def _adjusted(parts: list[StratumResult], choices: Choices) -> list[np.ndarray]:
     for cells in _families(parts, choices).values():
         did = {i: parts[i].did for i in {i for i, _ in cells}}
         questions = [_one_arm(did[i], a) for i, a in cells]
-        if choices.adjust == "max_t" and any(np.isfinite(question.estimate).any() for question in questions):
-            values = multiplicity.step_down_max_t(questions)
-        else:
-            raw = [question.p_value() for question in questions]
-            values = raw if choices.adjust == "none" else _split_like(raw, multiplicity.benjamini_hochberg)
-        for (i, a), value in zip(cells, values):
+        for (i, a), value in zip(cells, multiplicity.adjusted(questions, choices.adjust)):
             out[i][:, a] = value[:, 0]
     return out
 
@@ -191,7 +186,7 @@ def _adjusted_within(parts: list[StratumResult], choices: Choices) -> list[np.nd
             out[i][keep] = family.p_value(home[i, a], size)
     for cells in families.values() if choices.adjust == "bh" else ():
         raw = [out[i][:, [a]] for i, a in cells]
-        for (i, a), value in zip(cells, _split_like(raw, multiplicity.benjamini_hochberg)):
+        for (i, a), value in zip(cells, multiplicity.split_like(raw, multiplicity.benjamini_hochberg)):
             out[i][:, [a]] = value
     return out
 
@@ -242,13 +237,6 @@ def _one_arm(question: inference.Contrast, a: int) -> inference.Contrast:
         question.kind, question.estimate[:, a : a + 1], question.deviations[:, :, a : a + 1],
         question.se[:, a : a + 1], question.df[:, a : a + 1],
     )  # fmt: skip
-
-
-def _split_like(arrays: list[np.ndarray], adjust) -> list[np.ndarray]:
-    """Adjust all values of several arrays together."""
-    flat = adjust(np.concatenate([array.ravel() for array in arrays]))
-    ends = np.cumsum([array.size for array in arrays])[:-1]
-    return [piece.reshape(array.shape) for piece, array in zip(np.split(flat, ends), arrays)]
 
 
 def gap_rows(parts: list[StratumResult], attribute: str, choices: Choices) -> list[dict]:

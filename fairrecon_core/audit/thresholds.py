@@ -28,7 +28,7 @@ UNKNOWN_WORDS = frozenset((
 ))  # fmt: skip
 UNKNOWN_CODES = frozenset(("-1", "-9", "-99", "-999", "-9999", "999", "9999"))  # of a group; an id may be one of these
 LABEL_WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "y": 1, "n": 0, "positive": 1, "negative": 0,
-               "present": 1, "absent": 0}  # fmt: skip
+               "present": 1, "absent": 0, "pos": 1, "neg": 0, "t": 1, "f": 0}  # fmt: skip
 PSNR_CAP_DB = 100.0  # of identical images too: an error below a step of 16 bits is none
 RANGE = dict.fromkeys(("nmse", "lpips", "psnr_db", "psnr_foreground_db", "intersection", "predicted", "actual"),
                       (0, np.inf)) | {"ssim": (-1, 1)}  # fmt: skip
@@ -114,7 +114,7 @@ def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float
     return threshold, tpr, np.concatenate([[0], false_positive / n_negative]), n_positive / (n_positive + n_negative)
 
 
-def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, object]:
+def policy_of(thresholds, role, baseline_arm: str | None, notes: list) -> tuple[str, object]:
     """Name of the policy, and the policy or the given numbers.
 
     Parameters
@@ -123,8 +123,8 @@ def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, ob
         As in `change.audit_change`.
     role : int array
         What each result is for: 1 test, 2 validation.
-    baseline_arm : str
-        Named in the note.
+    baseline_arm : str or None
+        Named in the note; with none, what lacks thresholds is decided at 0.5.
     notes : list of str
         Gets a line where thresholds have to come from test images.
 
@@ -135,11 +135,10 @@ def policy_of(thresholds, role, baseline_arm: str, notes: list) -> tuple[str, ob
     """
     check_numbers(thresholds)
     if thresholds is None:
-        thresholds = "validation_frozen" if (role == 2).any() else "test_frozen"
-        if thresholds == "test_frozen":
-            notes.append(
-                f"no validation images: thresholds chosen on the test images of {baseline_arm}, then kept for all arms"
-            )
+        thresholds = "validation_frozen" if (role == 2).any() else "test_frozen" if baseline_arm else 0.5
+        if thresholds != "validation_frozen":
+            own = f"chosen on the test images of {baseline_arm}, then kept for all arms"
+            notes.append(f"no validation images: thresholds {own if baseline_arm else 'are 0.5'}")
     if isinstance(thresholds, str):
         if thresholds not in POLICIES:
             raise ValueError(f"unknown threshold policy {thresholds!r}; choose one of {list(POLICIES)} or give numbers")
@@ -245,9 +244,9 @@ def _tabled_cuts(table: pd.DataFrame, task: str, keys, rows) -> np.ndarray:
 
 
 def at(frame: pd.DataFrame, what: str, row: int, column: str = "") -> str:
-    """Where a value is: "p.csv row 4, column 'score'" (the header is row 1), or a row of a frame called `what`."""
+    """Where a value is: "p.csv row 4, column 'score'" (row 1: the header; attrs may have `row_of`), or of `what`."""
     file = frame.attrs.get("file")
-    place = f"{file} row {row + 2}" if file else f"row {row} of the {what}"
+    place = f"{file} row {frame.attrs.get('row_of', int)(row) + 2}" if file else f"row {row} of the {what}"
     return f"{place}, column {column!r}" if column else place
 
 
@@ -302,14 +301,14 @@ def quality_of(predictions: pd.DataFrame, name: str, notes: list) -> np.ndarray:
     return np.minimum(values, PSNR_CAP_DB) if name.startswith("psnr") else np.where(np.isinf(values), np.nan, values)
 
 
-def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
+def labels_of(cohort: pd.DataFrame, task: str, notes: list, column: str = "") -> np.ndarray:
     """Labels of a task as 0, 1 or NaN.
 
     Parameters
     ----------
     cohort : DataFrame
-        Has a column y_<task> of numbers or of words such as yes and no.
-    task : str
+        Has a `column`, by default y_<task>, of numbers or of words such as yes and no.
+    task, column : str
     notes : list of str
         Gets a line where words were read.
 
@@ -318,7 +317,7 @@ def labels_of(cohort: pd.DataFrame, task: str, notes: list) -> np.ndarray:
     ValueError
         Any other value; the message names its row.
     """
-    column = f"y_{task}"
+    column = column or f"y_{task}"
     codes, names = text_codes(cohort[column])
     meaning = np.array([LABEL_WORDS.get(name.lower(), np.nan) for name in names] + [np.nan])
     whole = pd.to_numeric(pd.Series([*names, ""], dtype=object), errors="coerce").to_numpy(float)

@@ -163,10 +163,8 @@ class Conversion:
         place = {name: row.get(name) for name in PLACES}
         for name, known in self.patients.setdefault(row["patient_id"], place).items():
             if known != place[name]:
-                raise ValueError(
-                    f"patient {row['patient_id']!r} is in two {name}s, {known!r} and {place[name]!r} "
-                    f"(image {row['image_id']!r}): all images of a patient belong to one {name}"
-                )
+                raise ValueError(f"patient {row['patient_id']!r} is in two {name}s, {known!r} and {place[name]!r} "
+                                 f"(image {row['image_id']!r}): a patient's images belong to one {name}")  # fmt: skip
 
     def _check_form(self, image, mask, row) -> None:
         """Hold modality, size and presence of a mask against the first image's, which opens the part files."""
@@ -178,10 +176,8 @@ class Conversion:
             self.journal.write_text(as_json(self.head) + "\n", encoding="utf-8")
         for name, value in form.items():
             if self.head[name] != value:
-                raise ValueError(
-                    f"image {row['image_id']!r} has {name} {value!r}, the first of this cohort has "
-                    f"{self.head[name]!r}: write two cohorts, or make them alike"
-                )
+                raise ValueError(f"image {row['image_id']!r} has {name} {value!r}, the first of this cohort has "
+                                 f"{self.head[name]!r}: write two cohorts, or make them alike")  # fmt: skip
 
     def _flush(self) -> None:
         """Append the pending pixels, then their journal lines."""
@@ -241,10 +237,8 @@ def _clean_value(key: str, value):
         value = math.nan if blank else float(value)
     elif key not in (*REQUIRED, *PLACES):
         known = (*REQUIRED, *PLACES)
-        raise ValueError(
-            f"unknown key {key!r} in its row{suggest(key, known)}; rows hold {', '.join(known)}, labels y_<task> and "
-            "true_<task>, and other covariates as x_<name>"
-        )
+        raise ValueError(f"unknown key {key!r} in its row{suggest(key, known)}; rows hold {', '.join(known)}, labels "
+                         "y_<task> and true_<task>, and other covariates as x_<name>")  # fmt: skip
     elif blank:
         raise ValueError(f"empty {key!r} in its row")
     if key in ("image_id", "patient_id"):

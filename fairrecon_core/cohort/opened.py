@@ -215,11 +215,8 @@ def load_cohort(folder: str | Path, *, verify: bool = False) -> Cohort:
     check_patients(table)
     images = _open_npy(folder / "images.npy", STORED[info["modality"]], shape)
     masks = _open_npy(folder / "masks.npy", STORED["mask"], shape) if info["has_masks"] else None
-    if (
-        verify
-        and content_hash(table, pixel_digests(*(stack for stack in (images, masks) if stack is not None)))
-        != info["content_hash"]
-    ):
+    stacks = [stack for stack in (images, masks) if stack is not None]
+    if verify and content_hash(table, pixel_digests(*stacks)) != info["content_hash"]:
         raise ValueError(f"{folder} is not what was written (content hash differs): {_again(folder)}")
     return Cohort(folder, table, images, masks, info)
 

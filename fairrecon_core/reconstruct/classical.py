@@ -20,7 +20,7 @@ from fairrecon_core.reconstruct import Reconstructor, register
 class Degraded(Reconstructor):
     """The degraded image as it is: what a reader sees when nothing is reconstructed."""
 
-    name, label, colour, marker, line = "degraded", "degraded", "#8C8C8C", "x", "-"
+    name, label, colour, marker, line = "degraded", "degraded", "#707070", "x", "-"
     reconstructs = False
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement) -> Tensor:
@@ -99,7 +99,7 @@ class Tuned(Reconstructor):
 class TotalVariation(Tuned):
     """Total variation: keeps edges, removes small wiggles, small lesions among them."""
 
-    name, label, colour, marker, line = "tv", "total variation", "#5A5A5A", "<", "--"
+    name, label, colour, marker, line = "tv", "total variation", "#6633CC", "<", "--"
     grid = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:
@@ -111,7 +111,7 @@ class TotalVariation(Tuned):
 class NonLocalMeans(Tuned):
     """Non-local means: averages patches that look alike."""
 
-    name, label, colour, marker, line = "nlm", "non-local means", "#A9A9A9", ">", ":"
+    name, label, colour, marker, line = "nlm", "non-local means", "#7B4B2A", ">", ":"
     grid = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1)
 
     def filter(self, image: np.ndarray, strength: float) -> np.ndarray:

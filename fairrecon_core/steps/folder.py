@@ -187,7 +187,13 @@ class Run:
             self._trace("why", None, {"text": f"{what}: {reason}"})
 
     def figure(self, figure, name: str):
-        """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call."""
+        """Save a figure as `figures/<name>.png` and return it, so that a cell can end with this call.
+
+        Pictures of a run on converted cohorts are not saved, unless $FAIRRECON_WITH_IMAGES is set: they show patients.
+        """
+        pictures = self.settings.cohort_folder and any(axes.images for axes in figure.axes)
+        if pictures and "FAIRRECON_WITH_IMAGES" not in os.environ:
+            return figure
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
         part = tables.unfinished(folder / f"{name}.png")

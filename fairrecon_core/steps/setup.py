@@ -23,7 +23,7 @@ class Setup:
     ----------
     run : Run
     cohort : str
-        Name of a cohort of the run, or of the shipped example run.
+        Name of a cohort of the run, or of the shipped example run; ValueError if a converted one has another size.
 
     Attributes
     ----------
@@ -34,7 +34,10 @@ class Setup:
     def __init__(self, run: Run, cohort: str):
         self.run = run
         self.cohort: Cohort = run.cohort(cohort)
-        modality = self.cohort.modality
+        modality, side, asked = self.cohort.modality, self.cohort.images.shape[-1], run.settings.image_size
+        if run.settings.cohort_folder and side != asked:
+            raise ValueError(f"cohort {cohort!r} has images of {side} px, image_size is {asked}: convert it with "
+                             f"--size {asked}, or run with -p image_size={side}")  # fmt: skip
         self.degradation = degradation_of(run.settings, modality)
         self.levels, self.audit_level = run.settings.levels(modality), run.settings.audit_level(modality)
 

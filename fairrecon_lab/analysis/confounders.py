@@ -37,7 +37,9 @@ def adjusted(
     -------
     DataFrame
         One row per subgroup but the reference: `subgroup`, `unadjusted`, `value` (adjusted), `ci_low`, `ci_high`, `se`,
-        `n_patients`, `n_confounders` (columns after coding). NaN where confounders leave nothing to compare.
+        `n_patients`, `n_confounders` (columns after coding), and `why_not`: where confounders leave nothing to compare
+        (no positivity: nobody of one subgroup is like anybody of the others), the numbers are NaN and the reason
+        stands here, with the confounder that tells the subgroups apart by itself; else empty.
 
     Raises
     ------
@@ -62,7 +64,28 @@ def adjusted(
     value, se, n_patients = _fit(dummies, coded, frame)
     half = student.ppf(1 - alpha / 2, max(n_patients - dummies.shape[1] - coded.shape[1] - 1, 1)) * se
     columns = {"subgroup": groups, "unadjusted": plain, "value": value, "ci_low": value - half, "ci_high": value + half}
-    return pd.DataFrame(columns | {"se": se, "n_patients": n_patients, "n_confounders": coded.shape[1]})
+    columns |= {"se": se, "n_patients": n_patients, "n_confounders": coded.shape[1]}
+    return pd.DataFrame(
+        columns | {"why_not": [_why_not(k, dummies, others, frame["patient"]) for k in range(len(groups))]}
+    )
+
+
+def _why_not(k: int, dummies: np.ndarray, others: pd.DataFrame, patient: pd.Series) -> str:
+    """Why the k-th subgroup cannot be compared at equal confounders; empty if it can."""
+    if not _told(_coded(others, patient), dummies)[k]:
+        return ""
+    alone = [name for name in others if _told(_coded(others[[name]], patient), dummies)[k]]
+    who = f"{' and '.join(alone)} by itself" if alone else f"{', '.join(others)} together"
+    return f"{who} tells who belongs to the subgroup: nobody outside it is alike, so nothing can be held equal"
+
+
+def _told(coded: np.ndarray, dummies: np.ndarray) -> np.ndarray:
+    """Which of the `dummies` the coded confounders and the other dummies give away."""
+    told = []
+    for k, dummy in enumerate(dummies.T):
+        rest = np.concatenate([np.ones((len(dummy), 1)), np.delete(dummies, k, axis=1), coded], axis=1)
+        told.append(((dummy - rest @ np.linalg.lstsq(rest, dummy, rcond=None)[0]) ** 2).sum() < 1e-9 * len(dummy))
+    return np.array(told)
 
 
 def _coded(others: pd.DataFrame, patient: pd.Series) -> np.ndarray:
@@ -92,10 +115,5 @@ def _fit(dummies: np.ndarray, coded: np.ndarray, frame: pd.DataFrame) -> tuple[n
     factor = len(ids) / (len(ids) - 1) if len(ids) > 1 else np.nan
     se = np.sqrt(np.clip(np.diag(inverse @ score.T @ score @ inverse), 0, None) * factor)
     here = slice(1, 1 + dummies.shape[1])
-    explained = (
-        dummies
-        - np.delete(design, np.arange(here.start, here.stop), axis=1)
-        @ np.linalg.lstsq(np.delete(design, np.arange(here.start, here.stop), axis=1), dummies, rcond=None)[0]
-    )
-    lost = (explained**2).sum(axis=0) < 1e-9 * len(frame)  # the confounders tell the subgroup: nothing to compare
+    lost = _told(coded, dummies)  # the confounders tell the subgroup: nothing to compare
     return np.where(lost, np.nan, beta[here]), np.where(lost, np.nan, se[here]), len(ids)

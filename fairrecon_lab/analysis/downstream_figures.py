@@ -197,7 +197,8 @@ def heat_figure(images: dict[str, np.ndarray], rows: dict[str, tuple], note: str
         One map and one score per image.
     note : str
     """
-    size = (1.75 * len(images), 2.15 * len(rows) + 0.4)
+    side = min(1.75, plots.WIDEST / len(images))
+    size = (side * len(images), (side + 0.4) * len(rows) + 0.4)
     figure, axes = plots.canvas(*size, len(rows), len(images), squeeze=False)
     for line, (task, (maps, scores)) in zip(axes, rows.items()):
         titles = [f"{arm}\n{spoken(task)} {score:.2f}" for arm, score in zip(images, scores)]

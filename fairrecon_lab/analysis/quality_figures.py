@@ -107,7 +107,7 @@ def subgroup_figure(means: Subgroups, cells: pd.DataFrame, metric: str, cohort, 
     draw_subgroup_means(axes[0], means, LABELS[metric])
     short = lambda group: plots.RACE_LABELS.get(group, group)
     labels = [
-        f"{row.arm}: {short(row.subgroup)} - {short(row.reference)} (n = {row.smallest_group})"
+        f"{row.arm}: {short(row.subgroup)} − {short(row.reference)} (n = {row.smallest_group})"
         for row in cells.itertuples()
     ]
     effect = cells[["delta", "delta_ci_low", "delta_ci_high"]].to_numpy(float).T

@@ -8,6 +8,7 @@ from fairrecon_lab import plots
 from fairrecon_lab.analysis.estimates import caption, legend_beside, spoken
 
 SHADES = {name: plots.VERDICT_COLOURS[name] for name in ("changed", "equivalent", "undetermined")}
+HATCHES = {"changed": "xxx", "equivalent": "//", "undetermined": ""}  # told apart without colours
 
 
 def verdicts_figure(table: pd.DataFrame, note: str) -> Figure:
@@ -26,7 +27,7 @@ def verdicts_figure(table: pd.DataFrame, note: str) -> Figure:
         known, left = part[list(SHADES)].sum(axis=1), np.zeros(len(part))
         for name, shade in SHADES.items():
             share = (part[name] / known).to_numpy()
-            ax.barh(part["arm"], share, left=left, color=shade, label=name, edgecolor="white")
+            ax.barh(part["arm"], share, left=left, facecolor=shade, label=name, edgecolor="white", hatch=HATCHES[name])
             left += share
         ax.axvline(0.5, color="#000000", linewidth=0.8, linestyle=":")
         ax.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Short forms that notebooks use: of a gap, a mask, an exposure, a comparison of arms, and what model cards say."""
+"""Short forms that notebooks use: of a mask, an exposure, a comparison of arms, and what model cards say."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,30 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.metrics import gap, group_means
 from fairrecon_core.degrade.mri import PUBLISHED, achieved_acceleration, radial_mask, spokes_for
 from fairrecon_core.degrade.xray import Exposure, LowDoseXRay
 from fairrecon_core.steps.pipeline import CohortSteps
-
-PSNR_UNITS = ("db", "percent", "mse_ratio")
-
-
-def psnr_gap(psnr_db, subgroup, *, patient_id=None, unit: str = "db", min_support: int = 1) -> float:
-    """Largest minus smallest subgroup PSNR, each the mean of its patients' means.
-
-    Parameters
-    ----------
-    unit : {"db", "percent", "mse_ratio"}
-        Decibels; per cent of the smallest (published, Tables 6 and 7, though a decibel has no per cent); or the ratio
-        of mean squared errors that the decibels stand for, 10^(gap / 10). Another one is a ValueError.
-    """
-    if unit not in PSNR_UNITS:
-        raise ValueError(f"unknown unit {unit!r}; choose one of {list(PSNR_UNITS)}")
-    by_group = group_means(psnr_db, subgroup, patient_id=patient_id, min_support=min_support)["mean"]
-    decibels = gap(by_group)
-    if unit == "percent":
-        return 100 * decibels / float(by_group[by_group.index != "unknown"].min()) if np.isfinite(decibels) else np.nan
-    return 10 ** (decibels / 10) if unit == "mse_ratio" else decibels
 
 
 def low_dose(

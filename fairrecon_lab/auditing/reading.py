@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from fairrecon_core.audit.engine import text_codes
-from fairrecon_core.audit.matching import OVERLAP, QUALITY, has_results
+from fairrecon_core.audit.matching import OVERLAP, QUALITY, SPLIT_WORDS, has_results
 from fairrecon_core.audit.metrics import intersect
 from fairrecon_core.audit.thresholds import as_groups, at, is_word, numbers
 
@@ -68,8 +68,13 @@ def read_outside(path: str | Path) -> pd.DataFrame:
         frame = _read_csv(_as_utf8(data, path, notes), path, notes)
     frame.attrs = {"file": path.name, "notes": notes}
     for name in set(NUMBERS) & set(frame.columns):
-        frame[name] = numbers(_with_points(frame, name), name)
+        frame[name] = number_column(frame, name)
     return frame
+
+
+def number_column(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """The column `name` of a `frame` as float64, NaN where empty, decimal commas as points; ValueError as above."""
+    return numbers(_with_points(frame, name), name)
 
 
 def text_table(data: bytes, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, list[str]]:
@@ -272,7 +277,7 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
     Parameters
     ----------
     predictions, cohort, attribute, baseline_arm, arms, split
-        As in `change.audit_change`.
+        As in `change.audit_change`; a `baseline_arm` of None: rates are audited, nothing is compared.
 
     Returns
     -------
@@ -280,9 +285,12 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
         Columns `step patients images`: recorded, with a result, asked for (split, or own fold), with baseline and arm,
         with a label (of a table with scores), with a known attribute; the last row is who is audited.
     """
-    kept = has_results(predictions, cohort, baseline_arm, arms, split)
-    steps = {"recorded": np.ones(len(cohort), bool), "with a result": kept[0]}
-    steps |= {f"of split {split!r}, or own fold": kept[1], "with baseline and arm": kept[2]}
+    if baseline_arm is None:
+        steps = _steps_alone(predictions, cohort, arms, split)
+    else:
+        kept = has_results(predictions, cohort, baseline_arm, arms, split)
+        steps = {"recorded": np.ones(len(cohort), bool), "with a result": kept[0]}
+        steps |= {f"of split {split!r}, or own fold": kept[1], "with baseline and arm": kept[2]}
     patient = text_codes(cohort["patient_id" if "patient_id" in cohort else "image_id"])[0]
     if "task" in predictions:
         tasks = [f"y_{task}" for task in text_codes(predictions["task"])[1]]
@@ -297,3 +305,25 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
         left = left & keep
         found.append({"step": step, "patients": len(np.unique(patient[left])), "images": int(left.sum())})
     return pd.DataFrame(found)
+
+
+def _steps_alone(predictions, cohort, arms, split) -> dict[str, np.ndarray]:
+    """Which images of the cohort have a result of any of the arms, and are of the split asked for."""
+    image, names = text_codes(predictions["image_id"])
+    if arms is not None:
+        arm, known = text_codes(predictions["arm"])
+        image = image[np.isin(known, arms)[arm]]
+    mine, here = text_codes(cohort["image_id"])
+    steps = {"recorded": np.ones(len(cohort), bool), "with a result": np.isin(here, names[np.unique(image)])[mine]}
+    folds = "fold" in cohort and len(text_codes(cohort["fold"])[1]) > 1
+    asked = None if folds else of_split(cohort, split)
+    return steps if asked is None else steps | {f"of split {split!r}": asked}
+
+
+def of_split(cohort: pd.DataFrame, split: str) -> np.ndarray | None:
+    """Which images of a `cohort` are of a `split`, whatever words it is called by; None without such a column."""
+    if "split" not in cohort:
+        return None
+    codes, words = text_codes(cohort["split"])
+    wanted, same = split.lower(), [SPLIT_WORDS.get(word.lower(), word.lower()) for word in words]
+    return np.array([*(word == SPLIT_WORDS.get(wanted, wanted) for word in same), False])[codes]

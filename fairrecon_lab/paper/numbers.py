@@ -130,8 +130,8 @@ def compare(ours: pd.DataFrame) -> pd.DataFrame:
     ----------
     ours : DataFrame
         One row per number: `table row column value`, and perhaps `low high` (the ends of its interval), `source`
-        (name of the data; only the paper's own, `COHORTS`, can be compared) and `definition` (how the quantity
-        differs from the paper's; "" where it does not).
+        (name of the data; only the paper's own, `COHORTS`, can be compared), `definition` (how the quantity differs
+        from the paper's; "" where it does not) and `unlike` (how its making differs, reasons joined by "; ").
 
     Returns
     -------
@@ -147,8 +147,10 @@ def compare(ours: pd.DataFrame) -> pd.DataFrame:
     absent = [name for name in (*KEY, "value") if name not in ours]
     if absent:
         raise ValueError(f"our numbers lack {absent}; their columns are {list(ours.columns)}")
-    ours = ours.reindex(columns=[*KEY, "value", "low", "high", "source", "definition"])
-    ours = ours.fillna({"source": "", "definition": ""}).astype(dict.fromkeys(("value", "low", "high"), float))
+    ours = ours.reindex(columns=[*KEY, "value", "low", "high", "source", "definition", "unlike"])
+    ours = ours.fillna({"source": "", "definition": "", "unlike": ""}).astype(
+        dict.fromkeys(("value", "low", "high"), float)
+    )
     frame = _numbers().rename(columns={"value": "published"})
     strange = pd.MultiIndex.from_frame(ours[list(KEY)]).difference(pd.MultiIndex.from_frame(frame[list(KEY)]))
     if len(strange):
@@ -174,8 +176,18 @@ def _why_not(row) -> str:
         "not computed": missing,
         f"other cohort: {row.source or 'unnamed'}": not missing and row.source != row.cohort,
         f"other definition: {row.definition}": not missing and row.definition != "",
+        str(row.unlike): not missing and row.unlike != "",
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds)
+
+
+def reasons(compared: pd.DataFrame) -> pd.DataFrame:
+    """Why cells cannot be compared, one line per reason, with their number; a cell may have several.
+
+    `compared` is what `compare` returns.
+    """
+    lines = compared["why_not"].str.split("; ").explode().replace("", "comparable")
+    return lines.value_counts().rename_axis("reason").rename("cells").to_frame()
 
 
 def _agrees(row) -> bool | None:

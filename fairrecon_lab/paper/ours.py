@@ -12,13 +12,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.engine import patient_codes, patient_weights, weighted_auroc
+from fairrecon_core.audit.engine import patient_codes, patient_weights
 from fairrecon_core.audit.metrics import dice
 from fairrecon_lab import plots
-from fairrecon_lab.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap, weighted_auroc
 from fairrecon_lab.paper.evaluation import published_audit, published_psnr_gap, published_segmentation
-from fairrecon_lab.paper.numbers import numbers
+from fairrecon_lab.paper.numbers import COUNTED, numbers
 from fairrecon_lab.paper.percent import percent_table
+from fairrecon_lab.paper.recipe import PARTS, unlike_papers
 
 PAPER = {"mri": "UCSF-PDGM", "xray": "CheXpert"}
 REAL = {"ucsf_pdgm": "UCSF-PDGM", "chexpert": "CheXpert"}
@@ -63,10 +64,25 @@ class Ours:
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
-        """All of this run's numbers, columns `COLUMNS`: what `numbers.compare` takes."""
+        """All of this run's numbers, columns `COLUMNS` and `unlike`: what `numbers.compare` takes."""
         parts = [part for cohort in self.cohorts.values() for part in self._of_cohort(cohort)]
         parts += list(follow_up(self))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        return found.assign(unlike=self._unlike(found))
+
+    def _unlike(self, found: pd.DataFrame) -> list[str]:
+        """How the making of each number differs from the papers', reasons joined by "; "; of their cohorts only."""
+        by_source = {source(cohort): cohort for cohort in self.cohorts.values() if source(cohort) in REAL.values()}
+        reasons = {name: unlike_papers(self.settings, cohort) for name, cohort in by_source.items()}
+        cells = found.merge(numbers()[["table", "row", "column", "arm", "level", "metric"]], how="left")
+        told = []
+        for row in cells.itertuples():
+            known = [reasons.get(name, {}) for name in row.source.split(", ")]
+            lines = [line for one in known for part in _parts(row.arm, row.metric) for line in one.get(part, [])]
+            if row.level in self.level.values():  # at the audited level every image is tested
+                lines = [line for line in lines if not line.startswith("level_subset ")]
+            told.append("; ".join(dict.fromkeys(lines)))
+        return told
 
     def _of_cohort(self, cohort) -> Iterator[pd.DataFrame]:
         yield from count_people(cohort)
@@ -92,6 +108,15 @@ class Ours:
             scores["image_id"] = scores.groupby("patient_id")["image_id"].transform("first")
         keys = ["image_id", "patient_id", "arm", "level", "task"]
         return scores.groupby(keys, as_index=False)["score"].median()
+
+
+def _parts(arm: str, metric: str) -> list[str]:
+    """Parts of the recipe that a number depends on."""
+    if metric in COUNTED:
+        return ["people"]
+    without = ["readers"] if metric in ("psnr_db", "lpips") else []
+    without += ["degradation", "reconstructors"] if arm == "clean" else []
+    return [part for part in PARTS if part not in without]
 
 
 def source(cohort) -> str:

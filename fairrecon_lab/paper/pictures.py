@@ -1,5 +1,6 @@
 """Figures of the notebooks that read the papers against ours and against chance; each function returns a `Figure`."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,22 @@ from fairrecon_lab.paper.seed_claims import detectable_by_sex
 
 MODELS = ("unet", "pix2pix", "sde")
 TITLES = {"sex": "Sex", "age_group": "Age", "race": "Race", "merged_race": "Race, merged"}
-BAND, QUIET = "#DDDDDD", "#595959"
+BAND, QUIET = plots.BAND, plots.GREY
+
+HATCHED = {"facecolor": "none", "edgecolor": QUIET, "hatch": "////", "linewidth": 0}
+TOPICS = {  # of the switchboard: pairs of quantities that stand side by side, on the same rows
+    "images": (
+        ("PSNR (dB), degraded", "EODD by sex, mean over tasks, degraded"),
+        ("PSNR (dB), unet", "EODD by sex, mean over tasks, unet"),
+        ("mean AUROC on clean images", "EODD by sex, mean over tasks, clean"),
+        ("PSNR of degraded slices (dB)", ""),
+    ),
+    "evaluation": tuple(
+        (f"{quantity}, by sex", f"{quantity}, by race")
+        for quantity in ("mean EODD", "share of cells called changed", "mean standard error of the change of EODD")
+    ),
+}
+MOVED = {"changed": "a conclusion moves", "undetermined": "none moves"}
 
 
 def against_chance(attribute="race", metric="eop", label_counts=1.0, design_effect=1.0) -> Figure:
@@ -53,10 +69,10 @@ def mean_not_maximum() -> Figure:
     """EODD against EOP of Table 5: what a maximum and what a mean forbid."""
     figure, ax = plots.canvas(5.6, 4.6)
     x, pairs = np.array([0, 0.8]), eodd_pairs()
-    ax.fill_between(x, 0, x / 2, color="#E3E3E3", linewidth=0)
-    ax.plot(x, x, color="#D55E00", linewidth=1)
+    ax.fill_between(x, 0, x / 2, color=BAND, linewidth=0)
+    ax.plot(x, x, color="#000000", linewidth=1, linestyle="--")
     ax.text(0.45, 0.13, "impossible for a mean", fontsize=8, color=QUIET)
-    ax.text(0.77, 0.515, "below the orange line:\nimpossible for a maximum", fontsize=8, color="#D55E00", ha="right")
+    ax.text(0.77, 0.515, "below the dashed line:\nimpossible for a maximum", fontsize=8, color=QUIET, ha="right")
     for attribute, marker in (("sex", "o"), ("age_group", "^"), ("race", "x")):
         here, look = pairs.loc[attribute], {"color": "#000000", "markersize": 4, "markerfacecolor": "none"}
         ax.plot(here["eop"], here["eodd"], marker, label=attribute.replace("_", " "), **look)
@@ -84,24 +100,47 @@ def detectable_changes() -> Figure:
     return figure
 
 
-def switchboard(board: pd.DataFrame, whose: str) -> Figure:
-    """One panel per quantity, one row per choice; orange where a conclusion moves.
+def switchboard(board: pd.DataFrame, whose: str, topic: str) -> Figure:
+    """One row per choice, two quantities side by side; a diamond where a conclusion moves.
 
-    `board` is that of `board.whole_board`, `whose` names the data.
+    Parameters
+    ----------
+    board : DataFrame
+        Of `board.whole_board`.
+    whose : str
+        Names the data.
+    topic : {"images", "evaluation"}
+        Choices of how images are made, or of how they are judged; a quantity that `TOPICS` lacks is of the second.
     """
-    quantities = list(board["quantity"].unique())
-    heights = [1 + (board["quantity"] == quantity).sum() for quantity in quantities]
-    figure, axes = plots.canvas(9, 0.5 + 0.36 * sum(heights), len(quantities), 1, squeeze=False, height_ratios=heights)
-    for ax, quantity in zip(axes[:, 0], quantities):
-        rows = board[board["quantity"] == quantity]
-        labels = [f"{row.choice} ({row.cohort}, {row.measured})" for row in rows.itertuples()]
-        verdicts = np.where(rows["moves_a_conclusion"].astype(bool), "changed", "undetermined")
-        plots.forest(ax, labels, *rows[["effect", "low", "high"]].to_numpy(float).T, verdicts=list(verdicts))
-        ax.tick_params(labelsize=8)
-        ax.set_title(quantity, fontsize=9, loc="left")
-    text = f"published minus recommended (or minus the text), 95 %; orange: a conclusion moves; {whose}"
-    figure.supxlabel(text, fontsize=8, color=QUIET)
+    there, known = set(board["quantity"]), {name for pairs in TOPICS.values() for pair in pairs for name in pair}
+    pairs = [pair for pair in TOPICS[topic] if there & set(pair)]
+    pairs += [(name, "") for name in board["quantity"].unique() if topic == "evaluation" and name not in known]
+    board = board.assign(label=board["choice"] + " (" + board["cohort"] + ")")
+    board["label"] += np.where(board.groupby(["label", "quantity"]).cumcount() > 0, " again", "")
+    rows = [list(dict.fromkeys(board.loc[board["quantity"].isin(pair), "label"])) for pair in pairs]
+    heights = [1.6 + len(labels) for labels in rows]
+    figure, axes = plots.canvas(10, 0.7 + 0.27 * sum(heights), len(pairs), 2, squeeze=False, height_ratios=heights)
+    for line, pair, labels in zip(axes, pairs, rows):
+        for ax, quantity in zip(line, pair):
+            _choices(ax, board[board["quantity"] == quantity].set_index("label").reindex(labels), quantity)
+        line[1].set_yticklabels([])
+    figure.supxlabel(f"published minus recommended (or minus the text), 95 %; {whose}", fontsize=8, color=QUIET)
     return figure
+
+
+def _choices(ax, rows: pd.DataFrame, quantity: str) -> None:
+    """Effects of choices on one quantity; no axes where nothing was measured."""
+    if rows["effect"].isna().all():
+        ax.axis("off")
+        return
+    moves = rows["moves_a_conclusion"].eq(True)
+    labels = ["\n".join(textwrap.wrap(label, 40)) for label in rows.index]
+    plots.forest(ax, labels, *rows[["effect", "low", "high"]].to_numpy(float).T,
+                 verdicts=list(np.where(moves, "changed", "undetermined")), words=MOVED)  # fmt: skip
+    ax.tick_params(labelsize=8)
+    ax.set_title(quantity, fontsize=9)
+    if rows[["low", "high"]].abs().max(axis=None) < 1e-9:
+        ax.set_xlim(-1, 1)  # exactly nothing has no scale of its own
 
 
 # ---------------------------------------------------------------------- the follow-up's laws and figures
@@ -113,17 +152,17 @@ def printed_on_laws(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Rows of `against_chance`, each statistic under "no change" and "no direction".
     """
-    looks = {"no change": ("#8C8C8C", 0.16), "no direction": ("#56B4E9", -0.16)}
+    looks = {"no change": ({"color": BAND}, 0.16), "no direction": (HATCHED, -0.16)}
     table = table[table["law"].isin(looks)]
     places = table.drop_duplicates(["table", "row", "column"])
     figure, ax = plots.canvas(9, 1.2 + 0.42 * len(places))
-    for law, (colour, aside) in looks.items():
+    for law, (look, aside) in looks.items():
         rows = places[["table", "row", "column"]].merge(table[table["law"] == law])
         y = np.arange(len(rows))[::-1] + aside
-        ax.barh(y, rows["high"] - rows["low"], left=rows["low"], height=0.28, color=colour, label=f"{law}, 95 %")
+        ax.barh(y, rows["high"] - rows["low"], left=rows["low"], height=0.28, label=f"{law}, 95 %", **look)
         ax.plot(rows["expected"], y, "|", color="#000000", markersize=9)
     y = np.arange(len(places))[::-1]
-    ax.plot(places["printed"], y, "D", color="#D55E00", markersize=6, label="printed")
+    ax.plot(places["printed"], y, "D", color="#000000", markersize=6, label="printed")
     names = [f"{row.row}: {row.column} ({_table_name(row.table)})" for row in places.itertuples()]
     ax.set_yticks(y, names, fontsize=9)
     ax.axvline(0, color="#000000", linewidth=0.8)
@@ -153,10 +192,15 @@ def percent_histograms(tables: Mapping[str, pd.DataFrame], bands: Mapping | None
     bins = np.linspace(-200, 200, 33)
     for ax, (title, table) in zip(axes[0], tables.items()):
         percent = table["percent"].dropna()
-        ax.hist(np.clip(percent, -200, 200), bins=bins, color="#8C8C8C")
+        ax.hist(np.clip(percent, -200, 200), bins=bins, color="#BDBDBD")
         if band := (bands or {}).get(title):
-            ax.axvspan(*band, color="#56B4E9", alpha=0.45, linewidth=0, label="median, if nothing\nchanged (95 %)")
-        ax.axvline(percent.median(), color="#D55E00", linewidth=1.6, label=f"median {percent.median():+.1f} %")
+            ax.axvspan(*band, label="median, if nothing\nchanged (95 %)", zorder=3, **HATCHED)
+        ax.axvline(
+            percent.median(),
+            color="#000000",
+            linewidth=1.6,
+            label=f"median {percent.median():+.1f} %".replace("-", "−"),
+        )
         ax.set_title(f"{TITLES.get(title, title)} ({len(percent)} cells)", fontsize=10)
         ax.set_xlabel("Change (%)", fontsize=9)
         ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))

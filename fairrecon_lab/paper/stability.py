@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fairrecon_core.audit.engine import patient_codes, patient_weights, weighted_auroc
+from fairrecon_core.audit.engine import patient_codes, patient_weights
 from fairrecon_core.audit.metrics import dice
-from fairrecon_lab.bootstrap import patient_bootstrap
+from fairrecon_lab.bootstrap import patient_bootstrap, weighted_auroc
 from fairrecon_lab.paper.ours import Ours, aurocs, means
 
 ARMS = ("degraded", "unet", "pix2pix", "sde")

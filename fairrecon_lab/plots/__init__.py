@@ -18,7 +18,9 @@ from fairrecon_lab.plots.curves import (
 )
 from fairrecon_lab.plots.look import (
     AXIS,
+    BAND,
     GREY,
+    OUTLINE,
     RACE_LABELS,
     VERDICT_COLOURS,
     VERDICT_MARKERS,
@@ -27,14 +29,25 @@ from fairrecon_lab.plots.look import (
     colour_of,
     origin,
 )
-from fairrecon_lab.plots.pictures import draw_difference, draw_heat, draw_image, error_row, image_row, pipe_figure
+from fairrecon_lab.plots.pictures import (
+    WIDEST,
+    draw_difference,
+    draw_heat,
+    draw_image,
+    error_row,
+    image_row,
+    pipe_figure,
+)
 
 __all__ = [
     "AXIS",
+    "BAND",
     "GREY",
+    "OUTLINE",
     "RACE_LABELS",
     "VERDICT_COLOURS",
     "VERDICT_MARKERS",
+    "WIDEST",
     "arm_style",
     "by_arm",
     "canvas",

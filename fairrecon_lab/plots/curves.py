@@ -12,8 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from fairrecon_lab.plots.look import AXIS, GREY, VERDICT_MARKERS, arm_style, canvas
+from fairrecon_lab.plots.look import AXIS, BAND, GREY, VERDICT_MARKERS, arm_style, canvas
+
+PALE = ("undetermined", "not_estimable")  # verdicts that decide nothing are grey
+KEY = "key to the verdicts"
 
 
 def error_bars(ax: Axes, x, value, low, high, arm: str, *, label: str | None = None, hollow=None) -> None:
@@ -52,8 +56,12 @@ def level_axis(ax: Axes, modality: str, levels) -> None:
     ax.set_xlabel(AXIS[modality])
 
 
-def forest(ax: Axes, labels, value, low, high, *, verdicts=None, bands=None, margin: float | None = None) -> None:
+def forest(ax: Axes, labels, value, low, high, *, verdicts=None, bands=None, margin=None, words=None) -> None:
     """Draw signed effects as a forest plot with a zero line, noise bands and the equivalence margin.
+
+    The bar is the interval of the table, and *equivalent* is said exactly where the whole of it lies between the dotted
+    lines. *Changed* is said by the p-value, adjusted over the family: a bar may miss zero and not be enough. The key to
+    the verdicts stands once, above the figure.
 
     Parameters
     ----------
@@ -63,30 +71,51 @@ def forest(ax: Axes, labels, value, low, high, *, verdicts=None, bands=None, mar
     value, low, high : sequences of float
         Estimate and interval; NaN draws nothing.
     verdicts : sequence of str, optional
-        Decide the shape of the point, with a legend: changed, equivalent, undetermined, ...
+        Decide the shape of the point, with a key: changed, equivalent, undetermined, ...
     bands : sequence of (low, high), optional
         What pure noise would give at these group sizes, drawn as a grey bar behind.
     margin : float, optional
         Dotted lines at plus and minus this value.
+    words : mapping of str to str, optional
+        What the key says in place of a verdict's own name.
     """
     y = np.arange(len(labels))[::-1]
     for i, row in enumerate(y):
         if bands is not None and np.all(np.isfinite(bands[i])):
-            ax.fill_between(bands[i], row - 0.32, row + 0.32, color="#E3E3E3", linewidth=0, zorder=0)
+            ax.fill_between(bands[i], row - 0.32, row + 0.32, color=BAND, linewidth=0, zorder=0)
         verdict = verdicts[i] if verdicts is not None else ""
-        colour = GREY if verdict in ("undetermined", "not_estimable") else "#000000"
+        colour = GREY if verdict in PALE else "#000000"
         ax.plot([low[i], high[i]], [row, row], color=colour, linewidth=1.8, zorder=2)
         ax.plot(value[i], row, VERDICT_MARKERS.get(verdict, "o"), color=colour, markersize=5, zorder=3)
-    for verdict in [name for name in VERDICT_MARKERS if verdicts is not None and name in set(verdicts)]:
-        label, marker = verdict.replace("_", " "), VERDICT_MARKERS[verdict]
-        ax.plot([], [], marker, color=GREY if verdict == "undetermined" else "#000000", markersize=5, label=label)
     if verdicts is not None:
-        ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3)
+        verdict_key(ax.figure, verdicts, words)
     ax.axvline(0, color="#000000", linewidth=0.8, zorder=1)
     for side in (-1, 1) if margin else ():
-        ax.axvline(side * margin, color="#595959", linewidth=0.8, linestyle=":", zorder=1)
+        ax.axvline(side * margin, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     ax.set_yticks(y, labels, fontsize=9)
     ax.set_ylim(-0.7, len(labels) - 0.3)
+    ax.locator_params(axis="x", nbins=6)
+
+
+def verdict_key(figure, verdicts, words: Mapping[str, str] | None = None) -> None:
+    """One key of shapes above a `figure`: those of `verdicts` and of all that were drawn before.
+
+    `words` says something else than a verdict's own name.
+    """
+    before = [legend for legend in figure.legends if legend.get_gid() == KEY]
+    names = {
+        text.get_text(): handle.get_marker() for one in before for text, handle in zip(one.texts, one.legend_handles)
+    }
+    for legend in before:
+        legend.remove()
+    names |= {(words or {}).get(name, name.replace("_", " ")): VERDICT_MARKERS.get(name, "") for name in verdicts}
+    lines = []
+    for name, marker in VERDICT_MARKERS.items():
+        look = {"linestyle": "", "marker": marker, "color": GREY if name in PALE else "#000000"}
+        lines += [Line2D([], [], label=label, **look) for label, drawn in names.items() if drawn == marker]
+    if lines:
+        options = {"frameon": False, "fontsize": 9, "ncols": len(lines), "loc": "outside upper center"}
+        figure.legend(handles=lines, **options).set_gid(KEY)
 
 
 def noise_curves(ax: Axes, frame, modality: str, label: str) -> None:
@@ -105,7 +134,7 @@ def noise_curves(ax: Axes, frame, modality: str, label: str) -> None:
     for i, arm in enumerate(arms):
         rows, aside = frame[frame["arm"] == arm].sort_values("level"), i - (len(arms) - 1) / 2
         level = rows["level"].to_numpy(float)
-        x = level * 10 ** (-0.025 * aside) if modality == "xray" else level + 0.16 * aside
+        x = level * 10 ** (-0.05 * aside) if modality == "xray" else level + 0.36 * aside
         error_bars(ax, x, rows["value"], rows["low"], rows["high"], arm, hollow=rows.get("hollow"))
     level_axis(ax, modality, sorted(set(frame["level"])))
     ax.set_ylabel(label, fontsize=9)
@@ -153,7 +182,7 @@ def training_curves(losses, arm: str, label: str, *, log: bool = False) -> Figur
 def _judge_curve(ax: Axes, epoch, loss) -> None:
     """Loss of a judge by epoch, beside that of one who cannot tell."""
     ax.plot(epoch, loss, "-o", markersize=3, color="#000000", label="judge")
-    ax.axhline(math.log(2), color="#595959", linewidth=0.8, linestyle=":", label="cannot tell: log 2")
+    ax.axhline(math.log(2), color=GREY, linewidth=0.8, linestyle=":", label="cannot tell: log 2")
     ax.set(ylabel="Training loss of the judge", ylim=(0, 1.2 * max(math.log(2), np.max(loss))))
 
 

@@ -12,6 +12,8 @@ OWN = {  # arms that are not reconstructed; all others say on their class how th
     "planted": ("#D55E00", "*", "-"),
 }
 GREY = "#595959"  # of notes, margins and what serves for comparison
+BAND = "#DEDEDE"  # of what chance alone would give
+OUTLINE = "#FFE119"  # of a mask on an image: no arm and no verdict has it
 VERDICT_COLOURS = {  # of pages and tables, beside the word: none of them is the colour of an arm
     "changed": "#B2182B",
     "changed_within_margin": "#EF8A62",

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from scipy.ndimage import zoom
 
-from fairrecon_lab.plots.look import canvas
+from fairrecon_lab.plots.look import GREY, OUTLINE, canvas
+
+WIDEST = 10.0  # inches of a row of images: a page shows them as they are
 
 
 def image_row(
@@ -34,7 +36,8 @@ def image_row(
     note : str
         Written at the lower left: where the images come from. Empty for none.
     height : float
-        Of the row with titles of one line, in inches; the figure grows with further lines.
+        Of the row with titles of one line, in inches; less where the row would be wider than `WIDEST`. The figure grows
+        with further lines.
 
     Returns
     -------
@@ -50,13 +53,21 @@ def image_row(
     if not images or len(titles) != len(images):
         raise ValueError(f"need one title per image and at least one image, got {len(images)} and {len(titles)}")
     low, high = limits or (min(map(np.min, images)), max(map(np.max, images)))
+    height = min(height, WIDEST / (0.95 * len(images)))
     tall = height + 0.35 + _more_lines(titles)
     figure, axes = canvas(height * len(images) * 0.95, tall, 1, len(images), squeeze=False)
     for i, (ax, image, title) in enumerate(zip(axes[0], images, titles)):
         draw_image(ax, image, title, limits=(low, high), outline=None if outlines is None else outlines[i])
+    _fit_titles(figure, height)
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color="#595959")
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
+
+
+def _fit_titles(figure: Figure, height: float) -> None:
+    """Smaller titles over images that are narrow; `height` of an image in inches."""
+    for ax in figure.axes:
+        ax.title.set_size(10 if height > 1.9 else 8)
 
 
 def _more_lines(titles) -> float:
@@ -68,7 +79,7 @@ def draw_image(ax: Axes, image, title: str = "", *, limits=(0.0, 1.0), outline=N
     """Draw one (H, W) image on `ax` with a fixed scale, and the contour of a mask if one is given."""
     ax.imshow(np.asarray(image), cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if outline is not None and np.any(outline):
-        ax.contour(np.asarray(outline, dtype=float), levels=[0.5], colors=["#E69F00"], linewidths=1.0)
+        ax.contour(np.asarray(outline, dtype=float), levels=[0.5], colors=[OUTLINE], linewidths=1.2)
     ax.set_title(title, fontsize=10)
     ax.set_anchor("N")  # the image hangs from its title, which the layout would otherwise push out at the top
     ax.set_xticks([])
@@ -76,11 +87,26 @@ def draw_image(ax: Axes, image, title: str = "", *, limits=(0.0, 1.0), outline=N
     ax.spines[:].set_visible(False)
 
 
-def draw_difference(ax: Axes, difference, title: str = "difference", limit: float | None = None) -> float:
-    """Draw a signed difference centred on 0 and state its range in the title; returns the range used."""
+def draw_difference(ax: Axes, difference, title: str = "difference", limit: float | None = None, bar=True) -> float:
+    """Draw a signed difference centred on 0 and state its range in the title; returns the range used.
+
+    Parameters
+    ----------
+    ax : Axes
+    difference : array (H, W)
+    title : str
+    limit : float, optional
+        Of the range, on both sides of 0; the largest difference by default.
+    bar : bool
+        Whether a colour bar stands below the image; False where images share one.
+    """
     difference = np.asarray(difference)
     limit = float(limit if limit is not None else max(np.abs(difference).max(), 1e-6))
     draw_image(ax, difference, f"{title} (± {limit:.2g})", limits=(-limit, limit), cmap="RdBu_r")
+    if bar:
+        place = ax.inset_axes((0.1, -0.09, 0.8, 0.05))
+        ticks = {"ticks": [-limit, 0, limit], "format": "{x:.2g}", "orientation": "horizontal"}
+        ax.figure.colorbar(ax.images[0], cax=place, **ticks).ax.tick_params(labelsize=8)
     return limit
 
 
@@ -95,21 +121,23 @@ def error_row(truth, images, titles, *, note: str = "simulated", height: float =
     note : str
         Where the images come from.
     height : float
-        Of one row with titles of one line, in inches; the figure grows with further lines.
+        Of one row with titles of one line, in inches, at most; as in `image_row`.
     """
     errors = [np.asarray(image) - np.asarray(truth) for image in images]
-    limit = max(np.quantile(np.abs(error), 0.999) for error in errors)
+    limit = max(1e-6, *(np.quantile(np.abs(error), 0.999) for error in errors))
     n = len(images) + 1
+    height = min(height, WIDEST / (0.95 * n))
     figure, axes = canvas(height * n * 0.95, 2 * height + 0.5 + _more_lines(titles), 2, n, squeeze=False)
     draw_image(axes[0, 0], truth, "clean")
     axes[1, 0].axis("off")
     bar = axes[1, 0].inset_axes((0.72, 0.08, 0.07, 0.84))
     for column, (image, error, title) in enumerate(zip(images, errors, titles), start=1):
         draw_image(axes[0, column], image, title)
-        draw_difference(axes[1, column], error, "error", limit)
+        draw_difference(axes[1, column], error, "error", limit, bar=False)
+    _fit_titles(figure, height)
     figure.colorbar(axes[1, 1].images[0], cax=bar, label="error", location="left").ax.tick_params(labelsize=8)
     if note:
-        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color="#595959")
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
     return figure
 
 
@@ -129,13 +157,13 @@ def pipe_figure(stages: dict[str, str], note: str = "") -> Figure:
     ax.set_ylim(0, 1)
     ax.axis("off")
     for i, (name, text) in enumerate(stages.items()):
-        box = FancyBboxPatch((i + 0.06, 0.24), 0.8, 0.62, boxstyle="round,pad=0.01", fc="#F4F6F8", ec="#0072B2", lw=1.4)
+        box = FancyBboxPatch((i + 0.06, 0.24), 0.8, 0.62, boxstyle="round,pad=0.01", fc="#F4F6F8", ec=GREY, lw=1.4)
         ax.add_patch(box)
         ax.text(i + 0.46, 0.74, name, ha="center", va="center", fontsize=12, fontweight="bold")
         ax.text(i + 0.46, 0.46, text, ha="center", va="center", fontsize=8.5, linespacing=1.35)
         if i:
             ax.annotate("", (i + 0.045, 0.55), (i - 0.125, 0.55), arrowprops={"arrowstyle": "-|>", "lw": 1.6})
-    ax.text(0.06, 0.09, note, fontsize=8.5, color="#444444")
+    ax.text(0.06, 0.09, note, fontsize=8.5, color=GREY)
     return figure
 
 

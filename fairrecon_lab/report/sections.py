@@ -294,7 +294,8 @@ def figures(run: Contents) -> dict | None:
         return {"groups": groups, "too_large": too_large, "limit_mb": LIMIT_MB} if groups or too_large else None
     n = len(list((run.folder / "figures").glob("*.png")))
     why = "not every cohort of this run is simulated, and a figure may show a patient"
-    return {"hidden": f"Figures left out of this page: {n}; {why}. They stay in the run's folder."} if n else None
+    where = "They stay in the run's folder, as do the executed notebooks, which hold pictures too"
+    return {"hidden": f"Figures left out of this page: {n}; {why}. {where}."} if n else None
 
 
 def costs(run: Contents) -> dict | None:

@@ -1,0 +1,177 @@
+"""What an arm changed against another, by subgroup: the audit, effects with intervals, and the counterfactual truth.
+
+The truth of a skew comes from the simulator: every patient as a woman and as a man, with the same luck.
+Conventions: `read` are readings of `measure.readings`; intervals are 95 %, patients resampled; seeds of training
+resampled with them where there are several.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fairrecon_core.audit import audit_change
+from fairrecon_core.audit.engine import patient_weights
+
+QUANTITIES = ("tpr", "fpr", "psnr_db", "contrast")
+
+
+def audited(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: str = "sex", *, baseline: str,
+            arms: Sequence[str], n_boot: int = 2000, min_support: int = 10, seed: int = 1) -> pd.DataFrame:  # fmt: skip
+    """The audit of each arm against another: TPR and FPR at a fixed threshold, and PSNR.
+
+    Parameters
+    ----------
+    read : DataFrame
+        Readings of several arms and training seeds.
+    cohort : DataFrame
+        As `audit_change` takes it.
+    cuts : dict
+        Threshold of the score by training seed, the same for all arms.
+    attribute, n_boot, min_support, seed
+        As in `audit_change`.
+    baseline : str
+        Arm that the others are compared with.
+    arms : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        Rows of the audit table.
+    """
+    read = read[read["arm"].isin([baseline, *arms])]
+    options = {"baseline_arm": baseline, "arms": list(arms), "n_boot": n_boot, "min_support": min_support, "seed": seed}
+    task = str(read["task"].iloc[0])
+    thresholds = pd.DataFrame({"task": task, "train_seed": list(cuts), "value": list(cuts.values())})
+    rates = audit_change(read.drop(columns=["psnr_db", "contrast"]), cohort, attribute, thresholds=thresholds,
+                         metrics=("rates",), **options)  # fmt: skip
+    quality = read[["image_id", "arm", "train_seed", "psnr_db"]]
+    return pd.concat([rates, audit_change(quality, cohort, attribute, **options)], ignore_index=True)
+
+
+def by_group(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: str = "sex", task: str = "") -> dict:
+    """Per image and training seed what each subgroup's figures are means of.
+
+    Parameters
+    ----------
+    read : DataFrame
+        Readings of one arm.
+    cohort : DataFrame
+        `image_id`, `patient_id`, the attribute and `y_<task>`.
+    cuts : dict
+        Threshold by training seed.
+    attribute, task : str
+
+    Returns
+    -------
+    dict
+        quantity -> (values (seeds, images) with NaN where an image takes no part); and "group", the subgroup of each
+        image, "patient", its patient.
+    """
+    task = task or str(read["task"].iloc[0])
+    wide = {q: read.pivot(index="train_seed", columns="image_id", values=q) for q in ("score", "psnr_db", "contrast")}
+    people = cohort.set_index("image_id").loc[wide["score"].columns]
+    truth = people[f"y_{task}"].to_numpy(float)
+    cut = np.array([cuts[seed] for seed in wide["score"].index])[:, None]
+    decision = (wide["score"].to_numpy() >= cut).astype(float)
+    return {
+        "tpr": np.where(truth == 1, decision, np.nan),
+        "fpr": np.where(truth == 0, decision, np.nan),
+        "psnr_db": wide["psnr_db"].to_numpy(float),
+        "contrast": np.where(truth == 1, wide["contrast"].to_numpy(float), np.nan),
+        "group": people[attribute].to_numpy(),
+        "patient": people["patient_id"].to_numpy(),
+    }
+
+
+def effects(one: dict, other: dict, groups: Sequence[str], n_boot: int = 2000, seed: int = 1) -> pd.DataFrame:
+    """Figures of one arm beside another on the same patients, with intervals of their differences.
+
+    Parameters
+    ----------
+    one, other : dict
+        From `by_group`, with the same images and seeds: an arm and what it is compared with.
+    groups : sequence of str
+        Two subgroups; the gap is the first less the second.
+    n_boot : int
+        Resamples of patients, and of training seeds where there are at least two.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        One row per quantity and `subgroup` (each group, and "gap"; quantity "eodd" has "gap" alone): value, other,
+        delta, low, high, n (images that count). |gap| changes are rows "size of gap". A figure of nobody is NaN.
+    """
+    ids, patient = np.unique(one["patient"], return_inverse=True)
+    weights = np.concatenate([np.ones((1, len(ids))), *patient_weights(len(ids), n_boot, seed)])[:, patient]
+    n_seeds = len(one["tpr"])
+    drawn = np.random.default_rng([seed, 31]).integers(0, n_seeds, (n_boot, n_seeds))
+    of_seed = np.concatenate([np.ones((1, n_seeds)), np.stack([(drawn == s).sum(1) for s in range(n_seeds)], 1)])
+    rows, gaps = [], {}
+    for quantity in QUANTITIES:
+        figures = {}
+        for group in groups:
+            inside = one["group"] == group
+            pair = [_means(arm[quantity], inside, weights, of_seed) for arm in (one, other)]
+            figures[group] = pair
+            n = int((np.isfinite(one[quantity]).all(axis=0) & inside).sum())
+            rows.append({"quantity": quantity, "subgroup": group, **_row(*pair), "n": n})
+        gap = [figures[groups[0]][k] - figures[groups[1]][k] for k in (0, 1)]
+        gaps[quantity] = gap
+        rows.append({"quantity": quantity, "subgroup": "gap", **_row(*gap)})
+        rows.append({"quantity": quantity, "subgroup": "size of gap", **_row(*(np.abs(g) for g in gap))})
+    eodd = [(np.abs(gaps["tpr"][k]) + np.abs(gaps["fpr"][k])) / 2 for k in (0, 1)]
+    rows.append({"quantity": "eodd", "subgroup": "gap", **_row(*eodd)})
+    return pd.DataFrame(rows)
+
+
+def counterfactual_truth(as_one: dict, as_other: dict, control_one: dict, control_other: dict, seed: int = 1,
+                         n_boot: int = 2000) -> pd.DataFrame:  # fmt: skip
+    """The bias that a skew made, from every patient as both: (arm - control) as one sex less (arm - control) as other.
+
+    Parameters
+    ----------
+    as_one, as_other : dict
+        From `by_group`, the skewed arm on the patients as the first and the second group.
+    control_one, control_other : dict
+        The same of the control arm.
+    seed, n_boot : int
+
+    Returns
+    -------
+    DataFrame
+        quantity, value, low, high, n: the mean over patients, its interval over patients and seeds.
+    """
+    rows = []
+    for quantity in QUANTITIES:
+        change = (as_one[quantity] - control_one[quantity]) - (as_other[quantity] - control_other[quantity])
+        kept = np.isfinite(change).all(axis=0)
+        change = change[:, kept]
+        n_seeds, n = change.shape
+        if not n:
+            rows.append({"quantity": quantity, "value": np.nan, "low": np.nan, "high": np.nan, "n": 0})
+            continue
+        generator = np.random.default_rng([seed, 37])
+        draws = [change[generator.integers(0, n_seeds, n_seeds)][:, generator.integers(0, n, n)].mean()
+                 for _ in range(n_boot)]  # fmt: skip
+        low, high = np.quantile(draws, [0.025, 0.975])
+        rows.append({"quantity": quantity, "value": change.mean(), "low": low, "high": high, "n": n})
+    return pd.DataFrame(rows)
+
+
+def _means(values: np.ndarray, inside: np.ndarray, weights: np.ndarray, of_seed: np.ndarray) -> np.ndarray:
+    """Mean of (seeds, images) over the images `inside`, for each resample of patients and of seeds."""
+    known = np.isfinite(values) & inside
+    total = weights @ np.where(known, values, 0).T  # (resamples, seeds)
+    count = weights @ known.astype(float).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (total / count * of_seed).sum(axis=1) / of_seed.sum(axis=1)
+
+
+def _row(value: np.ndarray, other: np.ndarray) -> dict:
+    """A figure, what it is compared with, and the difference with its interval; the first entry is the estimate."""
+    difference = value - other
+    known = difference[1:][np.isfinite(difference[1:])]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return {"value": value[0], "other": other[0], "delta": difference[0], "low": low, "high": high}

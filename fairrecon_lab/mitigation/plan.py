@@ -1,0 +1,368 @@
+"""The study as a recipe and steps: cohorts, skewed networks, their readings, fine-tuned networks; resumable.
+
+A step is made once and kept with a stamp of its recipe and code; a second run goes on where the first was stopped.
+Cohorts are simulated chest radiographs whose sexes differ in anatomy alone: no finding is more frequent in one of them,
+so what differs after reconstruction came from the network. Patients that train a network, that fine-tune it, that
+choose thresholds and that are tested are four cohorts of different seeds.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairrecon_core.audit import choose_threshold
+from fairrecon_core.degrade import degradation
+from fairrecon_core.learn.loop import Images
+from fairrecon_core.learn.weights import read_card
+from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.reconstruct import arm_class, reconstructor
+from fairrecon_core.steps.weights import SHIPPED
+from fairrecon_lab.mitigation import measure
+from fairrecon_lab.mitigation.finetune import Eye, People, fine_tune
+from fairrecon_lab.mitigation.kept import Steps, current, slug
+from fairrecon_lab.mitigation.skew import Skew, training_rows
+from fairrecon_lab.mitigation.terms import Adversarial, Consistency, EqualOdds, PixelDRO, Reweighting, Term
+from fairrecon_lab.simulate import Bias, patient_table, simulate
+
+SEEDS = {"pool": 201, "tune": 202, "validation": 203, "test": 204}  # of the cohorts
+SEXES = ("female", "male")
+CONTROL = Skew("women 50%")  # half of each sex, findings as they come
+DRAWN = ("size", "level", "anatomy", "task")  # of the recipe: what decides an image
+TRAINED = (*DRAWN, "arm", "width", "epochs", "rate", "n_train", "n_pool", "n_validation", "batch_size")
+TUNED = (*TRAINED, "reader_size", "n_tune", "tune_epochs", "tune_rate")
+HERE = "fairrecon_lab.mitigation"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a figure of the study. Sizes are patients, one image each.
+
+    size, reader_size : side of the images in pixels, and of what the shipped reader sees. level : photons per bin.
+    anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the simulator draws). arm, width, epochs, rate :
+    of the networks. tune_epochs, tune_rate : of fine-tuning. seeds : of training; all else is fixed.
+    """
+
+    size: int = 64
+    reader_size: int = 128
+    level: float = 300.0
+    anatomy: float = 2.0
+    task: str = "pleural_effusion"
+    arm: str = "unet"
+    width: int = 8
+    epochs: int = 6
+    rate: float = 2e-3
+    n_train: int = 300
+    n_pool: int = 900
+    n_tune: int = 160
+    n_validation: int = 160
+    n_test: int = 500
+    tune_epochs: int = 2
+    tune_rate: float = 5e-4
+    batch_size: int = 8
+    seeds: tuple[int, ...] = (0, 1, 2)
+    n_boot: int = 2000
+
+
+RECIPES = {
+    "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_validation=24, n_test=40,
+                    tune_epochs=1, seeds=(0,), n_boot=200),
+    "tutorial": Recipe(epochs=4, n_train=200, n_pool=500, n_tune=96, n_validation=80, n_test=120, seeds=(0,),
+                       n_boot=400),
+    "reduced": Recipe(),
+    "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_validation=800, n_test=3000,
+                   tune_epochs=6, seeds=(0, 1, 2, 3, 4), n_boot=10_000),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of mitigating: its term, the lambdas to try, and the named wrong choices that it may hold.
+
+    term : callable (eye, cuts, people) to Term; None for the method that trains nothing. published : whether it holds a
+    choice of the released code. people : options of `finetune.People`. estimate : as in `finetune.FineTune`.
+    """
+
+    term: Callable[[Eye, torch.Tensor, People], Term] | None
+    weights: tuple[float, ...]
+    published: bool = False
+    people: dict[str, Any] = dataclasses.field(default_factory=dict)
+    estimate: str = "one_step"
+
+
+ODDS, CONSISTENT = (3e-3, 3e-2), (3e-4, 1e-3, 3e-3)  # lambdas; a squared error here is about 2e-3
+
+
+def _eodd(eye: Eye, cuts: torch.Tensor, people: People) -> Term:
+    return EqualOdds(cuts)
+
+
+def _adversary(signs: str) -> Callable[[Eye, torch.Tensor, People], Term]:
+    return lambda eye, cuts, people: Adversarial(eye.n_features, people.n_groups, signs=signs)
+
+
+METHODS = {
+    "consistency": Method(lambda *_: Consistency(), CONSISTENT),
+    "eodd": Method(_eodd, ODDS),
+    "group_dro": Method(lambda *_: PixelDRO(), (1.0,)),
+    "reweighting": Method(lambda *_: Reweighting(), (1.0,)),
+    "adversarial": Method(_adversary("right"), (1e-3, 1e-2), people={"attributes": ("sex", "age_years")}),
+    "threshold": Method(None, (0.0,)),
+    "reweighting, published ages": Method(lambda *_: Reweighting(), (1.0,), True, {"ages": "published"}),
+    "eodd, published sex code": Method(_eodd, ODDS[-1:], True, {"sex_code": "published"}),
+    "eodd, published sde form": Method(_eodd, ODDS[-1:], True, estimate="published"),
+    "adversarial, published signs": Method(_adversary("published"), (1e-3,), True),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images (n, H, W) of a cohort, and degraded; the same without the finding; the cohort table."""
+
+    clean: np.ndarray
+    degraded: np.ndarray
+    without: np.ndarray
+    table: pd.DataFrame
+
+
+class Study(Steps):
+    """The steps of one recipe in one folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    folder : path
+        Where everything is kept.
+    say : callable
+        Gets a line for each step that is made.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], object] = lambda line: None):
+        super().__init__(recipe, folder, say)
+        self.degrade = degradation("xray")
+        self.pools: dict[tuple[str, str], Pool] = {}
+
+    @cached_property
+    def eye(self) -> Eye:
+        """The shipped reader, frozen, looking at one task."""
+        path = SHIPPED / "chest-findings.safetensors"
+        card = read_card(path)
+        reader = Classifier(card["tasks"], card["backbone"])
+        reader.load(path)
+        return Eye(reader, [self.recipe.task], self.recipe.reader_size)
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities of the task, (n,), for images (n, H, W)."""
+        eye = self.eye  # made outside of inference mode, or no gradient could pass it later
+        with torch.inference_mode():
+            parts = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(32)
+            return torch.cat([eye(part)[0] for part in parts])[:, 0].sigmoid().numpy().astype(float)
+
+    def pool(self, split: str, sex: str = "") -> Pool:
+        """A cohort, made once: "pool", "tune", "validation" or "test"; with `sex` everybody has that sex."""
+        if (split, sex) not in self.pools:
+            self.pools[split, sex] = self._made_pool(split, sex)
+        return self.pools[split, sex]
+
+    def _made_pool(self, split: str, sex: str) -> Pool:
+        recipe, path = self.recipe, self.folder / f"{split}{'-' + sex if sex else ''}.npz"
+        mark = self.mark("pool", "fairrecon_lab.simulate.drawing", "fairrecon_core.degrade.xray",
+                          names=(*DRAWN, f"n_{split}"), split=split, sex=sex)  # fmt: skip
+        if not current(path, mark):
+            self.say(f"draw {path.stem}")
+            do = {"sex": sex} if sex else {}
+            clean, table = self._draw(split, do)
+            if sex:
+                table["recorded_sex"] = self._recorded_sex(split)
+            positive = table[f"true_{recipe.task}"].to_numpy() == 1
+            without, need = clean.copy(), np.flatnonzero(positive)
+            if split == "test":  # the same people without the finding
+                without[need] = self._draw(split, do | {f"severity_{recipe.task}": 0.0}, need.tolist())[0]
+            degraded = self.degrade(clean, recipe.level, list(table["image_id"]), seed=1).numpy()
+            table.to_parquet(path.with_suffix(".parquet"))
+            self.keep(path, mark, lambda part: np.savez(part, clean=clean, degraded=degraded, without=without))
+        with np.load(path) as stored:
+            return Pool(table=pd.read_parquet(path.with_suffix(".parquet")), **{k: stored[k] for k in stored.files})
+
+    def _draw(self, split: str, do: dict, patients: list | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+        recipe = self.recipe
+        bias = Bias(anatomy=recipe.anatomy, prevalence=0, acquisition=0)
+        items = simulate("chest", getattr(recipe, f"n_{split}"), SEEDS[split], recipe.size, bias, do=do,
+                         patients=patients)  # fmt: skip
+        images, rows, _ = zip(*items)
+        table = pd.DataFrame(rows)
+        table["image_id"] = split + "-" + table["image_id"]
+        young = table["age_years"] < 60
+        return np.stack(images), table.assign(age_group=np.where(young, "young", "old"), split="test")
+
+    def _recorded_sex(self, split: str) -> np.ndarray:
+        bias = Bias(anatomy=self.recipe.anatomy, prevalence=0, acquisition=0)
+        return patient_table("chest", getattr(self.recipe, f"n_{split}"), seed=SEEDS[split], bias=bias)[
+            "sex"
+        ].to_numpy()
+
+    @cached_property
+    def cohort(self) -> pd.DataFrame:
+        """The test cohort as it is: every patient with the recorded sex."""
+        both = pd.concat([self.pool("test", sex).table for sex in SEXES])
+        return both[both["sex"] == both["recorded_sex"]].sort_values("image_id").reset_index(drop=True)
+
+    @cached_property
+    def cuts(self) -> dict[int, float]:
+        """Threshold by training seed: sensitivity equals specificity on validation images of the control network.
+
+        So the threshold suits reconstructed images, and no skewed network chooses its own. A reader calls nearly every
+        image ill at few photons when its threshold was chosen on clean ones, and then no rate can move.
+        """
+        net = lambda seed: self.network(CONTROL, seed)
+        return {seed: self.cut_of(CONTROL.name, seed, net) for seed in self.recipe.seeds}
+
+    def network(self, skew: Skew, seed: int):
+        """The network of a skew, trained once.
+
+        Parameters
+        ----------
+        skew : Skew
+        seed : int
+            Of the patients' order and of training.
+        """
+        recipe, path = self.recipe, self._net_path(skew, seed)
+        made = reconstructor(recipe.arm, "xray", width=recipe.width, **_short(recipe))
+        mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", names=TRAINED,
+                         skew=repr(skew), seed=seed)  # fmt: skip
+        if current(path, mark):
+            made.load(path)
+            return made
+        self.say(f"train {path.stem}")
+        pool = self.pool("pool")
+        rows = training_rows(pool.table, skew, recipe.n_train, seed)
+        few = self.pool("validation")
+        some = slice(0, min(40, recipe.n_validation))
+        made.fit(_images(pool, rows), _images(few, np.arange(len(few.table))[some]), self._stored("pool", "validation"),
+                 [recipe.level], seed=seed, batch_size=recipe.batch_size, epochs=recipe.epochs, progress=False,
+                 precision="32-true")  # fmt: skip
+        self.keep(path, mark, made.save)
+        made.load(path)  # as whoever comes later finds it: float16
+        return made
+
+    def tuned(self, skew: Skew, seed: int, name: str, weight: float):
+        """The network of a skew after fine-tuning.
+
+        Parameters
+        ----------
+        skew : Skew
+        seed : int
+        name : str
+            Of a method, or "twin".
+        weight : float
+            lambda.
+        """
+        recipe, path = self.recipe, self.folder / f"tuned-{slug(skew.name)}-{slug(name)}-{weight:g}-{seed}.safetensors"
+        made = self.network(skew, seed)
+        method = METHODS.get(name)
+        chosen = repr(method and (method.people, method.estimate))
+        mark = self.mark("tuned", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm, seed=seed,
+                         skew=repr(skew), method=name, weight=weight, options=chosen, names=TUNED)  # fmt: skip
+        if current(path, mark):
+            made.load(path)
+            return made
+        self.say(f"fine-tune {path.stem}")
+        made.start_from(self._net_path(skew, seed))  # an SDE's network, too, not only its running mean
+        pool = self.pool("tune")
+        people = People(pool.table, [recipe.task], **(method.people if method else {}))
+        cuts = torch.tensor([np.log(self.cuts[seed] / (1 - self.cuts[seed]))], dtype=torch.float32)
+        term = method.term(self.eye, cuts, people) if method and method.term else None
+        made.learning_rate = recipe.tune_rate
+        fine_tune(made, term, _images(pool, np.arange(len(pool.table))), people, self._stored("tune"), recipe.level,
+                  weight=weight, eye=self.eye, estimate=method.estimate if method else "one_step",
+                  epochs=recipe.tune_epochs, batch_size=recipe.batch_size, seed=seed)  # fmt: skip
+        self.keep(path, mark, made.save)
+        made.load(path)
+        return made
+
+    def read(self, name: str, seed: int, network: Callable[[], Any] | None, split: str = "test", sex: str = ""):
+        """Readings of an arm on a cohort, made once.
+
+        Parameters
+        ----------
+        name : str
+            Of the arm.
+        seed : int
+            Of its training.
+        network : callable or None
+            Makes it when asked; None reads the clean images.
+        split, sex : str
+            As in `pool`.
+        """
+        recipe = self.recipe
+        path = self.folder / f"read-{slug(name)}-{seed}-{split}{'-' + sex if sex else ''}.parquet"
+        mark = self.mark("read", f"{HERE}.measure", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm,
+                          f"{HERE}.skew", name=name, seed=seed, split=split, sex=sex,
+                         names=(*TUNED, f"n_{split}"))  # fmt: skip
+        if not current(path, mark):
+            pool = self.pool(split, sex)
+            images = pool.clean
+            if network is not None:
+                made = network()
+                self.say(f"read {path.stem}")
+                images = made(pool.degraded, recipe.level, image_ids=list(pool.table["image_id"]), seed=1).numpy()
+            table = measure.readings(images, pool.clean, pool.without, pool.table, self.scores(images), recipe.task,
+                                     arm=name, train_seed=seed, level=recipe.level)  # fmt: skip
+            self.keep(path, mark, table.to_parquet)
+        return pd.read_parquet(path)
+
+    def read_all(self, name: str, network: Callable[[int], Any] | None, seeds=None) -> pd.DataFrame:
+        """Readings of an arm on the test patients, each as a woman and as a man, with every training seed.
+
+        Parameters
+        ----------
+        name : str
+        network : callable or None
+            `network(seed)` makes the arm; None reads the clean images.
+        seeds : sequence of int, optional
+            Of training; the recipe's by default.
+
+        Returns
+        -------
+        DataFrame
+            As `measure.readings`, with `as_sex` and `recorded`: whether that is the patient's recorded sex.
+        """
+        parts = []
+        for seed in self.recipe.seeds if seeds is None else seeds:
+            make = network and (lambda seed=seed: network(seed))
+            for sex in SEXES:
+                part = self.read(name, seed, make, "test", sex)
+                recorded = self.pool("test", sex).table["recorded_sex"].to_numpy() == sex
+                parts.append(part.assign(as_sex=sex, recorded=recorded))
+        return pd.concat(parts, ignore_index=True)
+
+    def cut_of(self, name: str, seed: int, network: Callable[[int], Any]) -> float:
+        """Threshold chosen on an arm's own validation images: what recalibration gives."""
+        read = self.read(name, seed, lambda: network(seed), "validation")
+        return choose_threshold(read["score"], self.pool("validation").table[f"true_{self.recipe.task}"])
+
+    def _net_path(self, skew: Skew, seed: int) -> Path:
+        return self.folder / f"net-{slug(skew.name)}-{seed}.safetensors"
+
+    def _stored(self, *splits: str) -> Callable:
+        """Degraded images by name, called like a degradation: each image has one noise, as on a scanner."""
+        found = {}
+        for split in splits:
+            pool = self.pool(split)
+            found |= dict(zip(pool.table["image_id"], pool.degraded))
+        return lambda images, level, names, seed=0: torch.from_numpy(np.stack([found[name] for name in names]))
+
+
+def _images(pool: Pool, rows: np.ndarray) -> Images:
+    return Images(pool.clean[rows], list(pool.table["image_id"].to_numpy()[rows]))
+
+
+def _short(recipe: Recipe) -> dict:
+    """Options of a short training of the recipe's arm."""
+    return arm_class(recipe.arm).short_training | {"learning_rate": recipe.rate}

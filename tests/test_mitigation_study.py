@@ -1,0 +1,223 @@
+"""Skewed training sets, what is measured of them, translation, and the steps of the study."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_tools import tool
+
+from fairrecon_lab.mitigation import compare, measure, plan, tables, translation
+from fairrecon_lab.mitigation.skew import Skew, skews, training_rows
+from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
+from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
+
+
+@pytest.fixture(scope="module")
+def people():
+    """200 patients with two images each; findings are as frequent in both sexes."""
+    rng = np.random.default_rng(1)
+    who = pd.DataFrame({"patient_id": [f"p{k:03}" for k in range(200)], "sex": rng.choice(["female", "male"], 200),
+                        "age_group": rng.choice(["young", "old"], 200), "ill": rng.integers(0, 2, 200)})  # fmt: skip
+    table = pd.concat([who, who], ignore_index=True)
+    return table.assign(image_id=[f"i{k}" for k in range(len(table))])
+
+
+# who trains
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.75, 1])
+@pytest.mark.parametrize(("attribute", "group"), [("sex", "female"), ("age_group", "young")])
+def test_a_skew_sets_the_share_of_patients_and_keeps_their_number(people, share, attribute, group):
+    chosen = people.iloc[training_rows(people, Skew("s", attribute, group, share), 60, seed=3)]
+    assert len(chosen) == 120 and chosen["patient_id"].nunique() == 60
+    assert (chosen.drop_duplicates("patient_id")[attribute] == group).sum() == 60 * share
+
+
+def test_a_missing_finding_is_never_seen_in_that_sex_and_the_others_stay_the_same(people):
+    control = people.iloc[training_rows(people, Skew("c"), 60, seed=3)]
+    gone = people.iloc[training_rows(people, Skew("m", missing="ill"), 60, seed=3)]
+    assert control.query("sex == 'female'")["ill"].any() and not gone.query("sex == 'female'")["ill"].any()
+    assert len(gone) == len(control) and (gone["sex"] == "female").sum() == 60
+    assert set(gone.query("sex == 'male'")["image_id"]) == set(control.query("sex == 'male'")["image_id"])
+    tied = people.iloc[training_rows(people, Skew("t", missing="ill", tied=True), 60, seed=3)]
+    assert (tied["ill"] == (tied["sex"] == "male")).all()
+
+
+def test_the_published_way_draws_images_so_most_minority_patients_are_still_seen_and_the_set_shrinks(people):
+    rows = training_rows(people, Skew("p", share=0.25, way="published"), 60, seed=3)
+    chosen = people.iloc[rows]
+    women = chosen[chosen["sex"] == "female"]
+    assert len(chosen) == 60 + 15 and len(women) == 15, "a quarter of the women's 60 images, all of the men's"
+    assert women["patient_id"].nunique() > 60 * 0.25 / 2, "more patients than a quarter"
+    by_patient = people.iloc[training_rows(people, Skew("q", share=0.25), 60, seed=3)]
+    assert len(by_patient) == 120
+
+
+def test_too_few_patients_are_refused_with_their_number(people):
+    n = (people.drop_duplicates("patient_id")["sex"] == "female").sum()
+    with pytest.raises(ValueError, match=f"'all' needs 150 patients of female, there are {n}"):
+        training_rows(people, Skew("all", share=1.0), 150)
+    with pytest.raises(ValueError, match="share is 0 to 1"):
+        Skew("much", share=1.5)
+    assert len({skew.name for skew in skews()}) == len(skews())
+
+
+# what is measured
+
+
+def test_lesion_contrast_is_one_when_kept_half_when_halved_and_nan_without_a_lesion():
+    rng = np.random.default_rng(0)
+    without, lesion = rng.random((3, 8, 8)), rng.random((3, 8, 8))
+    lesion[2] = 0
+    images = without + lesion * np.array([1, 0.5, 1])[:, None, None]
+    left = measure.lesion_contrast(images, without + lesion, without)
+    assert left[:2] == pytest.approx([1, 0.5]) and np.isnan(left[2])
+
+
+def world(harm_women, n=400, n_seeds=3, seed=0, noise=0.15):
+    """Readings of two arms: scores of ill women fall by `harm_women` in one of them, and nothing else differs."""
+    rng = np.random.default_rng(seed)
+    cohort = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "patient_id": [f"p{k}" for k in range(n)],
+                           "sex": rng.choice(["female", "male"], n), "y_t": rng.integers(0, 2, n)})  # fmt: skip
+    base = 0.45 + 0.25 * cohort["y_t"] + rng.normal(0, 0.15, n)
+    arms = {}
+    for arm, harm in (("control", 0.0), ("skewed", harm_women)):
+        frames = []
+        for s in range(n_seeds):
+            ill_women = (cohort["sex"] == "female") & (cohort["y_t"] == 1)
+            score = (base - harm * ill_women + rng.normal(0, noise / 3, n)).clip(0, 1)
+            read = {"arm": arm, "train_seed": s, "task": "t", "score": score, "contrast": 1.0}
+            frames.append(cohort[["image_id"]].assign(**read, psnr_db=30 + rng.normal(0, 0.1, n)))
+        arms[arm] = pd.concat(frames)
+    return arms, cohort
+
+
+def compared(arms, cohort):
+    parts = [compare.by_group(arms[name], cohort, dict.fromkeys(range(3), 0.5)) for name in ("skewed", "control")]
+    return compare.effects(*parts, ("female", "male"), n_boot=400).set_index(["quantity", "subgroup"])
+
+
+def test_a_harm_to_ill_women_is_found_where_it_is_and_nowhere_else():
+    arms, cohort = world(harm_women=0.2)
+    found = compared(arms, cohort)
+    assert found.loc[("tpr", "gap"), "high"] < 0 and found.loc[("eodd", "gap"), "low"] > 0
+    for key in (("fpr", "gap"), ("tpr", "male"), ("psnr_db", "gap")):
+        assert found.loc[key, "low"] <= 0 <= found.loc[key, "high"], key
+    by_hand = arms["skewed"].merge(cohort).query("sex == 'female' and y_t == 1")["score"].ge(0.5).mean()
+    assert found.loc[("tpr", "female"), "value"] == pytest.approx(by_hand)
+
+
+def test_intervals_of_a_change_that_is_not_there_cover_zero_as_often_as_they_say():
+    """60 worlds without harm: 95 % intervals over patients and seeds; binomial error of the share 3 %."""
+    covers = []
+    for seed in range(60):
+        row = compared(*world(0.0, n=150, seed=seed)).loc[("tpr", "gap")]
+        covers.append(row["low"] <= 0 <= row["high"])
+    assert 0.95 - 3 * np.sqrt(0.95 * 0.05 / 60) <= np.mean(covers)
+
+
+def test_the_counterfactual_truth_is_the_mean_of_paired_differences():
+    rng = np.random.default_rng(2)
+    make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in compare.QUANTITIES}
+    truth = compare.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
+    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 4, abs=1e-3)
+    assert (truth["low"] < truth["value"]).all() and (truth["n"] == 50).all()
+
+
+# contrasts
+
+
+def test_the_spin_echo_is_the_inversion_recovery_without_an_inversion_time():
+    for tissue, (t1, t2, density) in TISSUES.items():
+        for sequence in SEQUENCES.values():
+            echo = density * (1 - np.exp(-sequence.tr_ms / t1)) * np.exp(-sequence.te_ms / t2)
+            assert signal(tissue, sequence) == pytest.approx(echo)
+    assert signal("csf", SEQUENCES["t1"]) < signal("grey", SEQUENCES["t1"]) < signal("white", SEQUENCES["t1"])
+    assert signal("csf", SEQUENCES["t2"]) > signal("grey", SEQUENCES["t2"]) > signal("white", SEQUENCES["t2"])
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return BrainPatient((1, 3, 2), aggressiveness=1.6)  # with much oedema
+
+
+def test_a_silent_part_leaves_no_bit_on_t1_and_shows_on_t2(patient):
+    whole, dry = (render_contrasts(patient, 64, oedema=oedema) for oedema in (True, False))
+    assert whole.images["t1"].tobytes() == dry.images["t1"].tobytes()
+    difference = whole.images["t2"] - dry.images["t2"]
+    assert whole.silent.sum() > 30 and difference[whole.silent].mean() > 0.1
+    assert abs(difference[~whole.mask].mean()) < 0.01 and not (whole.silent & dry.mask).any()
+    loud = render_contrasts(patient, 64, silent="")
+    assert not loud.silent.any() and (loud.images["t1"] != whole.images["t1"]).any()
+
+
+def test_the_noise_of_contrasts_is_not_shared(patient):
+    """Smooth tissue cancels in differences of neighbours; what is left is mostly noise, and must not be the same."""
+    noisy = dataclasses.replace(patient, snr=2.0)
+    made = render_contrasts(noisy, 64).images
+    middle = [np.diff(made[kind][24:40, 20:44], axis=1).ravel() for kind in ("t1", "t2")]
+    assert abs(np.corrcoef(middle)[0, 1]) < 0.25
+    with pytest.raises(ValueError, match="unknown contrast \\['flair'\\]"):
+        render_contrasts(patient, 64, ("flair",))
+
+
+def test_flair_is_as_frozen_to_the_sixth_digit_and_drawing_contrasts_does_not_touch_it(patient):
+    """Four patients against three random sums of all their pixels, measured before contrasts came."""
+    weights = np.random.default_rng(0).standard_normal((3, 64 * 64))
+    draw = lambda: [render(BrainPatient((1, 3, k), aggressiveness=0.5 * k), 64, 1).images[0] for k in range(4)]
+    before = draw()
+    render_contrasts(patient, 64)
+    assert [image.tobytes() for image in draw()] == [image.tobytes() for image in before]
+    sums = weights @ np.stack(before).reshape(4, -1).astype(float).T
+    assert sums.ravel() == pytest.approx(DIGEST, abs=2e-4)
+
+
+DIGEST = [-14.3056, -17.6604, -18.1348, -16.0201, 1.9263, -15.2434, -5.9878, -6.3859, -7.2078, 0.229, -8.9299, -1.4101]
+
+
+# the steps
+
+
+def test_translation_sees_what_was_drawn_and_what_was_not():
+    found, table = translation.draw(6, 302, 64)
+    pool = found | {"table": table}
+    perfect, blind = translation.read(found["t2"], pool), translation.read(found["dry"], pool)
+    seen = perfect["silent_share"].notna()
+    assert seen.any() and perfect.loc[seen, "silent_share"].to_numpy() == pytest.approx(1, abs=1e-6)
+    assert blind.loc[seen, "silent_share"].to_numpy() == pytest.approx(0, abs=1e-6)
+    assert (blind.loc[seen, "error_silent"] < -0.05).all() and perfect["error_rest"].abs().max() < 1e-6
+    both = pd.concat([perfect.assign(train_seed=0), blind.assign(train_seed=1)])
+    summed = translation.translation_table(both, n_boot=100).set_index(["quantity", "subgroup"])
+    assert summed.loc[("silent_share", "all"), "value"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_command_makes_its_tables_once_and_again_the_same(root, tmp_path):
+    """The smallest recipe, one skew, a method with its twin, and translation; a second call makes nothing anew."""
+    made, asked = [], ["no finding in women"]
+    command = tool(root, "mitigation")
+    command.said = made.append
+    options = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "skews": asked, "weights": [0.01]}
+    options["methods"] = ["consistency", "threshold"]
+    first = command.make(type("Asked", (), options), tmp_path)
+    n_steps = len(made)
+    again = command.make(type("Asked", (), options), tmp_path)
+    assert all(line.startswith(("consistency", "threshold")) for line in made[n_steps:])
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(table, again[name])
+    assert set(first["mitigation"]["method"]) == {"twin", "consistency", "threshold"}
+    skew = first["skew"].query("quantity == 'tpr' and subgroup == 'gap'").iloc[0]
+    assert np.isfinite([skew["delta"], skew["truth"]]).all() and np.isnan(skew["seed_sd"]), "one seed has no spread"
+    assert {"tpr", "fpr", "psnr_db"} <= set(first["audit"]["metric"])
+    assert len(first["repaired"]) == 3 and set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
+
+
+def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in_size_alone():
+    assert {name for name, method in plan.METHODS.items() if method.published} == {
+        "reweighting, published ages", "eodd, published sex code", "eodd, published sde form",
+        "adversarial, published signs"}  # fmt: skip
+    assert {tables.MISSING, tables.TIED, plan.CONTROL} <= set(skews())
+    small, large = (dataclasses.asdict(plan.RECIPES[name]) for name in ("reduced", "full"))
+    assert {key for key in small if small[key] != large[key]} <= {"width", "epochs", "n_train", "n_pool", "n_tune",
+                                                                  "n_validation", "n_test", "tune_epochs", "seeds",
+                                                                  "n_boot"}  # fmt: skip
