@@ -61,7 +61,12 @@ def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
 
 
 def costs(settings: Settings) -> pd.DataFrame:
-    """Every step of a run with these `settings`: cohort, kind, what, images, unit_s (seconds an image), hours, needs_training."""
+    """Every step of a run: cohort, kind, what, images, unit_s (seconds an image), hours.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
     rows: list[dict] = []
     for name, of in counts(settings).items():
         units = units_of(settings, name, of)
