@@ -74,7 +74,7 @@ def shown(settings: Settings, of: dict, level: float) -> int:
 
 
 def gigabytes(settings: Settings) -> dict[str, float]:
-    """What a run with these `settings` puts on disk, in GB: cohorts, remembered training images, reconstructions, tables.
+    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables.
 
     Parameters
     ----------
