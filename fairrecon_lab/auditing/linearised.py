@@ -111,7 +111,7 @@ def for_uneven_patients(result: GroupMeans, stratum: Stratum, patient, codes) ->
 
 
 def area_interval(metric: str, level: Contrast, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """(1 - `alpha`) interval of a `level`; where `metric` is an area, with more error towards .5, symmetric in its logit."""
+    """(1 - `alpha`) interval of a `level`; an area (`metric`) has more error towards .5: symmetric in its logit."""
     low, high = level.interval(alpha)
     inner = (level.estimate > 1e-6) & (level.estimate < 1 - 1e-6) & (metric in ("auroc", "auprc"))
     middle = np.where(inner, level.estimate, 0.5)
