@@ -21,7 +21,7 @@ from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.pipeline import open_cohorts
 from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
-from fairrecon_core.predict.quality import lpips_distance, psnr_db
+from fairrecon_core.predict.quality import lpips_distances, psnr_db
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -372,7 +372,15 @@ for key, steps in every.items():
             began = time.process_time()
             end, _ = watch(steps, row_, sampler, calls)
             cost = time.process_time() - began
-            lines.append([key, f"{sampler}, {calls} calls", psnr_db(end, clean_), lpips_distance(end, clean_), cost])
+            lines.append(
+                [
+                    key,
+                    f"{sampler}, {calls} calls",
+                    psnr_db(end, clean_),
+                    lpips_distances(end[None], clean_[None])[0],
+                    cost,
+                ]
+            )
 table = pd.DataFrame(lines, columns=["cohort", "sampler", "PSNR (dB)", "LPIPS", "CPU seconds"])
 table.groupby(["cohort", "sampler"]).mean().round(3)
 
