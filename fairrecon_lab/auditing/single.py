@@ -319,7 +319,8 @@ def _signed_rows(cells: list[_Cell], attribute: str, choices: Choices) -> list[d
             gap = inference.contrast(cell.result, "gap")
             compared = np.isin(np.arange(len(cell.view.names)), cell.view.compared)
             questions.append(dataclasses.replace(gap, estimate=np.where(compared, gap.estimate, np.nan)))
-        asked = [linearised.deviates(one) for one in questions] if choices.adjust == "max_t" else questions
+        asked = [linearised.deviates(one, cell.result, unit_of(cell.metric) == "rate")
+                 for one, cell in zip(questions, own)] if choices.adjust == "max_t" else questions  # fmt: skip
         adjusted = multiplicity.adjusted(asked, choices.adjust)
         for cell, question, p_adjusted in zip(own, questions, adjusted):
             rows += _signed_cell(cell, question, p_adjusted[0, 0], f"{attribute}/{kind}", choices)
