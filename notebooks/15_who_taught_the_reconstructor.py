@@ -3,7 +3,7 @@
 # - **You will** skew a training set by patients, and see why the published way skews less than it says; draw the same patient as a woman and as
 #   a man, which tells the true bias of a network; read what a finding that one sex never showed in training does to that sex; translate T1
 #   into T2, and catch a network drawing what its input cannot show
-# - **Time** 60 s, **memory** 900 MB (tutorial); **needs** nothing: it reads `results/mitigation/`; **makes** nothing
+# - **Time** 60 s to run, about 20 min to work through, **memory** 1100 MB (tutorial); **needs** nothing: it reads `results/mitigation/`; **makes** nothing
 # - **In the paper** Sec. 4, the side experiments without numbers (training-set skew, image translation)
 
 # %% tags=["parameters"]

@@ -2,7 +2,7 @@
 # # 16. Can the reconstructor repay it?
 # - **You will** build an equal-odds constraint by hand and see its gradient; find three published forms that mitigate nothing because no gradient
 #   arrives or because signs are reversed; fine-tune a network and its twin; read what a smaller gap costs, and whom
-# - **Time** 100 s, **memory** 1100 MB (tutorial); **needs** nothing: it reads `results/mitigation/`; **makes** nothing
+# - **Time** 100 s to run, about 15 min to work through, **memory** 1200 MB (tutorial); **needs** nothing: it reads `results/mitigation/`; **makes** nothing
 # - **In the paper** Sec. 5 asks for it; the follow-up (arXiv:2604.10904) tries reweighting, an EODD constraint and, in its code, an adversary
 
 # %% tags=["parameters"]

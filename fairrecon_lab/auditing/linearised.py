@@ -7,12 +7,29 @@ Conventions: `score` in [0, 1], `truth` 0 or 1, arrays (rows,). Sources: influen
 average precision as in scikit-learn; logistic recalibration (Cox 1958, Van Calster et al. 2019).
 """
 
+import dataclasses
+
 import numpy as np
 from scipy.special import expit
+from scipy.stats import norm, t
 
+from fairrecon_core.audit.engine import Stratum, fold_placements
+from fairrecon_core.audit.groups import GroupMeans
+from fairrecon_core.audit.inference import Contrast
 from fairrecon_core.audit.metrics import logit
+from fairrecon_core.audit.multiplicity import spread
 
 ECE_BINS = 10  # of equal width on [0, 1], each with its upper edge
+
+
+def area_under_roc(score: np.ndarray, truth: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """AUROC, ties counted half; of several networks the mean over their `fold` (rows,), weighted by positives."""
+    value, weight = fold_placements(score[None], truth, np.zeros(len(score), int), 1, fold)
+    if not weight.any(axis=1).all():
+        return np.full(len(score), np.nan)
+    share = weight / weight.sum(axis=1, keepdims=True)
+    mean = share[0] @ value[0]  # over the positives; over the negatives it is the same
+    return mean + len(score) * share.sum(axis=0) * (value[0] - mean)
 
 
 def average_precision(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -54,6 +71,61 @@ def recalibration(score: np.ndarray, truth: np.ndarray, free_slope: bool) -> np.
         if np.abs(step).max() < 1e-10:
             return beta[-1] + n * np.linalg.solve(bread, rest.T)[-1]
     return np.full(n, np.nan)
+
+
+def for_uneven_patients(result: GroupMeans, stratum: Stratum, patient, codes) -> GroupMeans:
+    """Standard errors and degrees of freedom where some patients have many more rows than others.
+
+    A few patients then carry the mean, and hide their own scatter. The variance grows by the mean leverage and the
+    degrees of freedom are those of the patients' expected shares in it (Bell and McCaffrey 2002), under one
+    correlation within patients, found by moments. With equally many rows nothing changes.
+
+    Parameters
+    ----------
+    result : GroupMeans
+        Of one stratum and arm, with a numbered reference.
+    stratum : Stratum
+    patient, codes : int arrays, shape (rows,)
+        Patient and group of every row.
+    """
+    level, df, weight = result.se["level"].copy(), result.df["level"].copy(), np.asarray(stratum.weight, dtype=float)
+    for g in np.flatnonzero(np.isfinite(result.value[0, 0])):
+        rows = np.flatnonzero((codes == g) & (weight > 0))
+        n = np.bincount(np.unique(patient[rows], return_inverse=True)[1], weight[rows])
+        plain = np.average((stratum.values[0, rows] - result.value[0, 0, g]) ** 2, weights=weight[rows]) / n.sum()
+        if np.ptp(n) <= 1e-9 or not plain > 0:
+            continue
+        excess = (result.variance[0, 0, g] / plain - 1) / max((n @ n) / n.sum() - 1, 1e-9)
+        share = n * (1 + np.clip(excess, 0, 1) * np.maximum(n - 1, 0))
+        share /= share.sum()
+        level[0, 0, g] *= np.sqrt((share / (1 - n / n.sum())).sum() * (1 - 1 / len(n)))
+        df[0, 0, g] = min(df[0, 0, g], 1 / (share @ share) - 1)
+    r, extra, squared = int(result.reference), level**2 - result.se["level"] ** 2, level**2
+    gap = np.sqrt(result.se["gap"] ** 2 + extra + extra[..., [r]])
+    with np.errstate(invalid="ignore", divide="ignore"):  # Satterthwaite
+        both = (squared + squared[..., [r]]) ** 2 / (squared**2 / df + squared[..., [r]] ** 2 / df[..., [r]])
+    both = np.where(np.isfinite(both), np.minimum(both, result.df["gap"]), result.df["gap"])
+    return dataclasses.replace(
+        result, se=result.se | {"level": level, "gap": gap}, df=result.df | {"level": df, "gap": both}
+    )
+
+
+def area_interval(metric: str, level: Contrast, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(1 - `alpha`) interval of a `level`; an area (`metric`) has more error towards .5: symmetric in its logit."""
+    low, high = level.interval(alpha)
+    inner = (level.estimate > 1e-6) & (level.estimate < 1 - 1e-6) & (metric in ("auroc", "auprc"))
+    middle = np.where(inner, level.estimate, 0.5)
+    half = (high - level.estimate) / (middle * (1 - middle))
+    return np.where(inner, expit(logit(middle) - half), low), np.where(inner, expit(logit(middle) + half), high)
+
+
+def deviates(question: Contrast) -> Contrast:
+    """`question` in normal deviates of the same Student p-value: beyond 95 % a small subgroup's tail is the longer."""
+    unit, df = np.maximum(spread(question.deviations), 1e-30), question.df
+    size = np.abs(question.estimate) / unit
+    tail = t.sf(size * t.ppf(0.975, df) / norm.ppf(0.975), df)
+    size = np.minimum(size, norm.isf(np.maximum(tail, 1e-300)))
+    return dataclasses.replace(question, estimate=size, deviations=question.deviations / unit)
 
 
 def calibration_errors(score: np.ndarray, truth: np.ndarray, patient: np.ndarray) -> tuple[float, float, np.ndarray]:

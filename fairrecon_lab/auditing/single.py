@@ -15,6 +15,7 @@ of a row answer one question, and *different* is said only where the p-value adj
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -25,19 +26,20 @@ import pandas as pd
 from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.change import floored_spread, reference_of, stratum_of, subgroups_of, threshold_shift
 from fairrecon_core.audit.engine import Stratum, patient_codes
-from fairrecon_core.audit.groups import GroupMeans, resample_aurocs, resample_means, with_shift
+from fairrecon_core.audit.groups import GroupMeans, resample_means, with_shift
 from fairrecon_core.audit.matching import DEFAULTS, Matched, match
 from fairrecon_core.audit.metrics import logit
-from fairrecon_core.audit.rows import COLUMNS, DESCRIPTIVE, kind_of
+from fairrecon_core.audit.rows import COLUMNS, DESCRIPTIVE, Choices, kind_of
 from fairrecon_core.measures import METRICS, UNITS, gap_of, margin_of, unit_of
-from fairrecon_lab.auditing.linearised import ECE_BINS, average_precision, calibration_errors, recalibration
+from fairrecon_lab.auditing import linearised
 
 ASKED = ("rates", "ppv", "accuracy", "auroc", "auprc", "brier", "calibration", "ece", "score_shift")
 SINGLE_COLUMNS = tuple(name for name in COLUMNS if "baseline" not in name and "delta" not in name)
 LINEARISED: dict[str, Callable] = {
-    "auprc": average_precision,
-    "calibration_intercept": partial(recalibration, free_slope=False),
-    "calibration_slope": partial(recalibration, free_slope=True),
+    "auroc": linearised.area_under_roc,
+    "auprc": linearised.average_precision,
+    "calibration_intercept": partial(linearised.recalibration, free_slope=False),
+    "calibration_slope": partial(linearised.recalibration, free_slope=True),
 }
 WORDS = {"changed": "different", "changed_within_margin": "different_within_margin", "": "not_estimable"}
 ADJUST: dict[str, Callable] = {"max_t": multiplicity.holm, "bh": multiplicity.benjamini_hochberg, "none": np.array}
@@ -62,24 +64,6 @@ class _Cell(NamedTuple):
     label: str
     view: _View
     result: GroupMeans
-
-
-@dataclasses.dataclass(frozen=True)
-class _Choices:
-    """What the caller decided."""
-
-    n_boot: int
-    seed: int
-    margin: float | dict
-    alpha: float
-    min_support: int
-    adjust: str
-
-    def margin_of(self, metric: str) -> float:
-        """Of the metric or its unit; NaN for a measure of unknown unit without a margin of its own."""
-        if isinstance(self.margin, dict) and metric in self.margin:
-            return self.margin[metric]
-        return margin_of(unit_of(metric), self.margin) if unit_of(metric) in UNITS else np.nan
 
 
 def audit_single(
@@ -125,7 +109,7 @@ def audit_single(
     --------
     >>> table = audit_single(predictions, cohort, "sex", thresholds=0.5, n_boot=2000)  # doctest: +SKIP
     """
-    choices = _Choices(n_boot, seed, margin, alpha, min_support, adjust)
+    choices = Choices(n_boot, seed, margin, alpha, min_support, "mean", adjust, "attribute")
     if adjust not in ADJUST or not 0 < alpha < 0.5 or n_boot < 100:
         raise ValueError(f"need adjust of {', '.join(ADJUST)}, 0 < alpha < 0.5, and at least 100 resamples, "
                          f"got {adjust=}, {alpha=}, {n_boot=}")  # fmt: skip
@@ -155,6 +139,13 @@ def audit_single(
     table = table.reindex(columns=list(SINGLE_COLUMNS)).reset_index(drop=True)
     table.attrs["notes"] = list(dict.fromkeys([*matched.notes, *_notes(matched, table, choices)]))
     return table
+
+
+def _margin(metric: str, choices: Choices) -> float:
+    """Of the metric or its unit; NaN for a measure of unknown unit without a margin of its own."""
+    if isinstance(choices.margin, dict) and metric in choices.margin:
+        return choices.margin[metric]
+    return margin_of(unit_of(metric), choices.margin) if unit_of(metric) in UNITS else np.nan
 
 
 def _asked(predictions: pd.DataFrame, metrics) -> tuple[tuple, tuple]:
@@ -197,7 +188,7 @@ def _cells(matched: Matched, i: int, view: _View, patient, n_patients, asked, ch
                           for g in range(n_groups)]) for label in (0, 1)]  # fmt: skip
         for metric in [name for name in LINEARISED if name.split("_")[0] in asked]:
             support[task, metric] = np.minimum(*both)
-            values = matched.score[task][i], matched.truth[task]
+            values = matched.score[task][i], matched.truth[task], matched.fold
             named.append((task, metric, "", _in_groups(metric, *values, rows, view, support[task, metric], choices)))
     named = [one for one in named if np.asarray(one[3].weight).any()]
     if named:
@@ -210,13 +201,8 @@ def _cells(matched: Matched, i: int, view: _View, patient, n_patients, asked, ch
             every = np.arange(len(patient))
             shift = threshold_shift(matched, task, every, [i], view.codes, stratum, n_groups)
             result = with_shift(result, shift, choices.seed)
+        result = linearised.for_uneven_patients(result, stratum, patient, view.codes)
         yield _Cell(arm, level, task, metric, label, view, result if stratum.rate else floored_spread(result))
-    for task, rows in known.items() if "auroc" in asked else ():
-        if len(np.unique(matched.truth[task][rows])) == 2:
-            fold = matched.fold[rows] if matched.fold.max() else None
-            result = resample_aurocs(patient[rows], view.codes[rows], matched.score[task][[i]][:, rows],
-                                     matched.truth[task][rows], n_groups, **shared, fold=fold)  # fmt: skip
-            yield _Cell(arm, level, task, "auroc", "", view, floored_spread(result))
 
 
 def _means(matched: Matched, i: int, patient, asked) -> list[tuple]:
@@ -247,12 +233,12 @@ def _means(matched: Matched, i: int, patient, asked) -> list[tuple]:
     return named
 
 
-def _in_groups(metric: str, score, truth, rows, view: _View, support, choices) -> Stratum:
+def _in_groups(metric: str, score, truth, fold, rows, view: _View, support, choices) -> Stratum:
     """A measure of scores as a mean of values within each subgroup that has the support."""
     values, weight = np.zeros((1, len(score))), np.zeros(len(score))
     for g in np.flatnonzero(support >= max(choices.min_support, 2)):
         own = rows[view.codes[rows] == g]
-        found = LINEARISED[metric](score[own], truth[own])
+        found = LINEARISED[metric](score[own], truth[own], *([fold[own]] if metric == "auroc" else []))
         values[0, own], weight[own] = np.nan_to_num(found), np.isfinite(found)
     return Stratum(metric, values, weight, rate=False)
 
@@ -264,15 +250,12 @@ def _with_support(result: GroupMeans, support) -> GroupMeans:
     return dataclasses.replace(result, n_patients=support[None], df=df | {"gap": least})
 
 
-def _rows(cells: list[_Cell], first: _View, attribute: str, choices: _Choices) -> list[dict]:
+def _rows(cells: list[_Cell], first: _View, attribute: str, choices: Choices) -> list[dict]:
     """Rows of all cells; p-values adjusted over their families."""
     rows, gaps = [], []
-    for cell in cells:
-        head = {"arm": cell.arm, "level": cell.level, "task": cell.task, "metric": cell.metric, "label": cell.label}
-        head |= {"estimator": "plug_in", "unit": unit_of(cell.metric), "margin": choices.margin_of(cell.metric)}
-        if cell.view is first:
-            rows += _level_rows(cell, head, choices)
-            gaps += _widest_rows(cell, head, attribute, choices)
+    for cell in (cell for cell in cells if cell.view is first):
+        rows += _level_rows(cell, choices)
+        gaps += _widest_rows(cell, attribute, choices)
     rows += _signed_rows(cells, attribute, choices)
     for family in dict.fromkeys(row["family"] for row in gaps):
         members = [row for row in gaps if row["family"] == family]
@@ -281,32 +264,39 @@ def _rows(cells: list[_Cell], first: _View, attribute: str, choices: _Choices) -
     return rows + gaps
 
 
+def _head(cell: _Cell, choices: Choices) -> dict:
+    head = {"arm": cell.arm, "level": cell.level, "task": cell.task, "metric": cell.metric, "label": cell.label}
+    return head | {"estimator": "plug_in", "unit": unit_of(cell.metric), "margin": _margin(cell.metric, choices)}
+
+
 def _verdict(row: dict, p_adjusted: float, alpha: float) -> str:
     known = row["p_value"] if row["estimator"] == "omnibus" else row["value"]
     word = inference.verdicts_of(known, row["ci_low"], row["ci_high"], p_adjusted, row["margin"], alpha)
     return WORDS.get(str(word), str(word))
 
 
-def _level_rows(cell: _Cell, head: dict, choices: _Choices) -> list[dict]:
+def _level_rows(cell: _Cell, choices: Choices) -> list[dict]:
     """Each subgroup's own figure."""
     level, metric = inference.contrast(cell.result, "level"), METRICS.get(cell.metric)
     limits = (metric.low, metric.high) if metric else (-np.inf, np.inf)
-    (low, high), n = (np.clip(bound, *limits)[0, 0] for bound in level.interval(choices.alpha)), cell.result.n_patients
+    low, high = (np.clip(bound, *limits)[0, 0] for bound in linearised.area_interval(cell.metric, level, choices.alpha))
+    n = cell.result.n_patients
     return [
-        head | {"subgroup": name, "reference": "", "value": level.estimate[0, 0, g], "ci_low": low[g],
+        _head(cell, choices)
+        | {"subgroup": name, "reference": "", "value": level.estimate[0, 0, g], "ci_low": low[g],
                 "ci_high": high[g], "family": "", "n_patients": int(n[0, g]), "smallest_group": int(n[0, g]),
                 "verdict": "" if np.isfinite(level.estimate[0, 0, g]) else "not_estimable"}
         for g, name in enumerate(cell.view.names)
     ]  # fmt: skip
 
 
-def _widest_rows(cell: _Cell, head: dict, attribute: str, choices: _Choices) -> list[dict]:
+def _widest_rows(cell: _Cell, attribute: str, choices: Choices) -> list[dict]:
     """The max-min gap, and the omnibus test of more than two subgroups."""
     result, n, metric = cell.result, cell.result.n_patients[0], gap_of(cell.metric)
     gap = inference.range_interval(result, alpha=choices.alpha)
     band = inference.noise_band(inference.group_range(inference.null_draws(result)[:, 0]), choices.alpha)
     known = ~np.isnan(result.value[0, 0])
-    row = head | {
+    row = _head(cell, choices) | {
         "metric": metric, "subgroup": "", "reference": "", "value": gap.value[0, 0], "ci_low": gap.low[0, 0],
         "ci_high": gap.high[0, 0], "p_value": gap.p_value[0, 0], "band_low": band.low[0], "band_high": band.high[0],
         "family": f"{attribute}/{metric}", "n_patients": int(n.sum()),
@@ -319,7 +309,7 @@ def _widest_rows(cell: _Cell, head: dict, attribute: str, choices: _Choices) -> 
     return [row, row | empty | {"estimator": "omnibus", "p_value": p_value, "family": f"{row['family']}/omnibus"}]
 
 
-def _signed_rows(cells: list[_Cell], attribute: str, choices: _Choices) -> list[dict]:
+def _signed_rows(cells: list[_Cell], attribute: str, choices: Choices) -> list[dict]:
     """Gaps to the reference, adjusted over all cells of one kind of metric."""
     rows: list[dict] = []
     for kind in dict.fromkeys(kind_of(cell.metric) for cell in cells):
@@ -329,29 +319,30 @@ def _signed_rows(cells: list[_Cell], attribute: str, choices: _Choices) -> list[
             gap = inference.contrast(cell.result, "gap")
             compared = np.isin(np.arange(len(cell.view.names)), cell.view.compared)
             questions.append(dataclasses.replace(gap, estimate=np.where(compared, gap.estimate, np.nan)))
-        for cell, question, p_adjusted in zip(own, questions, multiplicity.adjusted(questions, choices.adjust)):
+        asked = [linearised.deviates(one) for one in questions] if choices.adjust == "max_t" else questions
+        adjusted = multiplicity.adjusted(asked, choices.adjust)
+        for cell, question, p_adjusted in zip(own, questions, adjusted):
             rows += _signed_cell(cell, question, p_adjusted[0, 0], f"{attribute}/{kind}", choices)
     return rows
 
 
-def _signed_cell(cell: _Cell, question: inference.Contrast, p_adjusted, family: str, choices: _Choices) -> list[dict]:
+def _signed_cell(cell: _Cell, question: inference.Contrast, p_adjusted, family: str, choices: Choices) -> list[dict]:
     (low, high), p_value = question.interval(choices.alpha), question.p_value()[0, 0]
-    n, margin, rows = cell.result.n_patients[0], choices.margin_of(cell.metric), []
+    n, r, rows = cell.result.n_patients[0], cell.view.reference, []
     mde = inference.minimal_detectable_effect(question.se, choices.alpha)[0, 0]
-    for g in (g for g in cell.view.compared if g != cell.view.reference):
+    for g in (g for g in cell.view.compared if g != r):
         value, half = question.estimate[0, 0, g], (high - question.estimate)[0, 0, g]
-        row = {"arm": cell.arm, "level": cell.level, "task": cell.task, "metric": cell.metric, "label": cell.label,
-               "subgroup": cell.view.names[g], "reference": cell.view.names[cell.view.reference], "value": value,
-               "ci_low": low[0, 0, g], "ci_high": high[0, 0, g], "p_value": p_value[g], "p_adjusted": p_adjusted[g],
-               "band_low": -half, "band_high": half, "mde": mde[g] if np.isfinite(value) else np.nan}  # fmt: skip
-        row |= {"estimator": "plug_in", "unit": unit_of(cell.metric), "margin": margin, "family": family}
-        row |= {"n_patients": int(n[g] + n[cell.view.reference])}
-        row |= {"smallest_group": int(min(n[g], n[cell.view.reference]))}
+        row = _head(cell, choices) | {
+            "subgroup": cell.view.names[g], "reference": cell.view.names[r], "value": value, "family": family,
+            "ci_low": low[0, 0, g], "ci_high": high[0, 0, g], "p_value": p_value[g], "p_adjusted": p_adjusted[g],
+            "band_low": -half, "band_high": half, "mde": mde[g] if np.isfinite(value) else np.nan,
+            "n_patients": int(n[g] + n[r]), "smallest_group": int(min(n[g], n[r])),
+        }  # fmt: skip
         rows.append(row | {"verdict": _verdict(row, p_adjusted[g], choices.alpha)})
     return rows
 
 
-def _ece_rows(matched: Matched, i: int, views: list[_View], patient, choices: _Choices) -> list[dict]:
+def _ece_rows(matched: Matched, i: int, views: list[_View], patient, choices: Choices) -> list[dict]:
     """Expected calibration errors: figures beside what chance alone gives, without interval or verdict."""
     rows, (arm, level) = [], matched.conditions[i]
     for (task, score), view in ((one, view) for one in matched.score.items() for view in views):
@@ -359,30 +350,28 @@ def _ece_rows(matched: Matched, i: int, views: list[_View], patient, choices: _C
         for g in range(len(view.names)):
             own = np.flatnonzero(known & (view.codes == g))
             n[g] = len(np.unique(patient[own]))
-            lost = n[g] < max(choices.min_support, 2)
-            plain, debiased, chance = (np.nan, np.nan, np.full(1, np.nan)) if lost else calibration_errors(
-                score[i][own], matched.truth[task][own], patient[own])  # fmt: skip
-            found[g] = (
-                {"ece": plain, "ece_debiased": debiased},
-                np.quantile(chance, [choices.alpha / 2, 1 - choices.alpha / 2]),
-            )
+            found[g] = [np.nan] * 4
+            if n[g] >= max(choices.min_support, 2):
+                arrays = (array[own] for array in (score[i], matched.truth[task], patient))
+                plain, debiased, chance = linearised.calibration_errors(*arrays)
+                found[g] = [plain, debiased, *np.quantile(chance, [choices.alpha / 2, 1 - choices.alpha / 2])]
         pairs: list[tuple[int, int | None]] = [(g, None) for g in found if view is views[0]]
         pairs += [(g, view.reference) for g in view.compared if g != view.reference]
-        for (g, r), metric in ((pair, metric) for metric in ("ece", "ece_debiased") for pair in pairs):
-            value = found[g][0][metric] - (0 if r is None else found[r][0][metric])
-            band = found[g][1] if r is None and metric == "ece" else [np.nan, np.nan]
+        for (g, r), (k, metric) in itertools.product(pairs, enumerate(("ece", "ece_debiased"))):
+            value = found[g][k] - (0 if r is None else found[r][k])
+            band = found[g][2:] if r is None and k == 0 else [np.nan, np.nan]
             rows.append({
                 "arm": arm, "level": level, "task": task, "metric": metric, "label": "", "subgroup": view.names[g],
                 "reference": "" if r is None else view.names[r], "estimator": "plug_in", "value": value,
                 "band_low": band[0], "band_high": band[1], "unit": unit_of(metric), "family": "",
-                "margin": choices.margin_of(metric), "n_patients": n[g] + (0 if r is None else n[r]),
+                "margin": _margin(metric, choices), "n_patients": n[g] + (0 if r is None else n[r]),
                 "smallest_group": n[g] if r is None else min(n[g], n[r]),
                 "verdict": DESCRIPTIVE if np.isfinite(value) else "not_estimable",
             })  # fmt: skip
     return rows
 
 
-def _notes(matched: Matched, table: pd.DataFrame, choices: _Choices) -> list[str]:
+def _notes(matched: Matched, table: pd.DataFrame, choices: Choices) -> list[str]:
     """What holds for the whole table."""
     notes = [f"{task}: {n} of {len(truth)} images have no label" for task, truth in matched.truth.items()
              if (n := int(np.isnan(truth).sum()))]  # fmt: skip
@@ -393,8 +382,8 @@ def _notes(matched: Matched, table: pd.DataFrame, choices: _Choices) -> list[str
         notes.append("intervals of TPR and FPR count the choice of thresholds; those of PPV and accuracy do not")
     if table["metric"].eq("ece").any():
         notes.append(
-            f"ECE: {ECE_BINS} bins of equal width; above 0 by chance, the more so in small subgroups (band: what a "
-            "calibrated score would show); 'ece_debiased' is without this; neither has an interval or a verdict"
+            f"ECE: {linearised.ECE_BINS} bins of equal width; above 0 by chance, the more so in small subgroups (band: "
+            "what a calibrated score would show); 'ece_debiased' is without this; neither has an interval or a verdict"
         )
     unknown = sorted(set(table.loc[table["margin"].isna() & table["subgroup"].ne(""), "metric"]))
     return notes + [f"no margin for {name}: none of its gaps is called equivalent; give one" for name in unknown]
