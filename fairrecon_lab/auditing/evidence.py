@@ -21,6 +21,7 @@ import pandas as pd
 
 from fairrecon_core.measures import UNITS, margin_of
 from fairrecon_lab.auditing import page, run
+from fairrecon_lab.auditing import page_sections as sections
 from fairrecon_lab.auditing.options import parse
 
 VERSION = 1
@@ -80,7 +81,7 @@ def written(found: run.Found, options) -> dict[str, bytes]:
 
 def choices_of(options) -> dict:
     """Every choice of the `options` but where files lie and go, as JSON has it."""
-    kept = {name: value for name, value in vars(options).items() if name not in (*INPUTS, *page.OUTPUTS)}
+    kept = {name: value for name, value in vars(options).items() if name not in (*INPUTS, *sections.OUTPUTS)}
     return json.loads(json.dumps(kept))
 
 
@@ -158,7 +159,7 @@ def _recomputed(folder: Path, record: dict, places: dict) -> list[str]:
     for role in INPUTS:
         paths = [str(path) for path in places.get(role, [])]
         setattr(options, role, paths if role == "masks" and paths else paths[0] if paths else None)
-    for name in page.OUTPUTS:
+    for name in sections.OUTPUTS:
         if name not in INPUTS:
             setattr(options, name, None)
     try:

@@ -67,7 +67,15 @@ def run(options) -> Found:
 
 
 def audited(tables: Standard, options) -> Found:
-    """Audit every attribute of standard `tables` with clean groups; `options` and errors as in `run`."""
+    """Audit every attribute of tables that are read.
+
+    Parameters
+    ----------
+    tables : Standard
+        With clean groups, of `grouped`.
+    options : Namespace
+        Of `options.parse`; errors as in `run`.
+    """
     arms, baseline = _arms(tables, options)
     rates, changes, steps = [], [], {}
     for names in tables.attributes:
