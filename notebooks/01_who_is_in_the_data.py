@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1. Who is in the data?
 # - **You will** rebuild the paper's Tables 1 and 2; make the two simulated cohorts that every later notebook uses; turn one cause at a time and see what moves; meet a gap that exists only in the labels
-# - **Time** 30 s, **memory** 400 MB (tutorial); **needs** nothing; **makes** the cohorts
+# - **Time** 30 s to run, about 45 min to work through, **memory** 400 MB (tutorial); **needs** nothing; **makes** the cohorts
 # - **In the paper** Sec. 3.1, Tab. 1 and 2
 #
 # A fairness audit compares groups of people, so the first question is who they are, how many, and what

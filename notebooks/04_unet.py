@@ -3,7 +3,7 @@
 # - **You will** compute a convolution and a skip connection by hand; see why squared error draws the mean of what is
 #   possible; tune two filters that learn nothing; put measured samples back; train a small network here; judge the
 #   U-Net against the best filter, by patients
-# - **Time** 1.7 min, **memory** 1400 MB (tutorial); **needs** 01; **makes** reconstructions and quality: degraded,
+# - **Time** 1.7 min to run, about 55 min to work through, **memory** 1400 MB (tutorial); **needs** 01; **makes** reconstructions and quality: degraded,
 #   classical arms, U-Net
 # - **In the paper** Sec. 3.2
 

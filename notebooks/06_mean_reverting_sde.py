@@ -3,7 +3,7 @@
 # - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is
 #   known; replace 100 network calls by 10; find out what the published loss teaches; watch a reconstruction appear;
 #   draw several samples, and read their mean and their spread
-# - **Time** 2.5 min, **memory** 1200 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
+# - **Time** 2.5 min to run, about 70 min to work through, **memory** 1200 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]

@@ -3,7 +3,7 @@
 # - **You will** meet frozen readers, how they were trained and how well they read clean images; run them over every arm and level; choose
 #   thresholds in four ways; draw performance against noise for every task; count flips and shifts that an AUROC hides; see where a
 #   reader looks, and for which class
-# - **Time** 2.1 min, **memory** 1250 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** predictions, overlap, thresholds
+# - **Time** 2.1 min to run, about 60 min to work through, **memory** 1250 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** predictions, overlap, thresholds
 # - **In the paper** Sec. 3.2 "Prediction", 3.3; Fig. 4, 5, 7, 8, 15-17; AUROC and Dice of Tab. 3 and 4
 
 # %% tags=["parameters"]
