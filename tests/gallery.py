@@ -104,6 +104,7 @@ def image_gallery(example: Example) -> Iterator[tuple[str, Figure]]:
     heads, two = ["pleural effusion 0.43"] * 2, {"clean": clean, "sde": clean}
     yield "08_look_at", downstream_figures.beside_clean(two, [heat] * 2, ["clean", "sde, 10,000"], heads, note)
     stages = dict.fromkeys(("cohort", "degrade", "reconstruct", "predict", "audit"), "who is in the data\nnotebook 01")
+    yield "04_drawing", plots.unet_figure(128, 16)
     yield "00_pipe", plots.pipe_figure(stages, "Every stage reads the files of the one before.")
 
 
