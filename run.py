@@ -2,10 +2,13 @@
 """The two commands of this repository. Nothing needs to be installed first but Python 3.11 or newer.
 
     python3 run.py [profile] [--only 04 07] [--from 05] [-p key=value ...]    run the notebook series
+    python3 run.py [profile] --plan N                                         its cost with N workers; starts nothing
+    python3 run.py [profile] --on local:N | slurm:N | tcp://HOST:PORT         steps on workers (Dask), then the series
     python3 run.py test [pytest options]                                      run the tests
     python3 run.py lab                                                        open the notebooks in JupyterLab
     python3 run.py book [profile]                                             build the series as an offline web site
     python3 run.py audit SCORES.csv [PEOPLE.csv]                              audit your own model's predictions
+    python3 run.py verify DIR                                                 do an audit again and compare
     python3 run.py class --students 30 --seed 7 --out class/                  a set of notebooks for each student
     python3 run.py grade class/                                               grade what comes back, offline
 

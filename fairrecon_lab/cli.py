@@ -8,7 +8,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p key=value]`, or test, lab, book, audit, plan, class, grade.
+    """`fairrecon [profile] [--only NN] [--from NN] [-p ...]`, or test, lab, book, audit, plan, verify, class, grade.
 
     Parameters
     ----------
@@ -29,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         from fairrecon_lab.auditing.command import main as audit  # no more: the audit alone may be installed
 
         return audit(argv[1:]) or 0
+    if verb == "verify":
+        from fairrecon_lab.auditing.evidence import main as verify
+
+        return verify(argv[1:])
     from fairrecon_core.settings import project_folder
 
     if verb == "test":
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return classroom(verb, argv[1:])
     options = argparse.ArgumentParser(
         prog="run.py",
-        description="Run the notebook series of a profile; other verbs: test, lab, book, audit, plan, class, grade.",
+        description="Run the series of a profile; other verbs: test, lab, book, audit, plan, verify, class, grade.",
     )
     options.add_argument("profile", nargs="?", default="tutorial", help="tutorial (default), smoke, ... or a .yml file")
     options.add_argument("--only", nargs="+", metavar="NN", default=[], help="only these notebooks, such as 04 07")

@@ -153,6 +153,7 @@ import dataclasses
 from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.setup import Setup
+from fairrecon_lab.engine.lock import held
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -168,13 +169,14 @@ def make_cohort(name):
     chosen = np.flatnonzero(splits.isin(wanted) | (settings.n_folds > 1))  # folds need everybody
     shape = {"size": settings.image_size, "n_slices": settings.brain_slices}
     items = simulate(name, n_patients, patients=chosen, **shape, **model)
-    return write_cohort(
-        run.folder / "cohorts" / name,
-        ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
-        name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
-        n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
-        n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
-    )  # fmt: skip
+    with held(run.folder / "cohorts" / name, f"cohort {name!r}"):  # two kernels that write it would spoil it
+        return write_cohort(
+            run.folder / "cohorts" / name,
+            ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
+            name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
+            n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
+            n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
+        )  # fmt: skip
 
 
 def link_cohort(name):

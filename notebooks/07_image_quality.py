@@ -17,7 +17,7 @@ from IPython.display import display
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohorts
-from fairrecon_core.steps.setup import subgroup_attributes
+from fairrecon_lab.analysis.short_forms import subgroup_attributes
 from fairrecon_lab import plots
 
 settings, run = begin(profile, overrides, needs=["cohort"])

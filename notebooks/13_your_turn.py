@@ -140,7 +140,7 @@ slider_image(
 from fairrecon_core.audit import audit_change
 from fairrecon_lab.auditing.summary import summary
 
-from fairrecon_core.steps.setup import subgroup_attributes
+from fairrecon_lab.analysis.short_forms import subgroup_attributes
 
 can_audit = bool(steps.readings.tasks()) and "sex" in subgroup_attributes(steps.cohort)
 if can_audit:

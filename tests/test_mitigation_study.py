@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from test_tools import tool
 
-from fairrecon_lab.mitigation import compare, measure, plan, tables, translation
-from fairrecon_lab.mitigation.skew import Skew, skews, training_rows
+from fairrecon_lab.mitigation import compare, figures, measure, plan, tables, translation
+from fairrecon_lab.mitigation.skew import WAYS, Skew, skews, training_rows
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
 
@@ -192,24 +192,47 @@ def test_translation_sees_what_was_drawn_and_what_was_not():
     assert summed.loc[("silent_share", "all"), "value"] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_the_command_makes_its_tables_once_and_again_the_same(root, tmp_path):
-    """The smallest recipe, one skew, a method with its twin, and translation; a second call makes nothing anew."""
-    made, asked = [], ["no finding in women"]
-    command = tool(root, "mitigation")
-    command.said = made.append
-    options = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "skews": asked, "weights": [0.01]}
-    options["methods"] = ["consistency", "threshold"]
-    first = command.make(type("Asked", (), options), tmp_path)
-    n_steps = len(made)
-    again = command.make(type("Asked", (), options), tmp_path)
-    assert all(line.startswith(("consistency", "threshold")) for line in made[n_steps:])
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory):
+    """The tables of the smallest recipe, twice in one folder, and what was said the first and the second time."""
+    command, said, folder = tool(root, "mitigation"), [], tmp_path_factory.mktemp("study")
+    command.said = said.append
+    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "skews": ["no finding in women"]}
+    asked |= {"methods": ["consistency", "threshold"], "weights": [0.01]}
+    first = command.make(type("Asked", (), asked), folder)
+    n_steps = len(said)
+    return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:]
+
+
+def test_the_command_makes_its_steps_once_and_its_tables_again_the_same(made):
+    first, again, steps, later = made
+    assert any(line.startswith("train") for line in steps)
+    assert all(line.startswith(("consistency", "threshold")) for line in later), "nothing is drawn or trained anew"
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name])
+
+
+def test_the_tables_hold_what_they_should(made):
+    first = made[0]
     assert set(first["mitigation"]["method"]) == {"twin", "consistency", "threshold"}
     skew = first["skew"].query("quantity == 'tpr' and subgroup == 'gap'").iloc[0]
     assert np.isfinite([skew["delta"], skew["truth"]]).all() and np.isnan(skew["seed_sd"]), "one seed has no spread"
     assert {"tpr", "fpr", "psnr_db"} <= set(first["audit"]["metric"])
     assert len(first["repaired"]) == 3 and set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
+
+
+def test_what_cannot_repair_is_hollow_and_every_figure_names_its_methods(made):
+    table = made[0]["mitigation"]
+    figure = figures.pareto_figure(table, "simulated")
+    lines = {bars.get_label(): bars[0].get_markerfacecolor() for ax in figure.axes for bars in ax.containers}
+    assert lines["twin"] == "none" and lines["consistency"] != "none"
+    names = [label.get_text() for label in figures.levels_figure(table, "simulated").axes[0].get_yticklabels()]
+    assert names == ["without the skew", "with the skew", "twin", "consistency, 0.01", "threshold, 0.01"]
+    skew = made[0]["skew"]
+    assert len(figures.skew_figure(skew, "simulated").axes) == 4
+    shares = pd.concat([skew.assign(skew=f"women {x}", share=x, way=way) for x in (0, 1) for way in WAYS])
+    labels = figures.dose_figure(shares, "simulated").axes[-1].get_legend_handles_labels()[1]
+    assert labels == ["sex, by patients", "sex, by images (published)"]
 
 
 def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in_size_alone():

@@ -19,15 +19,22 @@ def main(argv: list[str] | None = None) -> int:
     status : int
         0, or 2 with one line on stderr when the tables do not fit.
     """
-    options = parse(list(sys.argv[1:] if argv is None else argv))
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = parse(argv)
     for stream in (sys.stdout, sys.stderr):  # a console without a character shows a mark in its place
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    from fairrecon_lab.auditing import run  # here, so that --help answers at once
+    from fairrecon_lab.auditing import evidence, page, run  # here, so that --help answers at once
 
     try:
+        if options.declared:
+            evidence.refuse_undeclared(options)
         found = run.run(options)
         said = [run.write(table, path) for table, path in run.files(found, options.out)]
+        if options.report:
+            said.append(f"Page written to {page.save(page.page(found, options), options.report)}")
+        if options.evidence:
+            said.append(evidence.keep(found, options, argv))
         if options.json:
             text = run.as_json(found, options)
             if options.json == "-":

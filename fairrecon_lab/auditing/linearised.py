@@ -11,10 +11,13 @@ import dataclasses
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import norm, t
 
 from fairrecon_core.audit.engine import Stratum, fold_placements
 from fairrecon_core.audit.groups import GroupMeans
+from fairrecon_core.audit.inference import Contrast
 from fairrecon_core.audit.metrics import logit
+from fairrecon_core.audit.multiplicity import spread
 
 ECE_BINS = 10  # of equal width on [0, 1], each with its upper edge
 
@@ -105,6 +108,24 @@ def for_uneven_patients(result: GroupMeans, stratum: Stratum, patient, codes) ->
     return dataclasses.replace(
         result, se=result.se | {"level": level, "gap": gap}, df=result.df | {"level": df, "gap": both}
     )
+
+
+def area_interval(metric: str, level: Contrast, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(1 - `alpha`) interval of a `level`; an area (`metric`) has more error towards .5: symmetric in its logit."""
+    low, high = level.interval(alpha)
+    inner = (level.estimate > 1e-6) & (level.estimate < 1 - 1e-6) & (metric in ("auroc", "auprc"))
+    middle = np.where(inner, level.estimate, 0.5)
+    half = (high - level.estimate) / (middle * (1 - middle))
+    return np.where(inner, expit(logit(middle) - half), low), np.where(inner, expit(logit(middle) + half), high)
+
+
+def deviates(question: Contrast) -> Contrast:
+    """`question` in normal deviates of the same Student p-value: beyond 95 % a small subgroup's tail is the longer."""
+    unit, df = np.maximum(spread(question.deviations), 1e-30), question.df
+    size = np.abs(question.estimate) / unit
+    tail = t.sf(size * t.ppf(0.975, df) / norm.ppf(0.975), df)
+    size = np.minimum(size, norm.isf(np.maximum(tail, 1e-300)))
+    return dataclasses.replace(question, estimate=size, deviations=question.deviations / unit)
 
 
 def calibration_errors(score: np.ndarray, truth: np.ndarray, patient: np.ndarray) -> tuple[float, float, np.ndarray]:

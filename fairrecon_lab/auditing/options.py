@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_groups(parser)
     _add_statistics(parser)
     parser.add_argument("--out", metavar="FILE", help="write the whole table as .csv or .parquet")
+    parser.add_argument("--report", metavar="FILE", help="write one self-contained page (.html)")
+    parser.add_argument("--evidence", metavar="DIR", help="keep hashes, choices, versions, tables and page there; "
+                        "'fairrecon verify DIR' checks them")  # fmt: skip
+    parser.add_argument("--declared", metavar="FILE", help="refuse what differs from margins of 'fairrecon plan --out'")
     parser.add_argument("--json", metavar="FILE", help="write table, notes and choices as JSON; - for the screen")
     return parser
 

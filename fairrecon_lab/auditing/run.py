@@ -11,6 +11,7 @@ import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
 from fairrecon_core.audit.engine import text_codes
+from fairrecon_core.audit.matching import OVERLAP
 from fairrecon_core.audit.thresholds import RULES, choose_threshold
 from fairrecon_lab.auditing.columns import listed, plain
 from fairrecon_lab.auditing.masks import measured
@@ -31,6 +32,7 @@ class Found:
 
     rates : DataFrame, of `audit_single`, a row a cell. changes : DataFrame of `audit_change`, None with one arm.
     tables : the standard tables. who : a line on how many people this is about. text : what the screen shows.
+    steps : attribute -> who is left after each step, of `reading.people`.
     """
 
     rates: pd.DataFrame
@@ -39,6 +41,7 @@ class Found:
     who: str
     text: str = ""
     notes: list[str] = field(default_factory=list)
+    steps: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def run(options) -> Found:
@@ -60,17 +63,23 @@ def run(options) -> Found:
     """
     if options.rule not in RULES:
         raise ValueError(f"unknown rule {options.rule!r} (--rule); choose one of {', '.join(RULES)}")
-    tables = _tables(options)
+    return audited(_tables(options), options)
+
+
+def audited(tables: Standard, options) -> Found:
+    """Audit every attribute of standard `tables` with clean groups; `options` and errors as in `run`."""
     arms, baseline = _arms(tables, options)
-    rates, changes, who = [], [], ""
+    rates, changes, steps = [], [], {}
     for names in tables.attributes:
         attribute = names if len(names) > 1 else names[0]
         for results in filter(lambda frame: frame is not None, (tables.scores, tables.measures)):
             one, two = _audited(results, tables, attribute, arms, baseline, options)
             rates.append(one)
             changes += [two] if two is not None else []
-            who = who or _who(results, tables, attribute, arms, baseline, options)
-    found = Found(_stacked(rates), _stacked(changes) if changes else None, tables, who)
+            if " and ".join(names) not in steps:
+                steps[" and ".join(names)] = _steps(results, tables, attribute, arms, baseline, options)
+    who = _who(next(iter(steps.values())), options)
+    found = Found(_stacked(rates), _stacked(changes) if changes else None, tables, who, steps=steps)
     every = [note for table in (found.rates, found.changes) if table is not None for note in table.attrs["notes"]]
     found.notes = list(dict.fromkeys([*tables.notes, *every]))
     found.text = _text(found)
@@ -84,10 +93,16 @@ def _tables(options) -> Standard:
         if cohort is None:
             raise ValueError(f"masks in {options.masks[0]} have no people: give a table with image and attribute, too")
         options.value = [*options.value, *(value for value in MASKED if value[0] in results)]
+        results.attrs["notes"].append(f"margins within which a distance does not matter are guesses: {GUESSED}")
         tables = standard(results, cohort, options)
     else:
         first = read_outside(options.results)
         tables = standard(first, read_outside(options.cohort) if options.cohort else None, options)
+    return grouped(tables, options)
+
+
+def grouped(tables: Standard, options) -> Standard:
+    """The `tables` with clean groups, numbers in bins; ValueError if `options` has bins of what is not audited."""
     bins = {}
     for name, edges in options.bins:
         hits = {column for names in tables.attributes for column in names if plain(column) == plain(name)}
@@ -131,23 +146,22 @@ def _audited(results, tables, attribute, arms, baseline, options) -> tuple[pd.Da
     shared = {"margin": options.margin, "min_support": options.min_support, "n_boot": options.n_boot,
               "thresholds": _thresholds(options.thresholds), "rule": options.rule, "adjust": options.adjust,
               "split": options.split, "seed": options.seed}  # fmt: skip
-    named = {"metrics": [name for name in results if name not in NOT_MEASURES]} if results is tables.measures else {}
-    margin = {"rate": options.margin} | {name: margin for name, _, margin in options.value if margin}
-    shared["margin"] = margin if results is tables.measures else options.margin
-    of_arms = shared if baseline is None else shared | {
-        "thresholds": _frozen(results, tables.cohort, baseline, options, tables.notes)}  # fmt: skip
-    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **of_arms)
-    one = _with_units(one, options)
-    if baseline is None:
-        return one, None
-    pairs = options.reference == "all-pairs"
-    two = audit_change(
-        results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
-        reference="largest" if pairs else options.reference, **named, **shared,
-    )  # fmt: skip
-    two = _with_units(two, options)
-    two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
-    return one, two
+    two, named = None, {}
+    if results is tables.measures:
+        shared["margin"] = {"rate": options.margin} | {name: margin for name, _, margin in options.value}
+        if not set(OVERLAP) <= set(results.columns):
+            named["metrics"] = [name for name in results if name not in NOT_MEASURES]
+    if baseline is not None:
+        pairs = options.reference == "all-pairs"
+        two = audit_change(
+            results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
+            reference="largest" if pairs else options.reference, **named, **shared,
+        )  # fmt: skip
+        two = _with_units(two, options)
+        two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
+        shared["thresholds"] = _frozen(results, tables.cohort, baseline, options, tables.notes)
+    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **shared)
+    return _with_units(one, options), two
 
 
 def _frozen(results, cohort, baseline: str, options, notes: list) -> pd.DataFrame | str | float | None:
@@ -182,10 +196,13 @@ def _with_units(table: pd.DataFrame, options) -> pd.DataFrame:
     return table.assign(unit=own.where(own.notna(), table["unit"]))
 
 
-def _who(results, tables, attribute, arms, baseline, options) -> str:
-    """How many people and images are audited, and where the others went."""
+def _steps(results, tables, attribute, arms, baseline, options) -> pd.DataFrame:
     others = None if arms is None else [arm for arm in arms if arm != baseline]
-    steps = people(results, tables.cohort, attribute, baseline_arm=baseline, arms=others, split=options.split)
+    return people(results, tables.cohort, attribute, baseline_arm=baseline, arms=others, split=options.split)
+
+
+def _who(steps: pd.DataFrame, options) -> str:
+    """How many people and images are audited, and where the others went."""
     first, last = steps.iloc[0], steps.iloc[-1]
     counts = ", ".join(f"{row.patients} {row.step}" for row in steps.itertuples())
     file, patients = Path(options.cohort or options.results).name, f"{last.patients} of {first.patients} patients"
@@ -241,7 +258,7 @@ def as_json(found: Found, options) -> str:
     """
     records = lambda table: [] if table is None else [
         {name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]  # fmt: skip
-    whole = {"version": JSON_VERSION, "packages": _versions(), "audited": found.who,
+    whole = {"version": JSON_VERSION, "packages": versions(), "audited": found.who,
              "choices": {name: _plain(value) for name, value in sorted(vars(options).items())},
              "columns": found.tables.shown, "notes": found.notes, "rates": records(found.rates),
              "changes": records(found.changes)}  # fmt: skip
@@ -259,7 +276,8 @@ def _plain(value):
     return value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that numbers rest on."""
     out = {}
     for name in ("fairrecon", "numpy", "scipy", "pandas", "pyarrow"):
         try:
@@ -283,5 +301,6 @@ def _thresholds(text: str | None) -> str | float | None:
         return text
 
 
+GUESSED = "2 for hd95, 1 for the surface, in mm or pixels; --value hd95_mm:mm:3 for another"
 MASKED = (("dice", "dice", None), ("hd95_mm", "mm", 2.0), ("surface_mm", "mm", 1.0), ("hd95_px", "px", 2.0),
           ("surface_px", "px", 1.0))  # fmt: skip

@@ -192,7 +192,7 @@ def _block(key, part: pd.DataFrame, several: bool) -> list[str]:
     there = list(part["metric"].drop_duplicates())
     metrics = [name for name in SHOWN if name in there] or there[:4]
     who = f", {arm}@{level:g}" if several else ""
-    names = sorted(part["subgroup"].drop_duplicates(), key=_natural)
+    names = sorted(part["subgroup"].drop_duplicates(), key=natural)
     wide = max([len(name) for name in names] + [8])
     cells = {(row.subgroup, row.metric): row for row in part.itertuples() if row.label in ("", "0", "1")}
     head = f"{task}{who}: rates by {attribute}, with 95 % intervals, and patients"
@@ -219,8 +219,8 @@ def _count_of(row) -> str:
     return "" if row is None or not np.isfinite(row.n_patients) else f"{int(row.n_patients)}"
 
 
-def _natural(name: str) -> tuple:
-    """Bins by their lower edge, names by the alphabet."""
+def natural(name: str) -> tuple:
+    """Sorts a `name` of a subgroup: bins by their lower edge, names by the alphabet."""
     number = re.match(r"(<|>=)?(-?[\d.]+)", name)
     if number is None:
         return (1, 0.0, name)

@@ -39,10 +39,10 @@ class TranslationRecipe:
     size: int = 64
     arm: str = "unet"
     width: int = 8
-    epochs: int = 6
+    epochs: int = 5
     rate: float = 2e-3
-    n_train: int = 200
-    n_test: int = 160
+    n_train: int = 120
+    n_test: int = 100
     batch_size: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
     n_boot: int = 2000
@@ -100,7 +100,7 @@ class Translation(Steps):
             few = Images(images.pixels[:16], images.names[:16])
             translate = lambda clean, level, ids, seed=0: torch.from_numpy(np.stack([t1[name] for name in ids]))
             made.fit(images, few, translate, [LEVEL], seed=seed, batch_size=recipe.batch_size, epochs=recipe.epochs,
-                     progress=False, precision="32-true")  # fmt: skip
+                     progress=False, accelerator="cpu", precision="32-true")  # fmt: skip
             self.keep(path, mark, made.save)
         made.load(path)
         return made

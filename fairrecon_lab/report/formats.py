@@ -1,8 +1,9 @@
 """Numbers and words as the page prints them: plain text, which the templates escape."""
 
-import math
-
+from fairrecon_lab.auditing.formats import between, number, p_value
 from fairrecon_lab.plots import RACE_LABELS
+
+__all__ = ["VERDICTS", "between", "group", "number", "p_value", "words"]
 
 VERDICTS = {
     "changed": "the gap changed, beyond chance",
@@ -21,20 +22,3 @@ def words(name: str) -> str:
 def group(name: str) -> str:
     """A subgroup as it is printed."""
     return RACE_LABELS.get(name, words(name))
-
-
-def number(value: float, digits: int, sign: bool = False) -> str:
-    """A number of so many digits with a true minus sign; a dash for NaN."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
-
-
-def p_value(value: float) -> str:
-    """An adjusted p-value."""
-    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def between(low: float, high: float, digits: int, sign: bool = False) -> str:
-    """The ends of an interval in so many digits; a dash if there is none."""
-    return "–" if math.isnan(low + high) else f"{number(low, digits, sign)} to {number(high, digits, sign)}"
