@@ -136,6 +136,12 @@ by_hand = small.out(twice(small.up[0], torch.cat([top, risen], dim=1)))  # the s
 assert torch.allclose(by_hand, small(as_batch), atol=1e-6)
 
 # %% [markdown]
+# The network of this run, drawn. Read it from the upper left, where the image comes in, to the upper right. At each box two convolutions as above.
+
+# %%
+run.figure(plots.unet_figure(settings.image_size, settings.width), "04_drawing")
+
+# %% [markdown]
 # The paper's network has four steps and 64 feature maps at the top, doubling at each step down: 31 million weights.
 # Ours is narrower, so that it ships and runs on a laptop; `width: 64` in a profile makes it the paper's.
 

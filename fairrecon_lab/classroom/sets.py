@@ -163,7 +163,8 @@ def student_notebook(notebook, stem: str, seed: int, student: str, planted: bool
 def filled(notebook, number: str, answer: float | None = None):
     """A student's notebook with the reference answer in its own exercise; given the `answer`, nbgrader can grade by it.
 
-    nbgrader takes what stands between its marks out of what it releases, and puts it back when it grades.
+    `number` is the notebook's, such as "04". nbgrader takes what stands between its marks out of what it releases, and
+    puts it back when it grades.
     """
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
