@@ -29,7 +29,7 @@ from scipy.stats import rankdata
 BLOCK = 16  # resamples that share one random generator: chunk sizes change no weight
 CHUNK_ELEMENTS = 2**24  # weights held at once (64 MiB as float32), whatever n_boot is
 EXACT_FLOAT32 = 2**24  # integers up to here are exact in float32
-MANY, BAGS = 50_000, 10_000  # above so many patients, resamples draw random bags of patients, so many in all
+MANY, BAGS = 50_000, 4_000  # above so many patients, resamples draw random bags of patients, so many in all
 
 
 class Stratum(NamedTuple):
