@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -385,6 +386,24 @@ def test_planting_needs_a_task_and_somebody_without_it():
 
 
 # ---------------------------------------------------------------------- remembering
+def test_two_trainings_that_begin_at_once_share_what_is_remembered(tmp_path, monkeypatch):
+    image, names = np.random.default_rng(0).random((2, 32, 32), dtype=np.float32), ["a", "b"]
+    one, two = (CachedDegradation(degradation("xray"), names, 32, tmp_path, seed=5) for _ in range(2))
+    found, exists = [], pathlib.Path.exists
+
+    def late(path):  # while `one` looks whether the file is there, `two` makes it, looks at an image, and is done
+        there = exists(path)
+        if not found and not there:
+            found.append(0)
+            found[0] = two(image[:1], 3000, ["a"])
+        return there
+
+    monkeypatch.setattr(pathlib.Path, "exists", late)
+    assert torch.equal(one(image, 3000, names)[0], found[0][0])
+    assert bool(two.levels[3000][1][1]), "what one has degraded, the other finds"
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_a_remembered_degradation_is_the_first_one_ever_after(tmp_path):
     images, names = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), ["a", "b", "c"]
     direct = degradation("xray")

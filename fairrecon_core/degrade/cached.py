@@ -5,7 +5,9 @@ a network of this size does not notice when there are thousands of them; mirrore
 On disk: `<level>.npy` (uint16) and `<level>-known.npy` (bool), in the order of the names.
 """
 
+import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ class CachedDegradation:
     size : int
         Height and width of the images.
     folder : path
-        Where they are kept; one folder serves several trainings on the same images, one after the other.
+        Where they are kept; one folder serves several trainings on the same images, also at once.
     seed : int
         Of the noise.
     made_from : mapping
@@ -70,7 +72,12 @@ class CachedDegradation:
         pair = []
         for end, dtype, shape in (("", np.uint16, (self.size, self.size)), ("-known", np.bool_, ())):
             path = self.folder / f"{level:g}{end}.npy"
-            mode = "r+" if path.exists() else "w+"
-            pair.append(open_memmap(path, mode=mode, dtype=dtype, shape=(len(self.row_of), *shape)))
+            if not path.exists():  # made beside it and linked: another training may be making the same
+                part = path.with_name(f"{path.name}.{os.getpid()}.part")
+                open_memmap(part, mode="w+", dtype=dtype, shape=(len(self.row_of), *shape)).flush()
+                with contextlib.suppress(FileExistsError):
+                    os.link(part, path)
+                part.unlink()
+            pair.append(open_memmap(path, mode="r+"))
         self.levels[level] = (pair[0], pair[1])
         return self.levels[level]
