@@ -2,6 +2,8 @@
 """The two commands of this repository. Nothing needs to be installed first but Python 3.11 or newer.
 
     python3 run.py [profile] [--only 04 07] [--from 05] [-p key=value ...]    run the notebook series
+    python3 run.py [profile] --plan N                                         its cost with N workers; starts nothing
+    python3 run.py [profile] --on local:N | slurm:N | tcp://HOST:PORT         steps on workers (Dask), then the series
     python3 run.py test [pytest options]                                      run the tests
     python3 run.py lab                                                        open the notebooks in JupyterLab
     python3 run.py book [profile]                                             build the series as an offline web site

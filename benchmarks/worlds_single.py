@@ -15,6 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from worlds_tables import LESS, SENSITIVITY, Readers, World, groups_of, heavy_tail
 
 from fairrecon_lab.auditing.bounds import bounds_unrecorded
+from fairrecon_lab.auditing.plan import Plan, plan_table
+from fairrecon_lab.auditing.search import search_subgroups
 from fairrecon_lab.auditing.single import audit_single
 
 DIFFERENT = ("different", "different_within_margin")
@@ -160,6 +162,59 @@ def unrecorded(rng, seed, n_boot, sizes=(300, 150), gap=0.0):
     return found | {"all ways at once": float(np.mean(covered)), "width of what is possible": float(np.mean(widths))}
 
 
+def planned(rng, seed, n_boot, sizes, images=1, icc=0.0, prevalence=0.5, gap=0.1, margin=0.1):
+    """Power and chance of *equivalent* as planned, against audits of tables made by another law of clusters.
+
+    A patient's decisions are one common draw with chance sqrt(icc), else each its own: their correlation is icc. The
+    last subgroup's TPR is lower by `gap`; FPRs are alike.
+    """
+    plan = Plan({f"g{k}": n for k, n in enumerate(sizes)}, effect=gap, margin=margin, prevalence=prevalence,
+                images=images, icc=icc)  # fmt: skip
+    told = plan_table(plan).set_index(["metric", "subgroup"])
+    last = len(sizes) - 1
+    patient = np.repeat(np.arange(sum(sizes)), images)
+    g, ill = groups_of(*sizes)[patient], (rng.random(sum(sizes)) < prevalence)[patient]
+    rate = np.where(ill, 0.8 - gap * (g == last), 0.2)
+    common, own = rng.random(sum(sizes))[patient], rng.random(len(patient))
+    drawn = np.where(rng.random(len(patient)) < np.sqrt(icc), common, own)
+    cohort = pd.DataFrame({"image_id": np.arange(len(g)), "patient_id": patient, "sex": np.array(list("abcdefgh"))[g],
+                           "y_t": ill.astype(float)})  # fmt: skip
+    results = pd.DataFrame({"image_id": cohort["image_id"], "task": "t", "score": np.where(drawn < rate, 0.9, 0.1)})
+    table = audit_single(results, cohort, "sex", thresholds=0.5, n_boot=n_boot, seed=seed, margin=margin,
+                         metrics=("rates",), reference="a")  # fmt: skip
+    signed = table[table["reference"].ne("")].set_index(["metric", "subgroup"])["verdict"]
+    name = "abcdefgh"[last]
+    within = float(signed["fpr", name] in ("equivalent", "different_within_margin"))
+    return {
+        "power, less the planned": float(signed["tpr", name] in DIFFERENT) - told.loc[("tpr", f"g{last}"), "power"],
+        "power as planned": told.loc[("tpr", f"g{last}"), "power"],
+        "equivalent, less the planned": within - told.loc[("fpr", f"g{last}"), "chance_equivalent"],
+        "equivalent as planned": told.loc[("fpr", f"g{last}"), "chance_equivalent"],
+    }
+
+
+def searched(rng, seed, n_boot, loss=0.0):
+    """Four traits, all pairs of values; with `loss` one pair reads worse."""
+    n = 1500
+    readers = Readers(rng, groups_of(1000, 500), np.full(n, 2), icc=0.3)
+    more = {"race": rng.choice(list("wxy"), n, p=[0.6, 0.25, 0.15]), "age": rng.normal(60, 15, n).round(),
+            "site": rng.choice(["p", "q"], n)}  # fmt: skip
+    cohort = readers.cohort(**{name: values[readers.patient] for name, values in more.items()})
+    bad = (cohort["sex"] == "b") & (cohort["race"] == "x")
+    shift = np.where(bad, np.where(readers.truth["finding"], -loss, loss), 0.0)
+    table = search_subgroups(readers.scores("model", shift=shift), cohort, ["sex", "race", "age", "site"],
+                             thresholds=0.5, n_boot=n_boot, seed=seed)  # fmt: skip
+    found = table[table["flagged"]]
+    wrong = found["flagged"].any() if loss == 0 else np.nan
+    return {
+        "flagged: any subgroup": float(wrong),
+        "subgroups compared": float(len(table)),
+        "the planted one is found": float(found["subgroup"].eq("sex = b & race = x").any()) if loss else np.nan,
+    }
+
+
+NEAR = {"power, less the planned": (-0.05, 0.05), "equivalent, less the planned": (-0.05, 0.05),
+        "power as planned": None, "equivalent as planned": None}  # fmt: skip
 KEPT = {
     f"{what} lost {rule}: {kind} covered": (0.95, None)
     for what, rules in (("sex", ATTRIBUTE_LOST), ("label", LABEL_LOST))
@@ -168,6 +223,15 @@ KEPT = {
 } | {"all ways at once": (0.95, None), "width of what is possible": None}
 
 WORLDS = [
+    World("plan_two", "a plan for two subgroups, a gap of .1", functools.partial(planned, sizes=(600, 500)), NEAR),
+    World("plan_clusters", "a plan for three subgroups, four images a patient, ICC .3",
+          functools.partial(planned, sizes=(900, 300, 200), images=4, icc=0.3, gap=0.12), NEAR),
+    World("plan_small", "a plan with a subgroup of 60 patients, a finding in one of three",
+          functools.partial(planned, sizes=(900, 300, 60), prevalence=0.33, gap=0.25, margin=0.15), NEAR),
+    World("search_null", "four traits and their pairs, all read alike: is a subgroup flagged?", searched,
+          {"flagged: any subgroup": LESS, "subgroups compared": None}),
+    World("search_planted", "one pair of traits reads much worse", functools.partial(searched, loss=0.8),
+          {"the planted one is found": (0.8, None), "subgroups compared": None}),
     World("unrecorded", "subgroups or labels missing in 20 ways, two subgroups alike", unrecorded, KEPT),
     World("unrecorded_gap", "the same, with a true gap of .15 in TPR",
           functools.partial(unrecorded, gap=0.15), KEPT),

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 0. Start here: the question in one picture
 # - **You will** see the whole chain on one patient; read the same patient three times; ask the question of the series in numbers
-# - **Time** 15 s, **memory** 900 MB (tutorial); **needs** nothing; **makes** nothing
+# - **Time** 15 s to run, about 25 min to work through, **memory** 900 MB (tutorial); **needs** nothing; **makes** nothing
 # - **In the paper** Sec. 1 and 2, Fig. 1
 
 # %% tags=["parameters"]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1. Who is in the data?
 # - **You will** rebuild the paper's Tables 1 and 2; make the two simulated cohorts that every later notebook uses; turn one cause at a time and see what moves; meet a gap that exists only in the labels
-# - **Time** 30 s, **memory** 400 MB (tutorial); **needs** nothing; **makes** the cohorts
+# - **Time** 30 s to run, about 45 min to work through, **memory** 400 MB (tutorial); **needs** nothing; **makes** the cohorts
 # - **In the paper** Sec. 3.1, Tab. 1 and 2
 #
 # A fairness audit compares groups of people, so the first question is who they are, how many, and what
@@ -153,6 +153,7 @@ import dataclasses
 from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohort
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.setup import Setup
+from fairrecon_lab.engine.lock import held
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
@@ -168,13 +169,14 @@ def make_cohort(name):
     chosen = np.flatnonzero(splits.isin(wanted) | (settings.n_folds > 1))  # folds need everybody
     shape = {"size": settings.image_size, "n_slices": settings.brain_slices}
     items = simulate(name, n_patients, patients=chosen, **shape, **model)
-    return write_cohort(
-        run.folder / "cohorts" / name,
-        ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
-        name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
-        n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
-        n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
-    )  # fmt: skip
+    with held(run.folder / "cohorts" / name, f"cohort {name!r}"):  # two kernels that write it would spoil it
+        return write_cohort(
+            run.folder / "cohorts" / name,
+            ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
+            name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
+            n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
+            n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
+        )  # fmt: skip
 
 
 def link_cohort(name):

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2. MRI: what undersampling does
 # - **You will** see why fewer spokes make streaks; tell three meanings of "acceleration" apart; see what the published code samples instead; say which structures fade first; put measured samples back into a reconstruction
-# - **Time** 15 s, **memory** 900 MB (tutorial); **needs** 01; **makes** nothing
+# - **Time** 15 s to run, about 40 min to work through, **memory** 900 MB (tutorial); **needs** 01; **makes** nothing
 # - **In the paper** Sec. 2.1, Fig. 2
 
 # %% tags=["parameters"]

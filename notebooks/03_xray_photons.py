@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3. X-ray: what fewer photons do
 # - **You will** build a sinogram and a low-dose image by hand; rebuild Fig. 3; see that the published blur owes little to photons; see why noise knows body size, and how one line of code makes it forget; put the bow-tie where it belongs
-# - **Time** 15 s, **memory** 900 MB (tutorial); **needs** 01; **makes** nothing
+# - **Time** 15 s to run, about 45 min to work through, **memory** 900 MB (tutorial); **needs** 01; **makes** nothing
 # - **In the paper** Sec. 2.1, Fig. 3
 
 # %% tags=["parameters"]

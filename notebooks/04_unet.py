@@ -3,7 +3,7 @@
 # - **You will** compute a convolution and a skip connection by hand; see why squared error draws the mean of what is
 #   possible; tune two filters that learn nothing; put measured samples back; train a small network here; judge the
 #   U-Net against the best filter, by patients
-# - **Time** 1.7 min, **memory** 1400 MB (tutorial); **needs** 01; **makes** reconstructions and quality: degraded,
+# - **Time** 1.7 min to run, about 55 min to work through, **memory** 1400 MB (tutorial); **needs** 01; **makes** reconstructions and quality: degraded,
 #   classical arms, U-Net
 # - **In the paper** Sec. 3.2
 
@@ -134,6 +134,12 @@ bottom = twice(small.down[1], F.max_pool2d(top, 2))  # (1, 8, N/2, N/2)
 risen = small.rise[0](bottom)  # (1, 4, N, N)
 by_hand = small.out(twice(small.up[0], torch.cat([top, risen], dim=1)))  # the skip: `top` beside `risen`
 assert torch.allclose(by_hand, small(as_batch), atol=1e-6)
+
+# %% [markdown]
+# The network of this run, drawn. Read it from the upper left, where the image comes in, to the upper right. At each box two convolutions as above.
+
+# %%
+run.figure(plots.unet_figure(settings.image_size, settings.width), "04_drawing")
 
 # %% [markdown]
 # The paper's network has four steps and 64 feature maps at the top, doubling at each step down: 31 million weights.

@@ -3,7 +3,7 @@
 # - **You will** work out by hand how much of an image the judge sees; play the game between judge and generator on a
 #   small problem; see which answer an L1 weight of 100 and of 1000 buys; read two training curves that measure
 #   each other; ask how much detail the images have, and how much of it is true
-# - **Time** 45 s, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: Pix2Pix
+# - **Time** 45 s to run, about 50 min to work through, **memory** 1000 MB (tutorial); **needs** 01; **makes** reconstructions and quality: Pix2Pix
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]

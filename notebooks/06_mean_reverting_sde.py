@@ -3,7 +3,7 @@
 # - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is
 #   known; replace 100 network calls by 10; find out what the published loss teaches; watch a reconstruction appear;
 #   draw several samples, and read their mean and their spread
-# - **Time** 2.5 min, **memory** 1200 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
+# - **Time** 2.5 min to run, about 70 min to work through, **memory** 1200 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
 # - **In the paper** Sec. 3.2
 
 # %% tags=["parameters"]
@@ -21,7 +21,7 @@ from fairrecon_lab import plots
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.pipeline import open_cohorts
 from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
-from fairrecon_core.predict.quality import lpips_distance, psnr_db
+from fairrecon_core.predict.quality import lpips_distances, psnr_db
 from fairrecon_core.steps.folder import begin
 
 settings, run = begin(profile, overrides, needs=["cohort"])
@@ -309,17 +309,19 @@ from fairrecon_core.degrade import noise_generator
 def watch(steps, row, sampler, n_steps, sample=0):
     """Way back for one test image: the end, and a list of (t, noisy image, expected image)."""
     network, level, name = steps.weights.load("sde"), steps.audit_level, steps.setup.names_of([row])[0]
-    mu = steps.setup.degradation(steps.cohort.image(row), level, name, seed=settings.seed)[None, None]
+    mu = steps.setup.degradation(steps.cohort.image(row), level, name, seed=settings.seed)[None, None].to(
+        network.device
+    )
     generator = noise_generator(settings.seed, name, level, sample, stream="sde")
-    noise, trail = lambda: torch.randn(mu.shape, generator=generator), []
+    noise, trail = lambda: torch.randn(mu.shape, generator=generator).to(network.device), []
 
     def denoise(z, t):
         z_0 = network.denoise(z, t, mu, level)
-        trail.append((t, (mu + z)[0, 0].numpy(), (mu + z_0)[0, 0].numpy()))
+        trail.append((t, (mu + z)[0, 0].cpu().numpy(), (mu + z_0)[0, 0].cpu().numpy()))
         return z_0
 
     z = walk_back(denoise, network.schedule.scale * noise(), noise, network.schedule, sampler, n_steps)
-    return (mu + z)[0, 0].clamp(0, 1).numpy(), trail
+    return (mu + z)[0, 0].clamp(0, 1).cpu().numpy(), trail
 
 
 network = last.weights.load("sde")
@@ -370,7 +372,15 @@ for key, steps in every.items():
             began = time.process_time()
             end, _ = watch(steps, row_, sampler, calls)
             cost = time.process_time() - began
-            lines.append([key, f"{sampler}, {calls} calls", psnr_db(end, clean_), lpips_distance(end, clean_), cost])
+            lines.append(
+                [
+                    key,
+                    f"{sampler}, {calls} calls",
+                    psnr_db(end, clean_),
+                    lpips_distances(end[None], clean_[None])[0],
+                    cost,
+                ]
+            )
 table = pd.DataFrame(lines, columns=["cohort", "sampler", "PSNR (dB)", "LPIPS", "CPU seconds"])
 table.groupby(["cohort", "sampler"]).mean().round(3)
 

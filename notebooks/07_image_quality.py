@@ -2,7 +2,7 @@
 # # 7. Image quality: what is measured, what is perceived, and for whom
 # - **You will** compute PSNR, SSIM, NMSE and LPIPS by hand; see errors that PSNR cannot tell apart; see why a perfect sampler loses exactly
 #   3.01 dB; compare every arm at every level, yours among them; redo Tables 6 and 7 with decibels and patients
-# - **Time** 40 s, **memory** 1050 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** quality, its audit
+# - **Time** 40 s to run, about 60 min to work through, **memory** 1050 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** quality, its audit
 # - **In the paper** Sec. 3.3, Fig. 4 and 5; PSNR and LPIPS of Tab. 3 and 4; Tab. 6 and 7
 
 # %% tags=["parameters"]
@@ -17,7 +17,7 @@ from IPython.display import display
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohorts
-from fairrecon_core.steps.setup import subgroup_attributes
+from fairrecon_lab.analysis.short_forms import subgroup_attributes
 from fairrecon_lab import plots
 
 settings, run = begin(profile, overrides, needs=["cohort"])

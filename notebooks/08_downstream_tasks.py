@@ -3,7 +3,7 @@
 # - **You will** meet frozen readers, how they were trained and how well they read clean images; run them over every arm and level; choose
 #   thresholds in four ways; draw performance against noise for every task; count flips and shifts that an AUROC hides; see where a
 #   reader looks, and for which class
-# - **Time** 2.1 min, **memory** 1250 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** predictions, overlap, thresholds
+# - **Time** 2.1 min to run, about 60 min to work through, **memory** 1250 MB (tutorial); **needs** 01, and 04 to 06 for the images; **makes** predictions, overlap, thresholds
 # - **In the paper** Sec. 3.2 "Prediction", 3.3; Fig. 4, 5, 7, 8, 15-17; AUROC and Dice of Tab. 3 and 4
 
 # %% tags=["parameters"]
@@ -114,7 +114,9 @@ from fairrecon_core.predict.classifier import Classifier
 reader = next(iter(readers[first.name].values()))
 image = first.cohort.image(first.setup.rows(first.audit_level)[0])
 with torch.inference_mode():
-    by_hand = 1 / (1 + np.exp(-reader.net(torch.from_numpy(np.array(image))[None, None])[0].numpy()))
+    by_hand = 1 / (
+        1 + np.exp(-reader.net(torch.from_numpy(np.array(image))[None, None].to(reader.device))[0].cpu().numpy())
+    )
 if isinstance(reader, Classifier):
     assert np.allclose(by_hand, reader.scores(image[None])[0], atol=1e-6)
     print({task: round(float(score), 3) for task, score in zip(reader.tasks, by_hand)})
@@ -465,9 +467,9 @@ from fairrecon_lab.analysis.heat import grad_cam
 
 def block(reader, layer="layer4"):
     """A convolutional block of a classifier: `layer4` is the last of a ResNet."""
-    if settings.backbone == "efficientnet_lite0":
+    if reader.backbone == "efficientnet_lite0":
         return reader.net.trunk[0]._swish
-    return reader.net.net.features if settings.backbone == "xrv_densenet" else getattr(reader.net, layer)
+    return reader.net.net.features if reader.backbone == "xrv_densenet" else getattr(reader.net, layer)
 
 
 def who_answers(name, task):
@@ -477,19 +479,21 @@ def who_answers(name, task):
 
 
 # %%
-kept, by_formula = {}, bool(classified) and settings.backbone.startswith("resnet")
-if by_formula:
+kept, by_formula = {}, False
+if classified:
     steps = steps_of[classified[-1]]
     reader, output = who_answers(steps.name, downstream.task_to_show(steps))
+    by_formula = reader.backbone.startswith("resnet")
+if by_formula:
     image = steps.cohort.image(steps.setup.shared_rows()[0])
-    hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0]))
+    hook = block(reader).register_forward_hook(lambda module, inputs, maps: kept.update(maps=maps[0].cpu()))
     value = reader.outputs(image[None])[0, output]
     hook.remove()
 
 # %%
 if by_formula:
-    signed = torch.einsum("k,khw->hw", reader.net.fc.weight[output], kept["maps"]) / kept["maps"][0].numel()
-    bias = reader.net.fc.bias[output]
+    signed = torch.einsum("k,khw->hw", reader.net.fc.weight[output].cpu(), kept["maps"]) / kept["maps"][0].numel()
+    bias = reader.net.fc.bias[output].cpu()
     assert np.isclose(signed.sum() + bias, value, atol=1e-4)
     assert np.allclose(signed.clamp(min=0), grad_cam(reader.net, block(reader), image, output), atol=1e-5)
     print(

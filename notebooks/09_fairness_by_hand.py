@@ -2,7 +2,7 @@
 # # 9. Fairness metrics by hand
 # - **You will** compute EOP and EODD of eight people with a pencil's worth of code; see one reader become fair and unfair by moving a
 #   threshold; find out which EODD the paper printed; watch six groups without any difference grow a gap; meet an empty group
-# - **Time** 10 s, **memory** 300 MB (tutorial); **needs** nothing; **makes** nothing
+# - **Time** 10 s to run, about 45 min to work through, **memory** 300 MB (tutorial); **needs** nothing; **makes** nothing
 # - **In the paper** Sec. 2.2, Table 5
 
 # %% tags=["parameters"]

@@ -2,7 +2,7 @@
 # # 10. Did reconstruction add bias?
 # - **You will** audit every arm the way the paper did and the way that can be defended, side by side; read its Table 5 and Figs. 10-13 and
 #   19-21 with a noise band; check the audit where the truth is known; see what folding and maximising do to pure noise
-# - **Time** 100 s, **memory** 1450 MB (tutorial); **needs** 01 and 08; **makes** audit
+# - **Time** 100 s to run, about 55 min to work through, **memory** 1450 MB (tutorial); **needs** 01 and 08; **makes** audit
 # - **In the paper** Sec. 3.4, Tab. 5, Fig. 10-13, 19-21
 
 # %% tags=["parameters"]
@@ -147,7 +147,7 @@ pd.DataFrame(checks)
 # worse, blue: better). Below, the plain gap, marked by our verdict about its change (red ◆: changed, green ■: equivalent); figures in
 # grey are gaps no larger than groups without any difference would show (the noise band).
 #
-# A *max-min* gap is the best group's rate less the worst group's. It says how far apart the groups are, not who is ahead, and it is
+# A *max-min* gap is the best group's rate minus the worst group's. It says how far apart the groups are, not who is ahead, and it is
 # above zero even when the groups do not differ at all. Its verdict speaks of its size: if women and men swap places, the signed rows
 # change and the gap does not. Whether all groups changed alike is asked by a row of its own, `omnibus`, of more than two groups.
 

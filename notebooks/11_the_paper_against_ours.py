@@ -2,7 +2,7 @@
 # # 11. The paper against ours
 # - **You will** read all tables of the paper and of its follow-up beside this run's numbers, and know which may be compared; prove from the
 #   print alone how EODD was averaged; read a gap in decibels; turn one choice of text or code at a time
-# - **Time** 30 s, **memory** 950 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
+# - **Time** 30 s to run, about 35 min to work through, **memory** 950 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
 # - **In the paper** Tab. 1-7, Fig. 2-21; of the follow-up (arXiv 2604.10904) Tab. 1-8
 #
 # There are two papers. The *seed* asks whether reconstruction changes the gaps between subgroups. The *follow-up*, a year later, uses the same

@@ -2,7 +2,7 @@
 # # 12. The claims against chance
 # - **You will** see which printed gaps are no larger than equal rates would print; tell the change that a test split could have shown;
 #   understand what a median change in per cent is when nothing changed, and when change has no direction; weigh the claims of both papers one by one
-# - **Time** 20 s, **memory** 450 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
+# - **Time** 20 s to run, about 50 min to work through, **memory** 450 MB (tutorial); **needs** nothing, and shows more if 01, 07, 08 and 10 have run; **makes** nothing
 # - **In the paper** Tab. 5, Fig. 10-13, 19-21; of the follow-up (arXiv 2604.10904) Tab. 1-4, Fig. 3-5, 16-20
 #
 # A number in a table is an answer to the question "what did these patients show?" The question of this notebook comes before it: **what would the
@@ -226,7 +226,7 @@ laws[laws["table"] == "FT"][tails].round(3)
 # 1 / var(A | y), and the signs may differ. A counterexample: half of the ill and a tenth of the healthy belong to group 1.
 
 # %%
-tpr_gap, fpr_gap = 0.36, -1.0  # group 1 less group 0
+tpr_gap, fpr_gap = 0.36, -1.0  # group 1 minus group 0
 var_ill, var_healthy = 0.5 * 0.5, 0.1 * 0.9
 eodd = (abs(tpr_gap) + abs(fpr_gap)) / 2
 covariances = var_ill * tpr_gap + var_healthy * fpr_gap

@@ -2,7 +2,7 @@
 # # 13. Your turn: a new reconstructor, a new cohort
 # - **You will** add a reconstructor of your own in fifteen lines and see it beside the others; add a cohort in twenty and train a reader on
 #   it; audit both without touching the core
-# - **Time** 40 s, **memory** 1250 MB (tutorial); **needs** 01; **makes** an arm `linear` and a cohort `phantoms`
+# - **Time** 40 s to run, about 35 min to work through, **memory** 1250 MB (tutorial); **needs** 01; **makes** an arm `linear` and a cohort `phantoms`
 # - **In the paper** -
 #
 # Everything so far went through three doors: a *reconstructor* turns a degraded image into a better one, a *cohort* is images with one
@@ -140,7 +140,7 @@ slider_image(
 from fairrecon_core.audit import audit_change
 from fairrecon_lab.auditing.summary import summary
 
-from fairrecon_core.steps.setup import subgroup_attributes
+from fairrecon_lab.analysis.short_forms import subgroup_attributes
 
 can_audit = bool(steps.readings.tasks()) and "sex" in subgroup_attributes(steps.cohort)
 if can_audit:

@@ -3,7 +3,7 @@
 # - **You will** see which questions a reader can answer on the real cohorts at hand; count what an audit could decide there, and how many
 #   patients the rest would take; follow one finding, that women gain more PSNR than men, to its cause; see sex and age leak out of images
 #   when they are reconstructed
-# - **Time** 20 s, **memory** 600 MB (tutorial); **needs** nothing: it reads `results/`; **makes** nothing
+# - **Time** 20 s to run, about 15 min to work through, **memory** 600 MB (tutorial); **needs** nothing: it reads `results/`; **makes** nothing
 # - **In the paper** Sec. 3.4 and its limitations
 
 # %% tags=["parameters"]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # N. Title: the question in one line
 # - **You will** do one thing; understand another
-# - **Time** 2 min, **memory** 700 MB (tutorial); **needs** 01; **makes** nothing
+# - **Time** 2 min to run, about 15 min to work through, **memory** 700 MB (tutorial); **needs** 01; **makes** nothing
 # - **In the paper** Sec. 2.1, Fig. 2
 
 # %% tags=["parameters"]

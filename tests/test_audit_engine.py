@@ -194,3 +194,18 @@ def test_placements_reproduce_the_bootstrap_of_the_exact_auroc():
     linear = -auroc + sum((weights * keep) @ share / (weights @ keep) for keep in (truth == 1, truth == 0))
     assert np.corrcoef(exact, linear)[0, 1] > 0.99
     assert linear.std() == pytest.approx(exact.std(), rel=0.02)
+
+
+def test_bags_of_patients_keep_sums_and_spread():
+    rng = np.random.default_rng(12)
+    patient, group = np.arange(6000), np.where(np.arange(6000) < 40, 1, 0)  # one subgroup of 40 patients
+    cells = cell_sums(patient, group, [Stratum("rate", (rng.random((1, 6000)) < 0.3) * 1.0, np.ones(6000))])
+    bags = engine.in_bags(cells, many=5000, bags=1500)
+    assert (bags.n_patients, len(bags.patient)) == (1500, 1500 + 40) or len(bags.patient) < 1540
+    assert np.array_equal(engine.observed(bags), engine.observed(cells))
+    assert engine.in_bags(cells, many=6000) is cells
+    spread = []
+    for one in (cells, bags):
+        totals = np.concatenate(list(engine.resample(one, 1500, seed=1)))[:, :, 0]
+        spread.append((totals[..., 1] / totals[..., 0]).std(axis=0))
+    assert spread[1] == pytest.approx(spread[0], rel=0.12)

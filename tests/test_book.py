@@ -232,7 +232,8 @@ def test_what_the_run_lacks_is_run_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path / "runs"))
     done = []
     monkeypatch.setattr(book, "run_series", lambda profile: done.append(profile))
-    monkeypatch.setattr(book, "build", lambda run, target: done.append((run, target)) or target / "index.html")
+    built_with = lambda run, target, answers: done.append((run, target)) or target / "index.html"
+    monkeypatch.setattr(book, "build", built_with)
     built = (tmp_path / "runs" / "tiny", tmp_path / "_book" / "tiny")
     assert book.main(["tiny"]) == 0 and done == ["tiny", built]
     (built[0] / "notebooks").mkdir(parents=True)
@@ -256,7 +257,9 @@ def test_the_header_of_every_notebook_of_the_series_can_be_read():
     for path in sources:
         says = book.header(nbformat.read(path, as_version=4))
         assert all(says.values()), f"{path.name}: {says}"
-        assert re.match(r"[\d.]+ (min|s)$", says["time"]) and "MB" in says["memory"], says
+        assert (
+            re.match(r"[\d.]+ (min|s) to run, about \d+ min to work through$", says["time"]) and "MB" in says["memory"]
+        ), says
 
 
 def test_a_repository_is_taken_from_pyproject_or_left_out(tmp_path, monkeypatch):
@@ -366,3 +369,22 @@ def test_in_a_browser_pages_are_readable_pictures_move_and_the_search_finds(site
         assert severe == []
     finally:
         driver.quit()
+
+
+def test_a_book_without_answers_holds_none(run, tmp_path):
+    book.gather(run, tmp_path / "source", rooms=("settings",), answers=False)
+    source = tmp_path / "source"
+    assert not (source / "answer_key.ipynb").exists() and not (source / "teachers_guide.md").exists()
+    for path in (source / "notebooks").glob("*.ipynb"):
+        asked = nbformat.read(run / "notebooks" / path.name, as_version=4)
+        text = path.read_text(encoding="utf-8")
+        solutions = [cell.source for cell in asked.cells if "solution" in cell.metadata.get("tags", [])]
+        folded = [m for cell in asked.cells for m in re.findall(r"(?s)</summary>(.*?)</details>", cell.source)]
+        assert solutions and folded, "the run of this test has answers to leave out"
+        for answer in [*solutions, *(part.strip() for part in folded)]:
+            assert json.dumps(answer)[1:-1] not in text, f"{path.name} holds {answer!r}"
+        assert "Check your understanding" in text, "the question stays"
+    for page in source.glob("*.md"):
+        assert not re.search(r"answer[_ ]key|teachers_guide|Teacher's guide", page.read_text(encoding="utf-8")), (
+            page.name
+        )

@@ -11,7 +11,7 @@ from fairrecon_lab.classroom import crowd
 from fairrecon_lab.classroom.command import main
 from fairrecon_lab.classroom.exercises import EXERCISES, expected, numbers_of
 from fairrecon_lab.classroom.grading import grade_class, judge
-from fairrecon_lab.classroom.sets import BLANK, DETAILS, make_class, student_notebook
+from fairrecon_lab.classroom.sets import BLANK, DETAILS, crowd_notebook, make_class, student_notebook
 
 WRITTEN = {
     "00": "answer = sum(women) / len(women) - sum(men) / len(men)",
@@ -154,3 +154,31 @@ def test_a_file_that_is_no_audit_is_named(tmp_path):
     (tmp_path / "my_audit.json").write_text("[]")
     with pytest.raises(ValueError, match="my_audit.json is not a student's audit"):
         crowd.pooled([tmp_path / "my_audit.json"])
+
+
+def test_the_key_holds_what_nbgrader_grades_by_and_no_students_file_does(made):
+    """nbgrader's own run over such a set gave 3 of 3 points to the right answers, 0 to none and to wrong ones."""
+    folder, record = made
+    for name, facts in record["students"].items():
+        for stem, answer in facts["expected"].items():
+            key = (folder / "teacher" / "key" / name / f"{stem}.ipynb").read_text(encoding="utf-8")
+            assert key.count("### BEGIN HIDDEN TESTS") == key.count("### BEGIN SOLUTION") == 1 and repr(answer) in key
+            blank = (folder / name / f"{stem}.ipynb").read_text(encoding="utf-8")
+            assert "HIDDEN TESTS" not in blank and "BEGIN SOLUTION" not in blank
+
+
+def test_the_teachers_notebook_pools_the_class_and_finds_the_planted_student(tmp_path, monkeypatch):
+    """Eleven uniform p-values by hand, and one far below; the notebook's cells run where the teacher's folder is."""
+    values = {f"student_{k:02d}": (k + 0.5) / 12 for k in range(1, 12)} | {"student_12": 1e-6}
+    for name, p in values.items():
+        (tmp_path / name).mkdir()
+        found = {"student": name, "delta": 0.0, "p": p}
+        (tmp_path / name / "my_audit.json").write_text(json.dumps(found))
+    (tmp_path / "teacher").mkdir()
+    monkeypatch.chdir(tmp_path / "teacher")
+    space: dict = {}
+    for cell in crowd_notebook().cells:
+        if cell.cell_type == "code":
+            exec(cell.source, space)
+    assert space["said"]["stands_out"] == ["student_12"] and space["said"]["n_below"] == 1 and space["n"] == 12
+    assert space["said"]["ks_p"] > 0.9

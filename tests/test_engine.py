@@ -53,7 +53,7 @@ def test_steps_come_after_what_they_need_and_a_second_time_finds_all_done(runs, 
         "train": 2,
         "images": 4,
         "quality": 2,
-        "read": 2 + len(every["brain"].arms_read()) - 2,
+        "read": len(every["brain"].arms_read()),
     }
     for step in steps:
         step.do(every)
@@ -190,3 +190,37 @@ def test_another_place_is_refused(runs):
         client_of("moon"),
     ):
         pass
+
+
+def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
+    from fairrecon_lab.engine import plan
+
+    units = {
+        "train": {"unet": (0.5, 3)},
+        "reader": {"a": (0.25, 2)},
+        "images": {"degraded": 1.0, "unet": 2.0},
+        "read": 4.0,
+    }
+    monkeypatch.setattr(plan, "units_of", lambda settings, name, of: units)
+    settings = load_settings("smoke", **TINY | {"brain_patients": 100, "level_subset": 5})
+    table = plan.costs(settings)
+    n_train, n_test, subset = 140, 40, 5
+    train = 2 * 2 * n_train * 3 * 0.5  # a network a level, each image and its mirror image, three epochs
+    images = (n_test + subset) * (1.0 + 2.0 + 2 * 4.0)
+    assert table["hours"].sum() * 3600 == pytest.approx(train + n_train * 2 * 0.25 + images)
+    steps = pd.DataFrame({"kind": ["train", "train", "reader", "images"], "hours": [3.0, 2.0, 2.0, 4.0]})
+    assert [plan.wall_hours(steps, n) for n in (1, 2, 3)] == [11.0, 8.0, 7.0]
+    text = plan.plan("smoke", TINY | {"brain_patients": 100}, 2)
+    assert "hours of one worker" in text and "disk" in text
+
+
+def test_units_are_measured_for_every_kind_of_work(runs):
+    from fairrecon_lab.engine import plan
+
+    settings = load_settings("smoke", **TINY)
+    ((name, of),) = room.counts(settings).items()
+    units = plan.units_of(settings, name, of)
+    assert set(units["train"]) == {"unet"} and set(units["images"]) == {"degraded", "unet"}
+    assert (
+        all(seconds > 0 for seconds, _ in [*units["train"].values(), *units["reader"].values()]) and units["read"] > 0
+    )

@@ -43,6 +43,20 @@ def test_it_opens_with_title_goals_cost_and_place_in_the_paper(path):
     assert re.search(r"\*\*Time\*\* [\d.]+ (min|s)", head), "state the time as a number of min or s"
 
 
+def test_it_says_how_long_a_learner_takes(path):
+    """Reading 130 words a minute, ten lines of code a minute, five minutes for an exercise."""
+    if path.stem == "_template":
+        pytest.skip("a form to be filled")
+    words = sum(len(cell.source.split()) for cell in cells(path) if cell.cell_type == "markdown")
+    lines = sum(
+        bool(line.strip()) for cell in code(path) if "solution" not in tags(cell) for line in cell.source.splitlines()
+    )
+    exercises = sum("solution" in tags(cell) or "<details>" in cell.source for cell in cells(path))
+    stated = re.search(r"about (\d+) min to work through", cells(path)[0].source)
+    assert stated, "beside the machine's time state the learner's: 'about 40 min to work through'"
+    assert abs(int(stated[1]) - (words / 130 + lines / 10 + 5 * exercises)) <= 8
+
+
 def test_its_parameters_are_literals_and_the_two_that_the_runner_passes(path):
     tagged = [i for i, cell in enumerate(code(path)) if "parameters" in tags(cell)]
     assert tagged == [0], "one parameters cell, the first code cell"

@@ -1,9 +1,11 @@
 """Notebook pairs: the .py decides, the .ipynb follows byte for byte."""
 
 import json
+import re
 import subprocess
 import sys
 
+import jupytext
 import pytest
 
 SOURCE = (
@@ -60,3 +62,40 @@ def test_a_notebook_without_source_is_named(root, folder):
 def test_the_notebooks_of_this_clone_are_in_step(root):
     checked = pairs(root, root / "notebooks", "--check")
     assert checked.returncode == 0, checked.stdout
+
+
+TEXT = """# %% [markdown]
+# # 1. An AUROC in the title
+# - **Time** 1 s; **needs** 02, and 02 again; **makes** nothing
+
+# %% [markdown]
+# ## AUROC in a heading
+# `AUROC` in code, $AUROC$ in a formula. AUROCs of both arms, and the AUROC again; see notebook 02.
+#
+# | AUROC | in a table |
+"""
+
+
+def test_a_word_is_linked_at_its_first_use_in_prose_and_nowhere_else(root, folder):
+    (folder / "01_one.py").write_text(TEXT)
+    (folder / "02_two.py").write_text(SOURCE)
+    pairs(root, folder)
+    head, text = ("".join(cell["source"]) for cell in json.loads((folder / "01_one.ipynb").read_text())["cells"])
+    assert head.splitlines()[0] == "# 1. An AUROC in the title" and head.count("[02](02_two.ipynb)") == 2
+    assert text.count("glossary.md") == 2 and text.count("[AUROCs](../book/glossary.md ") == 1
+    assert "both [arms](" in text and "the AUROC again; see [notebook 02](02_two.ipynb)." in text
+    assert text.startswith("## AUROC in a heading\n`AUROC` in code, $AUROC$ in") and "| AUROC | in a table |" in text
+
+
+def test_without_its_links_a_notebook_says_what_its_source_says(root):
+    """The links add nothing and take nothing away; and the words that stop a newcomer have one."""
+    linked = {}
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        made = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+        texts = ["".join(cell["source"]) for cell in made]
+        source = [cell.source for cell in jupytext.read(path.with_suffix(".py")).cells if cell.cell_type == "markdown"]
+        link = re.compile(r"\[([^\]]+)\]\((?:\.\./book/glossary\.md \"[^\"]*\"|\d\d_\w+\.ipynb)\)")
+        assert [link.sub(r"\1", text) for text in texts] == [link.sub(r"\1", text) for text in source], path.name
+        linked[path.stem[:2]] = set(re.findall(r"\[([^\]]+)\]\(\.\./book", " ".join(texts)))
+    assert {"omnibus", "arm"} <= {word.lower().rstrip("s") for word in linked["10"]} | {"omnibus"}
+    assert "mde" in linked["10"] | linked["14"] and "FLAIR" in linked["00"] and "design effect" in linked["12"]

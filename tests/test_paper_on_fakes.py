@@ -52,7 +52,7 @@ def smaller(given: dict) -> dict:
         if small is not None:
             found[name] = small
         elif name == "recipes":
-            found[name] = {network: options | smaller(options) for network, options in value.items()}
+            found[name] = {network: smaller(options) for network, options in value.items()}
     return found
 
 

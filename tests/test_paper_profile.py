@@ -23,7 +23,7 @@ TASKS = {
     "chexpert": [*(task for task in PAPER["tasks"] if not task.startswith("tumour")), "support_devices"],
 }
 MODALITY = {"ucsf_pdgm": "mri", "chexpert": "xray"}
-NARROW = {"width": 2, "segmenter_width": 2}  # the one thing that is not the paper's here
+NARROW = {"width": 2, "segmenter_width": 2, "image_size": 32}  # what is not the paper's here
 
 
 def cohort_in(folder, name, n=40, size=32):

@@ -250,6 +250,12 @@ def test_a_converted_cohort_of_another_size_is_refused_before_any_work(trained, 
     Setup(Run(tmp_path, dataclasses.replace(run.settings, image_size=side)), trained.name)
 
 
+def test_a_network_of_one_level_is_found_by_a_whole_number_too(tmp_path):
+    weights = steps_in(tmp_path, one_level_each=True).weights
+    assert json.dumps(weights.made_from("unet", level=4)) == json.dumps(weights.made_from("unet", level=4.0))
+    assert weights.made_from("unet", level=8) != weights.made_from("unet", level=4.0)
+
+
 def test_nothing_learns_from_the_shipped_example_and_the_way_out_is_said(tmp_path):
     example = open_cohort(Run(tmp_path, load_settings("smoke")), "brain")
     for learn in (lambda: example.weights.make("unet"), example.readings.weights.make_all):

@@ -1,10 +1,11 @@
 """Build the book: the executed notebooks of a run, the guides of book/, and the API, as a site that works offline.
 
-    python tools/book.py [profile] [--out FOLDER]      the site is FOLDER/html, by default in _book/<profile>/
+    python tools/book.py [profile] [--out FOLDER] [--no-answers]
 
-Notebooks that the run lacks are run first. Nothing is executed here: the site shows what the run gave. A slider moves
-over pictures that the run drew beforehand; where a run has none, its last picture stands in for it. Any warning of
-Sphinx is an error.
+The site is FOLDER/html, by default in _book/<profile>/. `--no-answers` leaves out solutions, folded answers, the answer
+key and the teacher's guide: a book to hand out. Notebooks that the run lacks are run first. Nothing is executed here:
+the site shows what the run gave. A slider moves over pictures that the run drew beforehand; where a run has none, its
+last picture stands in for it. Any warning of Sphinx is an error.
 """
 
 import argparse
@@ -34,6 +35,10 @@ ROOMS = ("settings", "tables", "columns", "measures", "cohort", "degrade", "lear
 LEFT_OUT = {"cli"}
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+DETAILS = re.compile(r"<details>\s*<summary>(?:<b>)?(.*?)</summary>.*?</details>", re.S)
+# what the first page says of teaching: a row of its table, and two pages of its contents
+TEACHING = re.compile(r"^\* - teach\n  - .*\n|^teachers_guide\n|^answer_key\n", re.M)
+WORD = re.compile(r'\[([^\]]+)\]\(\.\./book/glossary\.md "([^:"]+): [^"]*"\)')  # a link that tools/pairs.py made
 HEADER = {"time": "Time", "memory": "memory", "needs": "needs", "makes": "makes", "paper": "In the paper"}
 
 
@@ -42,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("profile", nargs="?", default="tutorial")
     options.add_argument("--out", type=Path, help="where the site goes")
+    options.add_argument("--no-answers", action="store_true", help="a book for learners: no solutions, no answer key")
     chosen = options.parse_args(argv)
     try:
         profile = load_settings(chosen.profile).profile
@@ -50,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         if missing := [path.name for path in sources if not (run / "notebooks" / path.name).exists()]:
             print(f"the run lacks {', '.join(missing)}: running the series first")
             run_series(chosen.profile)
-        page = build(run, chosen.out or project_folder() / "_book" / profile)
+        name = f"{profile}-no-answers" if chosen.no_answers else profile
+        page = build(run, chosen.out or project_folder() / "_book" / name, answers=not chosen.no_answers)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -65,7 +72,7 @@ def run_series(profile: str) -> None:
     series.run_series(profile)
 
 
-def build(run: Path, target: Path, rooms: tuple | None = None) -> Path:
+def build(run: Path, target: Path, rooms: tuple | None = None, answers: bool = True) -> Path:
     """Build the site of one run.
 
     Parameters
@@ -76,6 +83,8 @@ def build(run: Path, target: Path, rooms: tuple | None = None) -> Path:
         Gets `source/` (made anew) and `html/`.
     rooms : tuple of str, optional
         Rooms of the core in the API reference; all by default.
+    answers : bool
+        Whether solutions, folded answers, the answer key and the teacher's guide are in it.
 
     Returns
     -------
@@ -92,7 +101,7 @@ def build(run: Path, target: Path, rooms: tuple | None = None) -> Path:
     source, site = target / "source", target / "html"
     for folder in (source, site):
         shutil.rmtree(folder, ignore_errors=True)
-    gather(run, source, rooms)
+    gather(run, source, rooms, answers)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"]
     done = subprocess.run(
         [*command, "-d", str(target / "doctrees"), str(source), str(site)], capture_output=True, text=True, check=False
@@ -102,7 +111,7 @@ def build(run: Path, target: Path, rooms: tuple | None = None) -> Path:
     return site / "index.html"
 
 
-def gather(run: Path, source: Path, rooms: tuple | None = None) -> None:
+def gather(run: Path, source: Path, rooms: tuple | None = None, answers: bool = True) -> None:
     """Everything that Sphinx reads, in one folder: the guides, the prepared notebooks, and what is made from them."""
     paths = sorted((run / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not paths:
@@ -112,8 +121,14 @@ def gather(run: Path, source: Path, rooms: tuple | None = None) -> None:
     record = json.loads((run / "run.json").read_text("utf-8")) if (run / "run.json").exists() else {}
     (source / "notebooks").mkdir()
     for name, notebook in notebooks.items():
-        nbformat.write(prepare(notebook), source / "notebooks" / f"{name}.ipynb")
-    nbformat.write(answer_key(notebooks), source / "answer_key.ipynb")
+        ready = prepare(notebook) if answers else unanswered(prepare(notebook))
+        nbformat.write(ready, source / "notebooks" / f"{name}.ipynb")
+    if answers:
+        nbformat.write(answer_key(notebooks), source / "answer_key.ipynb")
+    else:
+        (source / "teachers_guide.md").unlink()
+        index = source / "index.md"
+        index.write_text(TEACHING.sub("", index.read_text("utf-8")), encoding="utf-8")
     for path in source.glob("*.md"):
         path.write_text(with_links(path.read_text("utf-8"), notebooks, run, record), encoding="utf-8")
     write_api(source / "api", rooms)
@@ -163,10 +178,21 @@ def prepare(notebook):
         tags = set(cell.metadata.get("tags", []))
         folded = {"hide-cell"} if "solution" in tags else {"remove-cell"} if "injected-parameters" in tags else set()
         cell.metadata = nbformat.from_dict({"tags": sorted(tags | folded)})
+        if cell.cell_type == "markdown":
+            cell.source = WORD.sub(r"{term}`\1 <\2>`", cell.source)
         if cell.cell_type == "code":
             cell.outputs = [part for output in cell.outputs for part in still(output, models)]
             alt = f"{heading}. {text}".strip(" .") + "."
             cell.metadata["mystnb"] = {"image": {"alt": alt if len(alt) > 1 else "Figure of this notebook."}}
+    return notebook
+
+
+def unanswered(notebook):
+    """The notebook without its solutions and folded answers; what they ask stays."""
+    notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata["tags"]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = DETAILS.sub(lambda found: "" if "nswer" in found[1] else f"**{found[1]}**", cell.source)
     return notebook
 
 
@@ -262,7 +288,7 @@ def with_links(text: str, notebooks: dict, run: Path, record: dict) -> str:
 def header(notebook) -> dict[str, str]:
     """What the first cell of a notebook says about time, memory, needs, makes, paper; empty where nothing."""
     text = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), "")
-    text = re.sub(r"\n +", " ", text)
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", re.sub(r"\n +", " ", text))
     return {key: m[1].strip(" ,;") if (m := re.search(rf"\*\*{word}\*\* ([^*\n]+)", text)) else ""
             for key, word in HEADER.items()}  # fmt: skip
 

@@ -29,6 +29,7 @@ from scipy.stats import rankdata
 BLOCK = 16  # resamples that share one random generator: chunk sizes change no weight
 CHUNK_ELEMENTS = 2**24  # weights held at once (64 MiB as float32), whatever n_boot is
 EXACT_FLOAT32 = 2**24  # integers up to here are exact in float32
+MANY, BAGS = 50_000, 4_000  # above so many patients, resamples draw random bags of patients, so many in all
 
 
 class Stratum(NamedTuple):
@@ -227,6 +228,7 @@ def resample(cells: CellSums, n_boot: int, seed: int = 0) -> Iterator[np.ndarray
     ------
     totals : float32 or float64, shape (b, cells, strata, 1 + arms)
     """
+    cells = in_bags(cells, seed)
     sums = cells.sums.reshape(len(cells.sums), -1)
     for weights in patient_weights(cells.n_patients, n_boot, seed):
         totals = np.empty((len(weights), len(cells.codes), sums.shape[1]), sums.dtype)
@@ -234,6 +236,23 @@ def resample(cells: CellSums, n_boot: int, seed: int = 0) -> Iterator[np.ndarray
             in_cell = weights.take(cells.patient[first:end], axis=1).astype(sums.dtype)
             np.matmul(in_cell, sums[first:end], out=totals[:, c])
         yield totals.reshape(len(weights), len(cells.codes), *cells.sums.shape[1:])
+
+
+def in_bags(cells: CellSums, seed: int = 0, many: int = MANY, bags: int = BAGS) -> CellSums:
+    """Patients of `cells` put together at random (`seed`) in as many as `bags`, if there are more than `many`.
+
+    Sums over independent patients have the same variance in bags; standard errors are made from patients all the same.
+    """
+    if cells.n_patients <= many:
+        return cells
+    bag = np.random.default_rng([seed, 3]).permutation(cells.n_patients) % bags
+    cell = np.repeat(np.arange(len(cells.codes)), np.diff(cells.start))
+    units, at = np.unique(cell * bags + bag[cells.patient], return_inverse=True)
+    flat = cells.sums.reshape(len(at), -1)
+    sums = np.stack([np.bincount(at, column, minlength=len(units)) for column in flat.T], axis=1)
+    start = np.searchsorted(units, np.arange(len(cells.codes) + 1) * bags)
+    sums = sums.reshape(len(units), *cells.sums.shape[1:]).astype(cells.sums.dtype)
+    return CellSums(units % bags, start, sums, cells.codes, bags)
 
 
 def observed(cells: CellSums) -> np.ndarray:

@@ -237,8 +237,9 @@ def _tabled_cuts(table: pd.DataFrame, task: str, keys, rows) -> np.ndarray:
     wanted = pd.DataFrame({name: parts[name] for name in on})
     if table.duplicated(on).any():
         raise ValueError(f"the thresholds of task {task!r} name several values for one {', '.join(on)}")
-    found = wanted.merge(table[[*on, "value"]].astype({"level": object} if "level" in on else {}), on=on, how="left")
-    if found["value"].isna().all():
+    table = table[[*on, "value"]].astype({"level": object} if "level" in on else {})
+    found = wanted.merge(table, on=on, how="left", indicator=True)  # a NaN is a threshold that nothing could choose
+    if not found["_merge"].eq("both").any():
         raise ValueError(f"the thresholds of task {task!r} have no value for the {', '.join(on)} of the results")
     return found["value"].to_numpy(float)
 

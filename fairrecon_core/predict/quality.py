@@ -153,11 +153,6 @@ def film_mask(clean) -> np.ndarray:
     return within(lit.any(axis=2))[:, :, None] & within(lit.any(axis=1))[:, None, :]
 
 
-def lpips_distance(image, clean) -> float:
-    """LPIPS (AlexNet) between two images (H, W) in [0, 1]; 0 for equal images, larger is worse."""
-    return float(lpips_distances(np.asarray(image)[None], np.asarray(clean)[None])[0])
-
-
 def lpips_distances(images, clean) -> np.ndarray:
     """LPIPS (AlexNet) of each of the images (n, H, W) in [0, 1] from its clean original, shape (n,)."""
     return lpips_of([np.asarray(images)], np.asarray(clean))[0] if len(images) else np.empty(0)

@@ -133,9 +133,3 @@ def degradation_stamp(made: Degradation, cohort: Cohort) -> Stamp:
 def product_folder(setup: Setup, name: str, fold: int = 0, train_seed: int = 0) -> Path:
     """Folder of the weights and images of an arm, or of a reader's weights."""
     return setup.run.folder / "reconstructions" / setup.cohort.name / name / f"{fold}-{train_seed}"
-
-
-def subgroup_attributes(cohort: Cohort) -> list[str]:
-    """Attributes of which at least two subgroups are known in a cohort."""
-    known = lambda column: set(cohort.table[column]) - {"unknown"}
-    return [column for column in ("sex", "age_group", "race") if len(known(column)) > 1]

@@ -108,7 +108,7 @@ class Weights:
     def _levels(self, level: float | None) -> tuple[float, ...]:
         """The levels that the network of a `level` learns."""
         setup = self.setup
-        return (level or setup.audit_level,) if setup.run.settings.one_level_each else setup.levels
+        return (float(level or setup.audit_level),) if setup.run.settings.one_level_each else setup.levels
 
     def _folder(self, arm: str, fold: int, train_seed: int, level: float | None) -> Path:
         folder = product_folder(self.setup, base_arm(arm), fold, train_seed)

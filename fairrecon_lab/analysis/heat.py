@@ -27,10 +27,11 @@ def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.nda
     kept: dict[str, Tensor] = {}
     hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
     try:
-        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None].requires_grad_(True)
+        place = next(network.parameters()).device
+        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32, device=place)[None, None].requires_grad_(True)
         logit = network(pixels)[0, output]
         gradient = torch.autograd.grad(logit, kept["features"])[0]
     finally:
         hook.remove()
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return F.relu((weights * kept["features"]).sum(dim=1))[0].detach().numpy()
+    return F.relu((weights * kept["features"]).sum(dim=1))[0].detach().cpu().numpy()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade.mri import PUBLISHED, achieved_acceleration, radial_mask, spokes_for
 from fairrecon_core.degrade.xray import Exposure, LowDoseXRay
 from fairrecon_core.steps.pipeline import CohortSteps
@@ -93,3 +94,9 @@ def card_figures(cohorts: Mapping[str, CohortSteps], arm: str) -> pd.DataFrame:
     cards = {name: steps.weights.card(arm) for name, steps in cohorts.items()}
     figures = {name: pd.DataFrame(card.get("test", {})).T for name, card in cards.items()}
     return pd.concat(figures, names=["cohort", "arm and level"])
+
+
+def subgroup_attributes(cohort: Cohort) -> list[str]:
+    """Attributes of which at least two subgroups are known in a cohort."""
+    known = lambda column: set(cohort.table[column]) - {"unknown"}
+    return [column for column in ("sex", "age_group", "race") if len(known(column)) > 1]

@@ -11,10 +11,13 @@ import dataclasses
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import norm, t
 
 from fairrecon_core.audit.engine import Stratum, fold_placements
 from fairrecon_core.audit.groups import GroupMeans
+from fairrecon_core.audit.inference import Contrast
 from fairrecon_core.audit.metrics import logit
+from fairrecon_core.audit.multiplicity import spread
 
 ECE_BINS = 10  # of equal width on [0, 1], each with its upper edge
 
@@ -55,7 +58,7 @@ def recalibration(score: np.ndarray, truth: np.ndarray, free_slope: bool) -> np.
     """
     x, n = logit(score), len(score)
     design = np.stack([np.ones(n), x], axis=1) if free_slope else np.ones((n, 1))
-    offset, beta = np.zeros(n) if free_slope else x, np.array([0.0, 1.0]) if free_slope else np.zeros(1)
+    offset, beta = np.zeros(n) if free_slope else x, np.zeros(1 + free_slope)
     if not 0 < truth.sum() < n or (free_slope and np.ptp(x) == 0):
         return np.full(n, np.nan)
     for _ in range(50):
@@ -105,6 +108,43 @@ def for_uneven_patients(result: GroupMeans, stratum: Stratum, patient, codes) ->
     return dataclasses.replace(
         result, se=result.se | {"level": level, "gap": gap}, df=result.df | {"level": df, "gap": both}
     )
+
+
+def area_interval(metric: str, level: Contrast, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(1 - `alpha`) interval of a `level`; symmetric in its logit where `metric` is an area, surer towards 1."""
+    low, high = level.interval(alpha)
+    inner = (level.estimate > 1e-6) & (level.estimate < 1 - 1e-6) & (metric in ("auroc", "auprc"))
+    middle = np.where(inner, level.estimate, 0.5)
+    half = (high - level.estimate) / (middle * (1 - middle))
+    return np.where(inner, expit(logit(middle) - half), low), np.where(inner, expit(logit(middle) + half), high)
+
+
+def deviates(question: Contrast, result: GroupMeans, rate: bool) -> Contrast:
+    """Gaps in normal deviates, for p-values far out in the tail, where a family is decided.
+
+    Beyond 95 % a small subgroup's Student tail is the longer; and a rate near 0 or 1 looks surer than it is, so its
+    deviate is no larger than with the variance of the two rates put together, which holds were they equal (score test).
+
+    Parameters
+    ----------
+    question : Contrast
+        Gaps of one stratum and arm.
+    result : GroupMeans
+        What they are made of.
+    rate : bool
+        Whether the values are 0 or 1.
+    """
+    unit, df, r = np.maximum(spread(question.deviations), 1e-30), question.df, int(result.reference)
+    size = np.abs(question.estimate) / unit
+    if rate:
+        n, p, var = result.n_rows[:, None], result.smoothed, result.se["level"] ** 2
+        pooled = (result.value * n + (result.value * n)[..., [r]]) / (n + n[..., [r]])
+        of_one = var / (p * (1 - p))
+        null = pooled * (1 - pooled) * (of_one + of_one[..., [r]])
+        size = size * np.minimum(1, np.sqrt((var + var[..., [r]]) / np.maximum(null, 1e-30)))
+    tail = t.sf(size * t.ppf(0.975, df) / norm.ppf(0.975), df)
+    size = np.minimum(size, norm.isf(np.maximum(tail, 1e-300)))
+    return dataclasses.replace(question, estimate=size, deviations=question.deviations / unit)
 
 
 def calibration_errors(score: np.ndarray, truth: np.ndarray, patient: np.ndarray) -> tuple[float, float, np.ndarray]:

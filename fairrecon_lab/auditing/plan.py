@@ -208,7 +208,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def words(plan: Plan, table: pd.DataFrame, power: float) -> str:
-    """The `table` of a `plan` in words; `power` is the wanted chance."""
+    """The table of a plan in words.
+
+    Parameters
+    ----------
+    plan : Plan
+    table : DataFrame
+        Of `plan_table`.
+    power : float
+        The wanted chance.
+    """
     label = "of patients" if plan.shared else "of images"
     lines = [
         f"Planned: {', '.join(f'{name} {n}' for name, n in plan.groups.items())} patients, {plan.images:g} images "

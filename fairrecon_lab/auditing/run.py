@@ -11,6 +11,7 @@ import pandas as pd
 
 from fairrecon_core.audit.change import audit_change
 from fairrecon_core.audit.engine import text_codes
+from fairrecon_core.audit.matching import OVERLAP
 from fairrecon_core.audit.thresholds import RULES, choose_threshold
 from fairrecon_lab.auditing.columns import listed, plain
 from fairrecon_lab.auditing.masks import measured
@@ -100,6 +101,7 @@ def _tables(options) -> Standard:
         if cohort is None:
             raise ValueError(f"masks in {options.masks[0]} have no people: give a table with image and attribute, too")
         options.value = [*options.value, *(value for value in MASKED if value[0] in results)]
+        results.attrs["notes"].append(f"margins within which a distance does not matter are guesses: {GUESSED}")
         tables = standard(results, cohort, options)
     else:
         first = read_outside(options.results)
@@ -152,23 +154,22 @@ def _audited(results, tables, attribute, arms, baseline, options) -> tuple[pd.Da
     shared = {"margin": options.margin, "min_support": options.min_support, "n_boot": options.n_boot,
               "thresholds": _thresholds(options.thresholds), "rule": options.rule, "adjust": options.adjust,
               "split": options.split, "seed": options.seed}  # fmt: skip
-    named = {"metrics": [name for name in results if name not in NOT_MEASURES]} if results is tables.measures else {}
-    margin = {"rate": options.margin} | {name: margin for name, _, margin in options.value if margin}
-    shared["margin"] = margin if results is tables.measures else options.margin
-    of_arms = shared if baseline is None else shared | {
-        "thresholds": _frozen(results, tables.cohort, baseline, options, tables.notes)}  # fmt: skip
-    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **of_arms)
-    one = _with_units(one, options)
-    if baseline is None:
-        return one, None
-    pairs = options.reference == "all-pairs"
-    two = audit_change(
-        results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
-        reference="largest" if pairs else options.reference, **named, **shared,
-    )  # fmt: skip
-    two = _with_units(two, options)
-    two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
-    return one, two
+    two, named = None, {}
+    if results is tables.measures:
+        shared["margin"] = {"rate": options.margin} | {name: margin for name, _, margin in options.value}
+        if not set(OVERLAP) <= set(results.columns):
+            named["metrics"] = [name for name in results if name not in NOT_MEASURES]
+    if baseline is not None:
+        pairs = options.reference == "all-pairs"
+        two = audit_change(
+            results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
+            reference="largest" if pairs else options.reference, **named, **shared,
+        )  # fmt: skip
+        two = _with_units(two, options)
+        two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
+        shared["thresholds"] = _frozen(results, tables.cohort, baseline, options, tables.notes)
+    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **shared)
+    return _with_units(one, options), two
 
 
 def _frozen(results, cohort, baseline: str, options, notes: list) -> pd.DataFrame | str | float | None:
@@ -308,5 +309,6 @@ def _thresholds(text: str | None) -> str | float | None:
         return text
 
 
+GUESSED = "2 for hd95, 1 for the surface, in mm or pixels; --value hd95_mm:mm:3 for another"
 MASKED = (("dice", "dice", None), ("hd95_mm", "mm", 2.0), ("surface_mm", "mm", 1.0), ("hd95_px", "px", 2.0),
           ("surface_px", "px", 1.0))  # fmt: skip

@@ -22,8 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from scipy.stats import norm, t
 
 from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.change import floored_spread, reference_of, stratum_of, subgroups_of, threshold_shift
@@ -281,7 +279,7 @@ def _level_rows(cell: _Cell, choices: Choices) -> list[dict]:
     """Each subgroup's own figure."""
     level, metric = inference.contrast(cell.result, "level"), METRICS.get(cell.metric)
     limits = (metric.low, metric.high) if metric else (-np.inf, np.inf)
-    low, high = (np.clip(bound, *limits)[0, 0] for bound in _skewed(cell.metric, level, choices.alpha))
+    low, high = (np.clip(bound, *limits)[0, 0] for bound in linearised.area_interval(cell.metric, level, choices.alpha))
     n = cell.result.n_patients
     return [
         _head(cell, choices)
@@ -290,15 +288,6 @@ def _level_rows(cell: _Cell, choices: Choices) -> list[dict]:
                 "verdict": "" if np.isfinite(level.estimate[0, 0, g]) else "not_estimable"}
         for g, name in enumerate(cell.view.names)
     ]  # fmt: skip
-
-
-def _skewed(metric: str, level: inference.Contrast, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a figure; of an area, whose error grows towards .5, it is symmetric in its logit."""
-    low, high = level.interval(alpha)
-    inner = (level.estimate > 1e-6) & (level.estimate < 1 - 1e-6) & (metric in ("auroc", "auprc"))
-    middle = np.where(inner, level.estimate, 0.5)
-    half = (high - level.estimate) / (middle * (1 - middle))
-    return np.where(inner, expit(logit(middle) - half), low), np.where(inner, expit(logit(middle) + half), high)
 
 
 def _widest_rows(cell: _Cell, attribute: str, choices: Choices) -> list[dict]:
@@ -330,20 +319,12 @@ def _signed_rows(cells: list[_Cell], attribute: str, choices: Choices) -> list[d
             gap = inference.contrast(cell.result, "gap")
             compared = np.isin(np.arange(len(cell.view.names)), cell.view.compared)
             questions.append(dataclasses.replace(gap, estimate=np.where(compared, gap.estimate, np.nan)))
-        asked = [_deviates(one) for one in questions] if choices.adjust == "max_t" else questions
+        asked = [linearised.deviates(one, cell.result, unit_of(cell.metric) == "rate")
+                 for one, cell in zip(questions, own)] if choices.adjust == "max_t" else questions  # fmt: skip
         adjusted = multiplicity.adjusted(asked, choices.adjust)
         for cell, question, p_adjusted in zip(own, questions, adjusted):
             rows += _signed_cell(cell, question, p_adjusted[0, 0], f"{attribute}/{kind}", choices)
     return rows
-
-
-def _deviates(question: inference.Contrast) -> inference.Contrast:
-    """Estimates as normal deviates of the same Student p-value: beyond 95 % a small subgroup's tail is the longer."""
-    unit, df = np.maximum(multiplicity.spread(question.deviations), 1e-30), question.df
-    size = np.abs(question.estimate) / unit
-    tail = t.sf(size * t.ppf(0.975, df) / norm.ppf(0.975), df)
-    size = np.minimum(size, norm.isf(np.maximum(tail, 1e-300)))
-    return dataclasses.replace(question, estimate=size, deviations=question.deviations / unit)
 
 
 def _signed_cell(cell: _Cell, question: inference.Contrast, p_adjusted, family: str, choices: Choices) -> list[dict]:

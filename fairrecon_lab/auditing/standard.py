@@ -13,6 +13,7 @@ import pandas as pd
 from fairrecon_core.audit.engine import text_codes
 from fairrecon_core.audit.matching import OVERLAP, QUALITY
 from fairrecon_core.audit.thresholds import at
+from fairrecon_core.measures import METRICS, UNITS
 from fairrecon_lab.auditing.columns import (
     KEYS,
     LABEL_NAME,
@@ -82,11 +83,13 @@ def standard(results: pd.DataFrame, people: pd.DataFrame | None, options) -> Sta
         results = people = _with_images(results, out.notes)
     else:
         results, people = _joined(results, people, out.notes)
-    out.cohort = _one_row_an_image(people) if people is results else people
+    longer = people is results or {"task", "label"} <= set(people.columns)
+    out.cohort = _one_row_an_image(people) if longer else people
     wanted = dict.fromkeys(["patient_id", "split", *(name for names in out.attributes for name in names)])
     for name in wanted:
-        if name not in out.cohort and name in results:
-            out.cohort = _assigned(out.cohort, name, results, results[name])
+        source = people if name in people else results
+        if name not in out.cohort and name in source:
+            out.cohort = _assigned(out.cohort, name, source, source[name])
     if "patient_id" not in out.cohort:
         out.cohort = out.cohort.assign(patient_id=out.cohort["image_id"])
         out.notes.append(NO_PATIENT)
@@ -266,8 +269,10 @@ def _add_results(out: Standard, results: pd.DataFrame, people: pd.DataFrame, opt
         if pairs:
             _melt(out, source, pairs, keys, options)
     names = [named(results, name, "--value") for name, _, _ in options.value]
-    options.value = [(column, *rest) for column, (_, *rest) in zip(names, options.value)]
-    names += [name for name in (*QUALITY, *OVERLAP) if name in results and name not in names and out.scores is None]
+    options.value = [(column, *_unit_and_margin(column, *rest)) for column, (_, *rest) in zip(names, options.value)]
+    names += [
+        name for name in (*QUALITY, "dice", *OVERLAP) if name in results and name not in names and out.scores is None
+    ]
     if names:
         out.measures = results[keys].assign(**{name: number_column(results, name) for name in names})
         out.measures = _with_attrs(out.measures, results)
@@ -276,6 +281,15 @@ def _add_results(out: Standard, results: pd.DataFrame, people: pd.DataFrame, opt
                          "or --value NAME:unit:margin for a number of each image; a table with a column for each arm "
                          "is put into rows, for example by pandas' melt('image_id', var_name='arm', value_name='score')"
                          ".assign(task='edema')")  # fmt: skip
+
+
+def _unit_and_margin(name: str, unit: str, margin: float | None) -> tuple[str, float]:
+    """What was given for a measure, or is known of it or of its unit."""
+    known = METRICS[name].unit if name in METRICS else unit
+    if margin is None and (known not in UNITS or UNITS[known].margin is None):
+        raise ValueError(f"what difference in {name!r} does not matter? Say --value {name}:unit:margin, such as "
+                         "seconds:s:2")  # fmt: skip
+    return unit or known, UNITS[known].margin if margin is None else margin
 
 
 def _add_labels(out: Standard, source: dict, options) -> None:
@@ -361,7 +375,9 @@ def _pairs(results: pd.DataFrame, people: pd.DataFrame, options, out: Standard) 
         shown = ", ".join(
             f"{task}: score {score!r}, label {label!r}" for task, (score, label) in list(pairs.items())[:4]
         )
-        out.notes.insert(0, f"{len(pairs)} findings, a column each; {shown}" + " ..." * (len(pairs) > 4))
+        out.notes.insert(
+            0, f"{len(pairs)} finding{'s' * (len(pairs) > 1)}, a column each; {shown}" + " ..." * (len(pairs) > 4)
+        )
     return pairs
 
 

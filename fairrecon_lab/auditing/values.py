@@ -118,6 +118,8 @@ def groups(cohort: pd.DataFrame, name: str, bins: dict, renamed: dict, notes: li
         The column names people, or is to be cut and holds no numbers.
     """
     codes, words = text_codes(cohort[name])
+    if name in ("image_id", "patient_id"):
+        raise ValueError(f"{cohort.attrs['file']}, column {name!r} has {len(words)} values: it names people, no groups")
     new = np.array([*(renamed.get(word.casefold(), word) for word in words), None], dtype=object)
     values = pd.Series(new[codes], index=cohort.index, name=name)
     edges = bins.get(name, ())
@@ -171,6 +173,9 @@ def _binned(values: pd.Series, numbers: np.ndarray, edges, cohort: pd.DataFrame)
         said = f"{name} has {n} values: cut at {_and(edges)}, tertiles of patients (--bins {name}=40,60 for others)"
     else:
         said = f"{name} is cut at {_and(edges)}"
+    open_ended = sorted({word for word in values.dropna().unique() if re.match(r"[<>]|.*\+$", word)})
+    if open_ended:
+        said += f"; {listed(open_ended)} read as the number in it"
     if not len(edges):
         raise ValueError(
             f"{cohort.attrs['file']}, column {name!r} cannot be cut into thirds: say --bins '{name}=EDGES'"

@@ -177,4 +177,17 @@ EXERCISES = {
         },
         "answer = patients * (half / margin) ** 2",
     ),
+    "15": Exercise(
+        "Of the patients whose T1 image looks like this, a share `p` has oedema, which raises T2 by `rise` grey "
+        "values. "
+        "A network that sees T1 alone draws the best single value. What is its expected squared error in that place?",
+        lambda g: {"p": round(g.uniform(0.1, 0.9), 3), "rise": round(g.uniform(0.1, 0.3), 3)},
+        "answer = p * (1 - p) * rise**2",
+    ),
+    "16": Exercise(
+        "`method` and `twin` hold the TPR of women and of men (in this order) after a method and after its twin. By "
+        "how much did the method lower the size of the gap beyond what its twin did?",
+        lambda g: {name: [round(float(v), 3) for v in g.uniform(0.4, 0.9, 2)] for name in ("method", "twin")},
+        "answer = abs(twin[0] - twin[1]) - abs(method[0] - method[1])",
+    ),
 }

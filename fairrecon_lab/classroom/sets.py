@@ -2,7 +2,8 @@
 
     class/student_01/NN_name.ipynb    solutions, their outputs and folded answers out, answer cells in
     class/teacher/class.json          who has which seed, and every expected answer
-    class/teacher/key/student_01/     the same set filled in with the reference answers
+    class/teacher/the_crowd.ipynb     pools the placebo audits of the class, to be shown to it
+    class/teacher/key/student_01/     the same set filled in with the reference answers, and nbgrader's hidden tests
 
 Cells carry nbgrader's metadata (schema 3). Autograded: `own-NN`, with numbers of the student's own. Marked by the
 teacher: what replaces the solutions and the folded answers.
@@ -19,9 +20,51 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from fairrecon_lab.classroom.exercises import EXERCISES, expected, numbers_of
 
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+CROWD = """
+%% text
+# The null in the crowd
+Each of you audited an arm. For all but one of you it changed nothing: patients swapped images with their likes. For one
+of you it harmed women. Before you run the next cell: who has p < .05? What did you conclude?
+%% code
+from pathlib import Path
+
+from fairrecon_lab.classroom import crowd
+
+table = crowd.pooled(sorted(Path("..").glob("student_*/my_audit.json")))
+alpha = 0.05
+table.head(8).round(5)
+%% text
+## What chance looks like
+Where nothing happened a p-value is as likely to be .03 as .73: the histogram is flat, but for the luck of so few. The
+dashed line is where it would be with infinitely many of you.
+%% code
+crowd.histogram(table)
+%% text
+## One by one, and together
+With n audits of nothing, n times .05 are *expected* below .05, and the chance that *somebody* is below is 1 minus .95
+to the power of n. By hand:
+%% code
+n, said = len(table), crowd.said(table, alpha)
+low, high = said["range_by_chance"]
+print(f"{said['n_below']} of {n} found p < {alpha}; by chance {alpha * n:.1f}, usually {low} to {high}")
+print(f"somebody finds it although nothing happened: {1 - (1 - alpha) ** n:.0%}")
+assert abs(said["chance_of_a_false_alarm"] - (1 - (1 - alpha) ** n)) < 1e-12
+%% text
+## Who stands out
+Ask for alpha divided by n from each, and the chance of any false alarm in the whole class is at most alpha. Who is
+left?
+%% code
+print(f"below {alpha} / {n}: {', '.join(said['stands_out']) or 'nobody'}")
+print(f"all others against a flat law (Kolmogorov-Smirnov): p = {said['ks_p']:.2f}")
+%% text
+To talk about: a journal prints only audits with p < .05. Which of yours would it have printed, and how many of these
+were true?
+"""
 BLANK = "# Your answer: set `answer` to one number\nanswer = None"
 BY_HAND = "# Your own solution here. Your teacher reads it."
 FREE_TEXT = "*Your answer here, in a sentence or two. Your teacher reads it.*"
+GLOSSARY = re.compile(r"\[([^\]]+)\]\(\.\./book/[^)]*\)")  # a set has no book beside it
 DETAILS = re.compile(r"<details><summary>(.*?)</summary>.*?</details>", re.S)
 
 
@@ -65,8 +108,9 @@ def make_class(n_students: int, seed: int, out: Path, sources: list[Path], with_
             if answer is not None:
                 record["students"][name]["expected"][stem] = answer
             if with_key:
-                _write(filled(blank, stem[:2]), out / "teacher" / "key" / name / f"{stem}.ipynb")
+                _write(filled(blank, stem[:2], answer), out / "teacher" / "key" / name / f"{stem}.ipynb")
     (out / "teacher").mkdir(parents=True, exist_ok=True)
+    _write(crowd_notebook(), out / "teacher" / "the_crowd.ipynb")
     (out / "teacher" / "class.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return record
 
@@ -93,6 +137,7 @@ def student_notebook(notebook, stem: str, seed: int, student: str, planted: bool
     """
     notebook, number, cells = copy.deepcopy(notebook), stem[:2], []
     for i, cell in enumerate(notebook.cells):
+        cell.source = GLOSSARY.sub(r"\1", cell.source)
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -115,12 +160,21 @@ def student_notebook(notebook, stem: str, seed: int, student: str, planted: bool
     return notebook, expected(exercise, numbers)
 
 
-def filled(notebook, number: str):
-    """A student's notebook with the reference answer in its own exercise."""
+def filled(notebook, number: str, answer: float | None = None):
+    """A student's notebook with the reference answer in its own exercise; given the `answer`, nbgrader can grade by it.
+
+    `number` is the notebook's, such as "04". nbgrader takes what stands between its marks out of what it releases, and
+    puts it back when it grades.
+    """
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade_id") == f"own-{number}":
-            cell.source = "import numpy as np\n\n" + EXERCISES[number].reference
+        name = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if name == f"own-{number}":
+            body = f"import numpy as np\n\n{EXERCISES[number].reference}"
+            cell.source = f"### BEGIN SOLUTION\n{body}\n### END SOLUTION"
+        elif name == f"check-{number}" and answer is not None:
+            test = f"assert np.isclose(answer, {answer!r}, rtol={EXERCISES[number].tolerance}, atol=1e-9)"
+            cell.source += f"\n### BEGIN HIDDEN TESTS\n{test}\n### END HIDDEN TESTS"
     return notebook
 
 
@@ -157,6 +211,16 @@ def _crowd_cells(seed: int, student: str, planted: bool) -> list:
     call = f'write_audit({seed}, "{student}", {_salt(seed, planted)})'
     code = f"from fairrecon_lab.classroom.crowd import write_audit\n\n{call}"
     return [new_markdown_cell(text), new_code_cell(code, metadata=_marks("crowd-10", locked=True))]
+
+
+def crowd_notebook():
+    """The teacher's notebook: what the audits of the class say together. It reads the folders beside it."""
+    parts = re.split(r"^%% (text|code)\n", CROWD, flags=re.M)[1:]
+    make = {"text": new_markdown_cell, "code": new_code_cell}
+    cells = [make[kind](source.strip()) for kind, source in zip(parts[::2], parts[1::2])]
+    for i, cell in enumerate(cells):
+        cell["id"] = f"crowd-{i}"
+    return nbformat.v4.new_notebook(metadata=KERNEL, cells=cells)
 
 
 def _salt(seed: int, planted: bool) -> int:

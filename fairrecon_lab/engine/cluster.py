@@ -86,7 +86,14 @@ def work(step: Step, profile: str, given: str, environment: dict, *before: float
 def client_of(where: str) -> Iterator[Any]:
     """A Dask client for `where`, as in `run_steps`; workers that were started for it end with the block.
 
-    ValueError for another place, and without Dask.
+    Parameters
+    ----------
+    where : str
+
+    Raises
+    ------
+    ValueError
+        Another place, or Dask is not installed.
     """
     try:
         import dask

@@ -35,7 +35,7 @@ class Step:
         return f"{self.kind} {self.cohort} {self.what} {which}".strip()
 
     def do(self, every: dict[str, CohortSteps]) -> None:
-        """Do it, unless its product is current."""
+        """Do it with the steps of `every` cohort, unless its product is current."""
         steps, which = every[self.cohort], dict(self.which)
         if self.kind == "train":
             steps.weights.make(self.what, **which)

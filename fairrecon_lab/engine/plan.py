@@ -61,7 +61,12 @@ def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
 
 
 def costs(settings: Settings) -> pd.DataFrame:
-    """Every step of a run: cohort, kind, what, images, unit_s (seconds an image), hours, needs_training."""
+    """Every step of a run: cohort, kind, what, images, unit_s (seconds an image), hours.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
     rows: list[dict] = []
     for name, of in counts(settings).items():
         units = units_of(settings, name, of)
@@ -86,7 +91,15 @@ def costs(settings: Settings) -> pd.DataFrame:
 
 
 def units_of(settings: Settings, name: str, of: Mapping) -> dict:
-    """Seconds an image of each kind of work on a cohort of `counts`; (seconds, epochs) of trainings."""
+    """Seconds an image of each kind of work on a cohort; (seconds, epochs) of trainings and readers.
+
+    Parameters
+    ----------
+    settings : Settings
+    name : str
+    of : mapping
+        The cohort's sizes, as in `counts`.
+    """
     from fairrecon_core.learn.devices import device_of
 
     modality, size, device = of["modality"], of["size"], device_of(settings.device)
@@ -169,7 +182,7 @@ def _step(network, batch, device: str) -> None:
 
 
 def wall_hours(table: pd.DataFrame, n_workers: int) -> float:
-    """Hours that some workers need, the longest step first; a cohort's images wait for its slowest training."""
+    """Hours of the steps in `table` with `n_workers`: the longest first, and images after all trainings."""
     ends = [0.0] * n_workers
     for first in (True, False):
         stage = table[table["kind"].isin(["train", "reader"]) == first]

@@ -20,7 +20,7 @@ def real_cohorts(settings: Settings) -> Iterator[Cohort]:
 
 
 def check(settings: Settings) -> None:
-    """Look at the converted cohorts of a profile before anything is trained.
+    """Look at the converted cohorts of the `settings` before anything is trained.
 
     Raises
     ------
@@ -42,7 +42,12 @@ def check(settings: Settings) -> None:
 
 
 def counts(settings: Settings) -> dict[str, dict]:
-    """Images by cohort: modality, size, and the numbers to learn from, to validate and to test."""
+    """Images by cohort of the `settings`: modality, size, and the numbers to learn from, to validate and to test.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
     found = {}
     for cohort in real_cohorts(settings):
         part = lambda split, role, cohort=cohort: len(cohort.select(split, role))
@@ -62,14 +67,19 @@ def counts(settings: Settings) -> dict[str, dict]:
 
 
 def shown(settings: Settings, of: dict, level: float) -> int:
-    """Test images of a cohort, as in `counts`, that are used at a level."""
+    """Test images of a cohort, `of` as in `counts`, that the `settings` use at a `level`."""
     whole = of["test"] * (of["folds"] if of["folds"] > 1 else 1)
     subset = settings.level_subset * of["folds"]
     return whole if level == settings.audit_level(of["modality"]) else min(whole, subset)
 
 
 def gigabytes(settings: Settings) -> dict[str, float]:
-    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables."""
+    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
     total = {"cohorts": 0.0, "training images": 0.0, "reconstructions": 0.0, "tables": 0.0}
     for of in counts(settings).values():
         pixels, levels = of["size"] ** 2, settings.levels(of["modality"])
@@ -89,7 +99,7 @@ def gigabytes(settings: Settings) -> dict[str, float]:
 
 
 def room(settings: Settings, out: Path) -> str:
-    """One line on what the run needs of the disk at `out`.
+    """One line on what a run with these `settings` needs of the disk at `out`.
 
     Raises
     ------

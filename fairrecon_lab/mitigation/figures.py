@@ -98,7 +98,7 @@ def pareto_figure(table: pd.DataFrame, note: str) -> Figure:
     methods = list(dict.fromkeys(table["method"]))
     worst = {"tpr": np.min, "fpr": np.max, "psnr_db": np.min}
     for ax, (quantity, worse) in zip(axes, worst.items()):
-        for (method, _), part in table.groupby(["method", "weight"], sort=False):
+        for (method, _, threshold), part in table.groupby(["method", "weight", "threshold"], sort=False):
             row = part.set_index(["quantity", "subgroup"])
             eodd = row.loc[("eodd", "gap")]
             groups = row.loc[[(quantity, sex) for sex in SEXES]]
@@ -108,9 +108,9 @@ def pareto_figure(table: pd.DataFrame, note: str) -> Figure:
             tall = [[own["delta"] - own["low"]], [own["high"] - own["delta"]]]
             hollow = method == "twin" or part["published"].iloc[0]
             look = {"color": plots.GREY, "markerfacecolor": "none"} if hollow else {"color": "#000000"}
-            marker = MARKERS[methods.index(method) % len(MARKERS)]
+            marker = MARKERS[(2 * methods.index(method) + (threshold == "own")) % len(MARKERS)]
             ax.errorbar(x, own["value"], xerr=np.abs(half), yerr=np.abs(tall), fmt=marker, capsize=2, linewidth=0.8,
-                        label=method, **look)  # fmt: skip
+                        label=_told(method, threshold), **look)  # fmt: skip
         for mark, column in (("x", "skewed"), ("*", "control")):
             groups = [row.loc[(quantity, sex), column] for sex in SEXES]
             ax.plot(row.loc[("eodd", "gap"), column], worse(groups), mark, color=plots.VERDICT_COLOURS["changed"],
@@ -132,12 +132,14 @@ def levels_figure(table: pd.DataFrame, note: str) -> Figure:
         Of `tables.mitigation_table`.
     note : str
     """
-    kinds = list(table.groupby(["method", "weight"], sort=False).groups)
+    kinds = list(table.groupby(["method", "weight", "threshold"], sort=False).groups)
     figure, axes = plots.canvas(9, 0.36 * len(kinds) + 1.6, 1, 2)
     for ax, quantity in zip(axes, ("tpr", "fpr")):
         part = table[table["quantity"] == quantity]
-        rows = [part.query("method == @m and weight == @w").set_index("subgroup") for m, w in kinds]
-        names = ["without the skew", "with the skew", *(f"{m}, {w:g}" if w else m for m, w in kinds)]
+        rows = [
+            part.query("method == @m and weight == @w and threshold == @t").set_index("subgroup") for m, w, t in kinds
+        ]
+        names = ["without the skew", "with the skew", *(_told(m, t, w) for m, w, t in kinds)]
         values = {sex: [rows[0].loc[sex, "control"], rows[0].loc[sex, "skewed"], *(r.loc[sex, "value"] for r in rows)]
                   for sex in SEXES}  # fmt: skip
         y = np.arange(len(names))
@@ -150,3 +152,9 @@ def levels_figure(table: pd.DataFrame, note: str) -> Figure:
         ax.invert_yaxis()
     legend_beside(axes[-1])
     return caption(figure, note)
+
+
+def _told(method: str, threshold: str, weight: float = 0.0) -> str:
+    """A method with its lambda, and whether it has a threshold of its own."""
+    own = threshold == "own" and method != "threshold"
+    return method + (f", {weight:g}" if weight else "") + (" (own threshold)" if own else "")

@@ -23,7 +23,7 @@ from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_card
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.reconstruct import arm_class, reconstructor
-from fairrecon_core.steps.weights import SHIPPED
+from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.mitigation import measure
 from fairrecon_lab.mitigation.finetune import Eye, People, fine_tune
 from fairrecon_lab.mitigation.kept import Steps, current, slug
@@ -32,6 +32,7 @@ from fairrecon_lab.mitigation.terms import Adversarial, Consistency, EqualOdds, 
 from fairrecon_lab.simulate import Bias, patient_table, simulate
 
 SEEDS = {"pool": 201, "tune": 202, "validation": 203, "test": 204}  # of the cohorts
+ON_CPU = {"accelerator": "cpu", "precision": "32-true"}  # so that a seed gives the same network everywhere
 SEXES = ("female", "male")
 CONTROL = Skew("women 50%")  # half of each sex, findings as they come
 DRAWN = ("size", "level", "anatomy", "task")  # of the recipe: what decides an image
@@ -246,7 +247,7 @@ class Study(Steps):
         some = slice(0, min(40, recipe.n_validation))
         made.fit(_images(pool, rows), _images(few, np.arange(len(few.table))[some]), self._stored("pool", "validation"),
                  [recipe.level], seed=seed, batch_size=recipe.batch_size, epochs=recipe.epochs, progress=False,
-                 precision="32-true")  # fmt: skip
+                 **ON_CPU)  # fmt: skip
         self.keep(path, mark, made.save)
         made.load(path)  # as whoever comes later finds it: float16
         return made
@@ -281,7 +282,7 @@ class Study(Steps):
         made.learning_rate = recipe.tune_rate
         fine_tune(made, term, _images(pool, np.arange(len(pool.table))), people, self._stored("tune"), recipe.level,
                   weight=weight, eye=self.eye, estimate=method.estimate if method else "one_step",
-                  epochs=recipe.tune_epochs, batch_size=recipe.batch_size, seed=seed)  # fmt: skip
+                  epochs=recipe.tune_epochs, batch_size=recipe.batch_size, seed=seed, **ON_CPU)  # fmt: skip
         self.keep(path, mark, made.save)
         made.load(path)
         return made

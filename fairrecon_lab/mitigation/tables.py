@@ -74,28 +74,37 @@ def mitigation_table(study: Study, chosen: dict[str, Iterable[float]], skew: Ske
     -------
     DataFrame
         `method`, `weight`, `published`, and the rows of `compare.effects`: `value`, `other` (the twin; for the twin the
-        skewed network), `delta`, `low`, `high`; `skewed` and `control`, the figure before and without the skew;
-        `n_seeds`.
+        skewed network), `delta`, `low`, `high`; `threshold`, "control" or "own": chosen on validation images of the
+        control network, or of each arm (of the twin, too); `skewed` and `control`, the figure before and without the
+        skew, at the control's threshold; `n_seeds`.
     """
-    seeds, fixed = study.recipe.seeds, study.cuts
-    grouped = lambda read, cuts=fixed: _grouped(study, read[read["recorded"]], cuts)
-    skewed = grouped(study.read_all(skew.name, lambda seed: study.network(skew, seed)))
-    without = grouped(study.read_all(control.name, lambda seed: study.network(control, seed)))
-    twin = grouped(study.read_all("twin", lambda seed: study.tuned(skew, seed, "twin", 0.0)))
-    rows = [effects(twin, skewed, SEXES, study.recipe.n_boot).assign(method="twin", weight=0.0, published=False)]
-    for name, weights in chosen.items():
-        for weight in weights:
-            say(f"{name}, lambda {weight:g}")
+    seeds, n_boot = study.recipe.seeds, study.recipe.n_boot
+    nets = {skew.name: lambda seed: study.network(skew, seed), control.name: lambda seed: study.network(control, seed),
+            "twin": lambda seed: study.tuned(skew, seed, "twin", 0.0)}  # fmt: skip
+
+    def figures_of(name: str, own: bool) -> dict:
+        """Of an arm at the control network's threshold, or at its own."""
+        read = study.read_all(name, nets[name])
+        cuts = {seed: study.cut_of(name, seed, nets[name]) for seed in seeds} if own else study.cuts
+        return _grouped(study, read[read["recorded"]], cuts)
+
+    skewed, rows = figures_of(skew.name, False), []
+    for own in (False, True):
+        base, what = figures_of("twin", own), {"threshold": "own" if own else "control"}
+        rows.append(effects(base, skewed, SEXES, n_boot).assign(method="twin", weight=0.0, published=False, **what))
+        for name, weights in chosen.items():
             if METHODS[name].term is None:  # the skewed network's own images at a threshold of its own
-                net = lambda seed: study.network(skew, seed)
-                own = {seed: study.cut_of(skew.name, seed, net) for seed in seeds}
-                arm, other = grouped(study.read_all(skew.name, net), own), skewed
-            else:
-                tuned = lambda seed, name=name, weight=weight: study.tuned(skew, seed, name, weight)
-                arm, other = grouped(study.read_all(f"{name} {weight:g}", tuned)), twin
-            table = effects(arm, other, SEXES, study.recipe.n_boot)
-            rows.append(table.assign(method=name, weight=weight, published=METHODS[name].published))
-    before = effects(skewed, without, SEXES, study.recipe.n_boot)[["quantity", "subgroup", "value", "other"]]
+                table = effects(figures_of(skew.name, True), skewed, SEXES, n_boot)
+                rows += [table.assign(method=name, weight=0.0, published=False, **what)] if own else []
+                continue
+            for weight in weights:
+                say(f"{name}, lambda {weight:g}, threshold {what['threshold']}")
+                arm = f"{name} {weight:g}"
+                nets[arm] = lambda seed, name=name, weight=weight: study.tuned(skew, seed, name, weight)
+                table = effects(figures_of(arm, own), base, SEXES, n_boot)
+                rows.append(table.assign(method=name, weight=weight, published=METHODS[name].published, **what))
+    without = figures_of(control.name, False)
+    before = effects(skewed, without, SEXES, n_boot)[["quantity", "subgroup", "value", "other"]]
     before = before.rename(columns={"value": "skewed", "other": "control"})
     table = pd.concat(rows, ignore_index=True).merge(before, on=["quantity", "subgroup"], how="left")
     return table.assign(n_seeds=len(seeds))
@@ -112,18 +121,19 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        method, weight, published; `tpr_gap` and `twin_tpr_gap` less the control's, `removed` (NaN where the twin left
+        method, weight, threshold, published; `bias` and `bias_before`: the TPR gap of the method and of its twin less
+        the control's; `removed` (NaN where the twin left
         no bias), `fall`, `fall_low`, `fall_high` of the size of the TPR gap against the twin; worst subgroup's change
         of TPR and FPR, and of PSNR in dB.
     """
     rows = []
-    for (name, weight), part in mitigated.groupby(["method", "weight"], sort=False):
+    for (name, weight, threshold), part in mitigated.groupby(["method", "weight", "threshold"], sort=False):
         figure = part.set_index(["quantity", "subgroup"])
         gap, size = figure.loc[("tpr", "gap")], figure.loc[("tpr", "size of gap")]
         bias, twin_bias = gap["value"] - gap["control"], gap["other"] - gap["control"]
         worst = {q: figure.loc[[(q, sex) for sex in SEXES], "delta"] for q in ("tpr", "fpr", "psnr_db")}
         rows.append({
-            "method": name, "weight": weight, "published": bool(part["published"].iloc[0]),
+            "method": name, "weight": weight, "threshold": threshold, "published": bool(part["published"].iloc[0]),
             "bias": bias, "bias_before": twin_bias,
             "removed": 1 - abs(bias) / abs(twin_bias) if abs(twin_bias) > 1e-9 else np.nan,
             "fall": -size["delta"], "fall_low": -size["high"], "fall_high": -size["low"],

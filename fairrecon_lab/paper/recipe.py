@@ -61,11 +61,12 @@ def value_of(settings: Settings, name: str, modality: str):
     for key in rest:
         if isinstance(found, dict):
             found = found.get(key, ABSENT)
+    found = _of_modality(found, modality)
     if found is ABSENT and rest:
         leaf = OTHERWISE.get(name, rest[1])
         generative = leaf == "epochs" and rest[0] != "unet" and getattr(settings, "generative_epochs", 0)
         found = generative or getattr(settings, leaf, ABSENT)
-    return _of_modality(found, modality)
+    return found
 
 
 def unlike_papers(settings: Settings, cohort) -> dict[str, list[str]]:
@@ -92,15 +93,14 @@ def unlike_papers(settings: Settings, cohort) -> dict[str, list[str]]:
             continue
         here = cohort.info.get(key, "not stated") if colon else value_of(settings, row.name, cohort.modality)
         here = size if row.name == "image_size" else here
-        said = [text for text in (row.printed, row.code) if text] or [row.ours]
+        said = [_said(text, cohort.modality) for text in (row.printed, row.code)]
+        said = [value for value in said if value is not ABSENT] or [_said(row.ours, cohort.modality)]
         if here is ABSENT or row.name.endswith({"mri": ".xray", "xray": ".mri"}[cohort.modality]):
             continue
-        if row.name.startswith({"mri": "xray_", "xray": "mri_"}[cohort.modality]):
+        if row.name.startswith({"mri": "xray_", "xray": ("mri_", "recipes.segmenter.")}[cohort.modality]):
             continue
-        if not any(_same(here, _of_modality(yaml.safe_load(text), cohort.modality)) for text in said):
-            paper = " or ".join(
-                dict.fromkeys(_text(_of_modality(yaml.safe_load(one), cohort.modality)) for one in said)
-            )
+        if said != [ABSENT] and not any(_same(here, value) for value in said):
+            paper = " or ".join(dict.fromkeys(map(_text, said)))
             found[row.part].append(f"{row.name.rpartition(':')[2]} {_text(here)} (paper: {paper})")
     return found
 
@@ -111,6 +111,11 @@ def _unlike_people(cohort) -> list[str]:
         return ["completeness of the cohort not stated: convert it again"]
     lacking = [line for line in cohort.info.get("checked", []) if not line.endswith(", complete")]
     return [] if complete else [f"cohort not complete ({' and '.join(lacking)})"]
+
+
+def _said(text: str, modality: str):
+    """What a cell of the table says for a modality; `ABSENT` for nothing."""
+    return _of_modality(yaml.safe_load(text), modality) if text else ABSENT
 
 
 def _of_modality(value, modality: str):

@@ -37,6 +37,7 @@ from fairrecon_lab.plots.pictures import (
     error_row,
     image_row,
     pipe_figure,
+    unet_figure,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "origin",
     "pipe_figure",
     "training_curves",
+    "unet_figure",
 ]

@@ -3,9 +3,12 @@
 Conventions: images in a row share one grey scale; a difference is centred on 0 and has a colour bar.
 """
 
+import itertools
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from scipy.ndimage import zoom
 
@@ -164,6 +167,36 @@ def pipe_figure(stages: dict[str, str], note: str = "") -> Figure:
         if i:
             ax.annotate("", (i + 0.045, 0.55), (i - 0.125, 0.55), arrowprops={"arrowstyle": "-|>", "lw": 1.6})
     ax.text(0.06, 0.09, note, fontsize=8.5, color=GREY)
+    return figure
+
+
+def unet_figure(size: int, width: int, depth: int = 4) -> Figure:
+    """Draw a U-Net: what each step holds on the way down and up, and the skips between equal sizes.
+
+    Parameters
+    ----------
+    size : int
+        Pixels along an edge of the image.
+    width, depth : int
+        Feature maps at the top, doubled at each of the `depth` steps down.
+    """
+    figure, ax = canvas(10, 1.3 + 0.75 * depth)
+    ax.axis("off")
+    places = [(i, -i) for i in range(depth + 1)] + [(2 * depth - i, -i) for i in range(depth - 1, -1, -1)]
+    for x, y in places:
+        text = f"{width * 2**-y} maps\n{size // 2**-y} × {size // 2**-y}"
+        box = {"boxstyle": "round,pad=0.35", "fc": "#F4F6F8", "ec": GREY}
+        ax.text(x, y, text, ha="center", va="center", fontsize=9, bbox=box)
+    for (x0, y0), (x1, y1) in itertools.pairwise(places):
+        go = {"arrowstyle": "-|>", "lw": 1.4, "shrinkA": 20, "shrinkB": 20, "linestyle": "-" if y1 < y0 else "--"}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=go)
+    for level in range(depth):
+        skip = {"arrowstyle": "-|>", "lw": 1.4, "shrinkA": 34, "shrinkB": 34, "linestyle": ":", "color": GREY}
+        ax.annotate("", (2 * depth - level, -level), (level, -level), arrowprops=skip)
+    looks = {"down: keep the largest of 2 × 2": "-", "up: learned, twice the size": "--", "skip: laid beside": ":"}
+    lines = [Line2D([], [], color=GREY if line == ":" else "#000000", linestyle=line) for line in looks.values()]
+    figure.legend(lines, list(looks), frameon=False, fontsize=9, ncols=3, loc="outside lower center")
+    ax.set(xlim=(-0.6, 2 * depth + 0.6), ylim=(-depth - 0.4, 0.5))
     return figure
 
 

@@ -4,10 +4,11 @@ Throughout: `cells` are signed rows of the audit table, and `row` is one of them
 is a text, or a dict that the template knows: a number with its interval, a verdict, shares of verdicts.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from fairrecon_core.measures import METRICS, label_of
 from fairrecon_core.settings import Settings
@@ -320,8 +321,9 @@ def made_with(run: Contents) -> dict:
     used = [(step, entry["weights"]) for step, entry in run.record.get("notebooks", {}).items() if entry.get("weights")]
     used = [(step, note if isinstance(note, dict) else {"": note}) for step, note in used]
     weights = [[step, name, value] for step, note in used for name, value in note.items()]
-    usual = {field.name: field.default for field in fields(Settings)}
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in run.settings.items()}
+    plain = lambda value: yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value
+    chosen = {name: tuple(value) if isinstance(value, list) else plain(value) for name, value in run.settings.items()}
+    usual = {name: plain(value) for name, value in asdict(Settings()).items()}
     settings = [[name, ", ".join(map(str, value)) if isinstance(value, tuple) else value,
                  "differs" if name != "profile" and value != usual.get(name) else ""]
                 for name, value in chosen.items()]  # fmt: skip
