@@ -179,6 +179,7 @@ def make_cohort(name):
         )  # fmt: skip
 
 
+# %%
 def link_cohort(name):
     """Put a converted real cohort into the run: a link, not a copy."""
     place, source = run.folder / "cohorts" / name, project_folder() / settings.cohort_folder / name

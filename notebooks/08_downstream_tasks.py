@@ -114,9 +114,7 @@ from fairrecon_core.predict.classifier import Classifier
 reader = next(iter(readers[first.name].values()))
 image = first.cohort.image(first.setup.rows(first.audit_level)[0])
 with torch.inference_mode():
-    by_hand = 1 / (
-        1 + np.exp(-reader.net(torch.from_numpy(np.array(image))[None, None].to(reader.device))[0].cpu().numpy())
-    )
+    by_hand = reader.net(torch.tensor(image)[None, None].to(reader.device))[0].sigmoid().cpu().numpy()
 if isinstance(reader, Classifier):
     assert np.allclose(by_hand, reader.scores(image[None])[0], atol=1e-6)
     print({task: round(float(score), 3) for task, score in zip(reader.tasks, by_hand)})

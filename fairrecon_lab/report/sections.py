@@ -317,10 +317,9 @@ def costs(run: Contents) -> dict | None:
 
 
 def made_with(run: Contents) -> dict:
-    """Weights, settings, versions."""
-    used = [(step, entry["weights"]) for step, entry in run.record.get("notebooks", {}).items() if entry.get("weights")]
-    used = [(step, note if isinstance(note, dict) else {"": note}) for step, note in used]
-    weights = [[step, name, value] for step, note in used for name, value in note.items()]
+    """Weights, settings and versions of a `run`."""
+    weights = [[step, name, value] for step, entry in run.record.get("notebooks", {}).items()
+               for name, value in _by_network(entry.get("weights")).items()]  # fmt: skip
     plain = lambda value: yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, dict) else value
     chosen = {name: tuple(value) if isinstance(value, list) else plain(value) for name, value in run.settings.items()}
     usual = {name: plain(value) for name, value in asdict(Settings()).items()}
@@ -328,12 +327,17 @@ def made_with(run: Contents) -> dict:
                  "differs" if name != "profile" and value != usual.get(name) else ""]
                 for name, value in chosen.items()]  # fmt: skip
     record = {name: run.record.get(name) or "unknown" for name in ("commit", "started", "finished", "machine")}
-    versions = [[name, value] for name, value in (record | run.record.get("versions", {})).items()]
+    versions = [list(pair) for pair in (record | run.record.get("versions", {})).items()]
     return {
         "weights": Table(["notebook", "network", "weights"], weights, "Weights used"),
         "settings": Table(["setting", "value", "from the default"], settings, "Settings of this run"),
         "versions": Table(["what", "value"], versions, "Versions"),
     }
+
+
+def _by_network(weights) -> dict:
+    """What a notebook noted of weights: by network, or one line for all; {} for none."""
+    return weights if isinstance(weights, dict) else {"": weights} if weights else {}
 
 
 SECTIONS = {  # title, in the order of the page, to what gives its data; the template has a macro of the same name
