@@ -74,7 +74,7 @@ def answer(gaps: pd.DataFrame, changes: pd.DataFrame | None = None) -> list[str]
         head = f"Of {n} {what} in {metrics}{from_base}, {real or 'none'} {'are' if real != 1 else 'is'} beyond chance"
         head += f" ({beside} of them smaller than the margin)" if beside else ""
         rest = [f"{same or 'none'} {'are' if same != 1 else 'is'} provably smaller than the margin",
-                f"{n - real - same - few} cannot be told from these data"]  # fmt: skip
+                f"{n - real - same - few or 'none'} cannot be told from these data"]  # fmt: skip
         rest += [f"{few} rest on too few patients"] if few else []
         said.append(f"{head}; {_and(rest)}.")
         if not real and same < n:
@@ -219,7 +219,16 @@ def widest(rates: pd.DataFrame) -> dict:
 
 
 def curves(found: run.Found, gaps: pd.DataFrame, options) -> dict:
-    """ROC and calibration by group of the tasks with the widest `gaps`; `options` has the split and the support."""
+    """ROC and calibration by group of the tasks with the widest gaps.
+
+    Parameters
+    ----------
+    found : run.Found
+    gaps : DataFrame
+        Of `gaps_of`.
+    options : Namespace
+        Has the split and the least support.
+    """
     scores, order = found.tables.scores, _order(gaps, KEYS)
     if scores is None:
         return {"panels": [], "left": 0}
@@ -303,7 +312,14 @@ def _shown(value) -> str:
 
 
 def whole(title: str, table: pd.DataFrame) -> dict:
-    """A `table` under its `title` as texts, at most `MOST_ROWS` of its rows, the claims first."""
+    """A table as texts, at most `MOST_ROWS` of its rows, the claims first.
+
+    Parameters
+    ----------
+    title : str
+    table : DataFrame
+        Of `audit_single` or `audit_change`.
+    """
     names = [name for name in (*COLUMNS[:10], *CHANGED, *COLUMNS[10:]) if name in table]
     first = table["role"].eq("primary").to_numpy()
     order = np.argsort(~first, kind="stable")[:MOST_ROWS]
