@@ -261,7 +261,7 @@ def world(bias: Bias, seed: int, task: str, n_patients: int = 12_000) -> tuple[p
 
 
 def true_change(bias: Bias, task: str, rate: str = "tpr_recorded") -> float:
-    """Added bias (women less men) of a `rate` of a `task` in the whole population at threshold .8, in closed form."""
+    """Added bias (women minus men) of a `rate` of a `task` in the whole population at threshold .8, in closed form."""
     rates = [reference_rates("chest", task, bias=each)[rate] for each in (Bias(label=bias.label), bias)]
     before, after = (each["female"] - each["male"] for each in rates)
     return after - before

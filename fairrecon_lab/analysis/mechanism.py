@@ -109,7 +109,7 @@ def at_equal(gain: pd.DataFrame, facts: pd.DataFrame, attribute: str = "sex", re
 def matched_difference(
     gain: pd.DataFrame, facts: pd.DataFrame, names: Sequence[str], *, caliper: float = 0.5, n_boot: int = 2000, seed=0
 ) -> dict:
-    """Difference in gain, women less men, between pairs of patients who are alike in the means of `names`.
+    """Difference in gain, women minus men, between pairs of patients who are alike in the means of `names`.
 
     What a pair still differs in is taken off by regression over the pairs (Abadie and Imbens 2011).
 

@@ -15,7 +15,7 @@ NAMES = {  # quantity, and what its axis says
     "tpr": "TPR",
     "fpr": "FPR",
     "psnr_db": "PSNR (dB)",
-    "contrast": "Share of the finding left",
+    "contrast": "share of the finding left",
     "eodd": "EODD",
 }
 MARKERS = "os^Dv<>P*Xhd"
@@ -39,7 +39,7 @@ def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = QUAN
             part = table.query("quantity == @quantity and subgroup == @group").set_index("skew").loc[skews]
             y, (marker, colour) = np.arange(len(skews)) + 0.24 * (k - 1), WHO[group]
             bars = np.abs([part["delta"] - part["low"], part["high"] - part["delta"]])
-            label = "women less men" if group == "gap" else {"female": "women", "male": "men"}[group]
+            label = "women minus men" if group == "gap" else {"female": "women", "male": "men"}[group]
             ax.errorbar(part["delta"], y, xerr=bars, fmt=marker, color=colour, capsize=2, label=label)
             if group == "gap" and part["truth"].notna().any():
                 ax.plot(part["truth"], y, "|", color=plots.VERDICT_COLOURS["changed"], markersize=16, label="truth")
