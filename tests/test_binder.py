@@ -108,6 +108,7 @@ def built(root, tmp_path_factory):
     folder, prefix = (tmp_path_factory.mktemp(name) for name in ("clone", "prefix"))
     kept = (
         "binder",
+        "book",
         "fairrecon_core",
         "fairrecon_lab",
         "notebooks",
