@@ -27,7 +27,7 @@ def grad_cam(network: nn.Module, layer: nn.Module, image, output: int) -> np.nda
     kept: dict[str, Tensor] = {}
     hook = layer.register_forward_hook(lambda module, inputs, features: kept.update(features=features))
     try:
-        place = next(network.parameters()).device
+        place = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32, device=place)[None, None].requires_grad_(True)
         logit = network(pixels)[0, output]
         gradient = torch.autograd.grad(logit, kept["features"])[0]

@@ -187,7 +187,7 @@ EXERCISES = {
     "16": Exercise(
         "`method` and `twin` hold the TPR of women and of men (in this order) after a method and after its twin. By "
         "how much did the method lower the size of the gap beyond what its twin did?",
-        lambda g: {name: [round(float(v), 3) for v in g.uniform(0.4, 0.9, 2)] for name in ("method", "twin")},
+        lambda g: {name: [round(float(v), 4) for v in g.uniform(0.4, 0.9, 2)] for name in ("method", "twin")},
         "answer = abs(twin[0] - twin[1]) - abs(method[0] - method[1])",
     ),
 }
