@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         from fairrecon_lab.classroom.command import main as classroom
 
         return classroom(verb, argv[1:])
+    return _series(argv)
+
+
+def _series(argv: list[str]) -> int:
+    """Run the notebooks of a profile, or its steps first, or say what they cost; the exit status."""
     options = argparse.ArgumentParser(
         prog="run.py",
         description="Run the series of a profile; other verbs: test, lab, book, audit, plan, verify, class, grade.",

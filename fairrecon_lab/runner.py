@@ -6,7 +6,6 @@ killed series continues at the notebook that was running. The record is `run.jso
 `notebooks/`.
 """
 
-import datetime
 import importlib.metadata
 import json
 import logging
@@ -32,7 +31,7 @@ from fairrecon_core.settings import Settings, load_settings, project_folder, sug
 from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
 from fairrecon_lab.analysis.support import left_out
-from fairrecon_lab.engine.lock import held
+from fairrecon_lab.engine.lock import held, now
 from fairrecon_lab.engine.room import check, room
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
@@ -138,7 +137,7 @@ def _run_all(notebooks, record: dict, profile: str, overrides: dict, settings, o
             record["notebooks"].pop(path.stem, None)  # one that fails is not in the record; one that is kept stays
             progress.say(f"{path.stem}: {reason}" if reason not in ("", NOT_MADE) else "")
             record["notebooks"][path.stem] = _run_one(path, profile, overrides, settings, out, progress)
-            record["finished"] = _now()
+            record["finished"] = now()
             write_json(out / "run.json", record)
 
 
@@ -391,7 +390,7 @@ def _open_record(out: Path, settings) -> dict:
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED}},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "started": _now(),
+        "started": now(),
         "notebooks": old.get("notebooks", {}),
         "left_out": {},
     }
@@ -402,7 +401,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from test_audit_page import tables
 
-from fairrecon_lab.auditing import evidence
+from fairrecon_lab.auditing import evidence, run
 from fairrecon_lab.auditing.command import main
 from fairrecon_lab.cli import main as fairrecon
 
@@ -140,3 +140,11 @@ def test_a_file_that_declares_nothing_is_refused(kept, tmp_path, capsys):
     (tmp_path / "x.json").write_text("[]")
     assert main(line(kept, "--declared", str(tmp_path / "x.json"))) == 2
     assert "is no file of 'fairrecon plan --out'" in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
+    nothing = tmp_path / "nothing"
+    nothing.symlink_to("/dev/null")
+    assert run.write_whole(nothing, b"x") == nothing and nothing.is_symlink()
+    assert run.write_whole(tmp_path / "page.html", b"x").read_bytes() == b"x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nothing", "page.html"]

@@ -1,7 +1,6 @@
 """`fairrecon audit scores.csv`, or `predictions.csv cohort.csv`: the audit from a shell, for anybody's tables."""
 
 import sys
-from pathlib import Path
 
 from fairrecon_lab.auditing.options import parse
 
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         found = run.run(options)
         said = [run.write(table, path) for table, path in run.files(found, options.out)]
         if options.report:
-            said.append(f"Page written to {page.save(page.page(found, options), options.report)}")
+            said.append(f"Page written to {run.write_whole(options.report, page.page(found, options).encode())}")
         if options.evidence:
             said.append(evidence.keep(found, options, argv))
         if options.json:
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.json == "-":
                 print(text)
                 return 0
-            Path(options.json).write_text(text + "\n", encoding="utf-8")
+            run.write_whole(options.json, f"{text}\n".encode())
             said.append(f"JSON written to {options.json}")
         print(found.text, end="")
         print("".join(f"{line}\n" for line in said), end="")

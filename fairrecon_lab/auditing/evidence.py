@@ -58,7 +58,7 @@ def keep(found: run.Found, options, argv: list[str]) -> str:
     files = written(found, options)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        _write(folder / name, data)
+        run.write_whole(folder / name, data)
     for name in {"changes.csv"} - set(files):  # of an earlier run with more arms
         (folder / name).unlink(missing_ok=True)
     record = {
@@ -67,7 +67,7 @@ def keep(found: run.Found, options, argv: list[str]) -> str:
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }  # fmt: skip
     data = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    _write(folder / RECORD, data)
+    run.write_whole(folder / RECORD, data)
     return f"Evidence kept in {folder}; SHA-256 of its {RECORD}: {hashlib.sha256(data).hexdigest()}"
 
 
@@ -286,12 +286,6 @@ def _read(folder: Path) -> dict:
     if version != VERSION:
         raise ValueError(f"{folder / RECORD} is of version {version}, this is {VERSION}")
     return record
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def main(argv: list[str] | None = None) -> int:

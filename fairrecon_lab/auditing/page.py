@@ -82,20 +82,11 @@ class AuditReport:
 
     def save(self, path: str | Path) -> Path:
         """Write the page to `path`, in one step."""
-        return save(self._page, path)
+        return run.write_whole(path, self._page.encode())
 
     def _repr_html_(self) -> str:
         return (f'<iframe title="audit" sandbox="" style="width:100%;height:48rem;border:1px solid #d4d8dc" '
                 f'srcdoc="{html.escape(self._page, quote=True)}"></iframe>')  # fmt: skip
-
-
-def save(text: str, path: str | Path) -> Path:
-    """Write a `text` to `path`: it is there whole, or not at all."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
-    return path
 
 
 def page(found: run.Found, options) -> str:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fairrecon_core.audit.thresholds import roc_points
+
 MARKS = {  # verdict -> path around (0, 0), filled or not
     "different": ("M0,-7L7,0L0,7L-7,0Z", True),
     "different_within_margin": ("M0,-7L7,0L0,7L-7,0Z", False),
@@ -169,14 +171,7 @@ def roc(score, truth) -> tuple[np.ndarray, np.ndarray]:
     score : array, shape (n,)
     truth : array of 0 and 1, shape (n,)
     """
-    positive, n = int(truth.sum()), len(truth)
-    if positive in (0, n):
-        return np.zeros(0), np.zeros(0)
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), n - 1)  # the end of each run of equal scores
-    hits = np.cumsum(truth[order])[last]
-    x = np.append(0, (last + 1 - hits) / (n - positive))
-    y = np.append(0, hits / positive)
+    _, y, x, _ = roc_points(score, truth)
     if len(x) > MOST_POINTS:  # evenly along the curve
         way = x + y
         kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS)).clip(0, len(x) - 1))

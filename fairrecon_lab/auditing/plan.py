@@ -12,11 +12,12 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
+
+from fairrecon_lab.auditing.run import write_whole
 
 N_DRAWS = 20_000  # of the largest of the family's statistics
 MOST = 10_000_000  # patients asked for
@@ -197,9 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         table = plan_table(plan, options.power)
         print(words(plan, table, options.power), end="")
         if options.out:
-            part = Path(f"{options.out}.part")
-            part.write_text(json.dumps(declared(plan), indent=2) + "\n", encoding="utf-8")
-            part.replace(options.out)
+            write_whole(options.out, f"{json.dumps(declared(plan), indent=2)}\n".encode())
             print(f"Margins declared in {options.out}.")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

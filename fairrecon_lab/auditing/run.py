@@ -249,11 +249,19 @@ def files(found: Found, path: str | None) -> list[tuple[pd.DataFrame, Path]]:
 
 def write(table: pd.DataFrame, path: Path) -> str:
     """Write a `table` as CSV or Parquet, by the ending of `path`; returns a line that says so."""
-    if path.suffix == ".parquet":
-        table.to_parquet(path, index=False)
-    else:
-        table.to_csv(path, index=False)
+    whole = table.to_parquet(None, index=False) if path.suffix == ".parquet" else table.to_csv(index=False).encode()
+    write_whole(path, whole)
     return f"{len(table)} rows written to {path}"
+
+
+def write_whole(path: str | Path, data: bytes) -> Path:
+    """Write `data` to `path`: it is there whole, or not at all. What is no file, such as /dev/null, is written to."""
+    path = Path(path)
+    part = path if path.exists() and not path.is_file() else path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    if part != path:
+        part.replace(path)
+    return path
 
 
 def as_json(found: Found, options) -> str:

@@ -40,7 +40,7 @@ def held(folder: Path, what: str = "this run") -> Iterator[None]:
         Another living process has it; the message says its process id, machine and since when.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, mine = folder / NAME, {"pid": os.getpid(), "host": platform.node(), "since": _now(), "started": _started()}
+    lock, mine = folder / NAME, {"pid": os.getpid(), "host": platform.node(), "since": now(), "started": _started()}
     _take(lock, mine, what)
     stop = threading.Event()
     beat = threading.Thread(target=_keep, args=(lock, mine, stop), daemon=True)
@@ -136,5 +136,6 @@ def _started() -> float:
     return psutil.Process().create_time()
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, to the second."""
     return datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds")
