@@ -1,7 +1,7 @@
 """covid-chestxray-dataset: radiographs out of publications -> a cohort folder.
 
     git clone https://github.com/ieee8023/covid-chestxray-dataset
-    python data_scripts/covid_cxr.py covid-chestxray-dataset data/covid_cxr --size 128 --fit pad --folds 5
+    python data_scripts/covid_cxr.py covid-chestxray-dataset data/covid_cxr --size 128 --fit pad --folds 10
 
 SOURCE is the clone, or GitHub's zip of it: `metadata.csv` and `images/<filename>`. Licences differ per image and are
 kept in x_license (CC BY, CC BY-NC-SA, CC BY-SA ...; some are blank); the table is CC BY-NC-SA. Not for clinical use.

@@ -89,7 +89,7 @@ display(
 )
 
 # %%
-for title, table in losses.items():
+for title, table in by_epoch.items():
     best = int(table["validation"].to_numpy().argmin())
     turned = "then it turned up" if best < len(table) - 1 else "the last: longer training might still help"
     print(f"{title}: lowest validation loss in epoch {best + 1} of {len(table)}; {turned}")

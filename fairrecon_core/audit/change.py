@@ -28,6 +28,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from fairrecon_core.audit import inference, multiplicity
 from fairrecon_core.audit.engine import Stratum, fold_placements, patient_codes
@@ -276,6 +277,9 @@ def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditio
     return values, np.broadcast_to(weight, (len(values), len(weight)))
 
 
+SMOOTHING = norm.ppf((np.arange(9) + 0.5) / 9)  # nine equal parts of a normal law
+
+
 def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
     """(draws, A, G): by how much the rates of `n_groups` groups by `codes` move with other validation patients.
 
@@ -288,11 +292,11 @@ def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: St
         here = np.flatnonzero(used & (codes == g) & (fold == f))
         n[..., g] += len(here)
         for a, own in enumerate(np.sort(score[:, here], axis=1)):
-            positive[:, a, g] += len(here) - np.searchsorted(own, draws[:, a, f], side="left")
+            cut = draws[:, a, f]
+            for off in SMOOTHING * cut.std():
+                positive[:, a, g] += (len(here) - np.searchsorted(own, cut + off, side="left")) / len(SMOOTHING)
     with np.errstate(invalid="ignore", divide="ignore"):
-        observed = [[stratum.values[a, used & (codes == g)].mean() if n[0, 0, g] else np.nan for g in range(n_groups)]
-                    for a in range(len(conditions))]  # fmt: skip
-        return positive / n - np.array(observed)
+        return positive / n
 
 
 def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]:
