@@ -1,6 +1,7 @@
 """The folder of a run: tables computed once, by content; inputs found or named; overrides kept apart."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,15 @@ def run(house):
 
 def scores(value=0.5):
     return pd.DataFrame({"image_id": ["a", "b"], "task": "t", "score": value})
+
+
+def quality_rows():
+    return pd.DataFrame({"image_id": ["a"], "psnr_db": 30.0, "ssim": 0.9, "nmse": 0.1, "lpips": 0.1})
+
+
+def write(path, entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries))
 
 
 def test_a_made_table_is_computed_once_and_again_when_an_input_changes(run, tmp_path):
@@ -113,6 +123,29 @@ def test_a_notebook_opened_alone_takes_the_shipped_example_and_says_so(house, ca
     _, run = begin("smoke", needs=["predictions"])
     assert len(run.read("predictions")) == 2
     assert "comes from the shipped example run" in capsys.readouterr().out
+
+
+def test_the_example_never_stands_in_beside_other_patients_or_settings(house):
+    example = Run(house / "results" / "tutorial", load_settings("smoke"))
+    example.save("quality", quality_rows(), cohort="toy", arm="clean", level=1)
+    write(example.folder / "cohorts" / "toy" / "cohort.json", {"content_hash": "part", "excerpt_of": "whole"})
+    write(example.folder / "run.json", {"settings": {"profile": "tutorial", "seed": 1}})
+    _, run = begin("smoke")
+    assert run.has("quality")
+    run.save("predictions", scores(), cohort="toy", arm="clean", level=1)
+    assert run.has("quality") and len(run.read("quality")) == 1, "the same settings, and no other patients"
+    write(run.folder / "cohorts" / "toy" / "cohort.json", {"content_hash": "whole"})
+    assert run.has("quality")
+    for name, text in (("toy", "others"), ("real", "whole")):
+        write(run.folder / "cohorts" / name / "cohort.json", {"content_hash": text})
+        assert not run.has("quality")
+        with pytest.raises(FileNotFoundError, match="no table 'quality' in smoke: run notebook 07 first"):
+            run.read("quality")
+        shutil.rmtree(run.folder / "cohorts" / name)
+    _, other = begin("smoke", {"seed": 2})
+    assert other.has("quality"), "it has nothing of its own, and says whose rows these are"
+    other.save("predictions", scores(), cohort="toy", arm="clean", level=1)
+    assert not other.has("quality")
 
 
 def test_overrides_have_a_folder_of_their_own(house):

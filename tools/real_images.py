@@ -37,6 +37,7 @@ def audits(run, steps, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         if attribute not in fairness.known_attributes(steps.cohort.table, settings.n_folds):
             continue
         for rows in tables.values():
+            rows = rows[rows["arm"].isin(["clean", *steps.arms_read()])]  # no arm that an exercise made
             rows = rows[rows["arm"].eq("clean") | rows["level"].eq(steps.audit_level)].assign(cohort=steps.name)
             options = {"n_boot": settings.n_boot, "min_support": settings.min_support, "seed": settings.seed}
             options |= {"reference": REFERENCE[attribute], "margin": MARGIN}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort
+from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.analysis.patients import dice_table
@@ -109,6 +110,8 @@ def main(profile: str) -> int:
     found = pd.concat(tables)
     found.to_csv(out / "performance.csv", index=False)
     audit = signed_cells(run.read("audit"))
+    known = {"clean", *settings.classical, *settings.arms, *CONTROLS}  # no arm that only a lesson made
+    audit = audit[audit["arm"].isin(known) & audit["baseline_arm"].isin(known)]
     audit[AUDIT_COLUMNS].round(4).to_csv(out / "audit.csv", index=False)
     for chart in CHARTS:
         # drawn overlaps stand in where there are no masks

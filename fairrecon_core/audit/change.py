@@ -277,24 +277,22 @@ def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditio
     return values, np.broadcast_to(weight, (len(values), len(weight)))
 
 
-SMOOTHING = norm.ppf((np.arange(9) + 0.5) / 9)  # nine equal parts of a normal law
-
-
 def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: Stratum, n_groups) -> np.ndarray:
-    """(draws, A, G): by how much the rates of `n_groups` groups by `codes` move with other validation patients.
+    """(draws, A, G): how rates of `n_groups` groups by `codes` move with other validation patients; up to a constant.
 
-    `matched` has the thresholds of the `task`; `stratum` is what is averaged over its `rows` and `conditions`.
+    `matched` has the thresholds of the `task`; `stratum` is averaged over its `rows` and `conditions`. A rate is the
+    mean over cuts as far apart as thresholds vary: the noise of these test images is not counted again between cuts.
     """
     draws, fold = matched.cut_draws[task][:, conditions], matched.fold[rows]
     score, used = matched.score[task][np.ix_(conditions, rows)], np.asarray(stratum.weight) > 0
     positive, n = np.zeros((len(draws), len(conditions), n_groups)), np.zeros((1, 1, n_groups))
+    apart = norm.ppf((np.arange(9) + 0.5) / 9)
     for g, f in np.ndindex(n_groups, fold.max(initial=0) + 1):
         here = np.flatnonzero(used & (codes == g) & (fold == f))
         n[..., g] += len(here)
-        for a, own in enumerate(np.sort(score[:, here], axis=1)):
-            cut = draws[:, a, f]
-            for off in SMOOTHING * cut.std():
-                positive[:, a, g] += (len(here) - np.searchsorted(own, cut + off, side="left")) / len(SMOOTHING)
+        for a, (own, cut) in enumerate(zip(np.sort(score[:, here], axis=1), draws[..., f].T)):
+            for off in apart * cut.std():
+                positive[:, a, g] += (len(here) - np.searchsorted(own, cut + off, side="left")) / len(apart)
     with np.errstate(invalid="ignore", divide="ignore"):
         return positive / n
 

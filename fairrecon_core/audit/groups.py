@@ -204,8 +204,8 @@ def _spread_of_stratum(weight, total, reference: Reference, rate: bool, min_supp
     for a, b, alone, compared in zip(own, others, ("level", "change"), ("gap", "did")):
         variance, variance_b = a.variance + a.extra, b.variance + b.extra
         out["se", alone], out["df", alone] = np.sqrt(variance), np.broadcast_to(a.n_patients - 1, variance.shape)
-        out["se", compared] = np.sqrt(_squares(a.psi - b.psi) + a.extra + b.extra)
         with np.errstate(invalid="ignore", divide="ignore"):  # Satterthwaite
+            out["se", compared] = np.sqrt(_squares(a.psi - b.psi) + a.extra + b.extra)
             df = (variance + variance_b) ** 2 / (variance**2 / (a.n_patients - 1) + variance_b**2 / (b.n_patients - 1))
         out["df", compared] = np.where(np.isfinite(df), df, np.minimum(a.n_patients, b.n_patients) - 1)
     return out
@@ -378,6 +378,7 @@ def resample_aurocs(
     )  # fmt: skip
 
 
+@np.errstate(invalid="ignore", divide="ignore")  # a group without one of the labels has no AUROC
 def _auroc_spread(cells: CellSums, n_groups: int, reference: int) -> dict:
     """Standard errors from the patients' placement sums over both labels (Obuchowski 1997)."""
     code, known = cells.unit_codes[:, 0], cells.unit_codes[:, 0] >= 0
@@ -386,8 +387,7 @@ def _auroc_spread(cells: CellSums, n_groups: int, reference: int) -> dict:
     for s in range(2):
         dense = np.stack([np.bincount(where, column, minlength=cells.n_patients * n_groups)
                           for column in cells.sums[known, s].T]).reshape(-1, cells.n_patients, n_groups)  # fmt: skip
-        with np.errstate(invalid="ignore", divide="ignore"):
-            halves.append(influence(dense[0], dense[1:]))
+        halves.append(influence(dense[0], dense[1:]))
         n_patients.append((dense[0] > 0).sum(axis=0))
     psi, fewer = halves[0] + halves[1], np.minimum(*n_patients)
     out: dict[str | tuple[str, str], np.ndarray] = {"variance": (psi**2).sum(axis=1)}

@@ -73,14 +73,27 @@ class Run:
 
     def has(self, name: str) -> bool:
         """Whether this run (or the shipped example) has the table or cohort `name`."""
-        return any(
-            (base / kind / name).is_dir() for base in (self.folder, self._example) for kind in ("tables", "cohorts")
-        )
+        bases = [self.folder, self._example] if self._lends() else [self.folder]
+        return any((base / kind / name).is_dir() for base in bases for kind in ("tables", "cohorts"))
+
+    def _lends(self) -> bool:
+        """Whether the example may stand in: this run has nothing of its own, or the same cohorts and settings."""
+        if not any(next((self.folder / kind).glob("*/*"), None) for kind in ("cohorts", "tables")):
+            return True
+        said = lambda folder, name: json.loads(file.read_text()) if (file := folder / name).exists() else {}
+        for own in (self.folder / "cohorts").glob("*"):
+            theirs = said(self._example / "cohorts" / own.name, "cohort.json")
+            whole = theirs.get("excerpt_of", theirs.get("content_hash"))
+            if said(own, "cohort.json").get("content_hash") not in (whole, theirs.get("content_hash")):
+                return False
+        theirs = said(self._example, "run.json").get("settings", {})
+        ours = json.loads(json.dumps(asdict(self.settings)))
+        return all(value == theirs[name] for name, value in ours.items() if name in theirs and name != "profile")
 
     def _source(self, part: Path, what: str, notebook: str) -> Path:
         if (self.folder / part).is_dir():
             return self.folder / part
-        if (self._example / part).is_dir():
+        if (self._example / part).is_dir() and self._lends():
             print(f"{what} comes from the shipped example run: this run has none yet (notebook {notebook} makes it)")
             return self._example / part
         raise FileNotFoundError(f"no {what} in {self.folder.name}: run notebook {notebook} first")
