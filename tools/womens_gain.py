@@ -138,7 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     facts = mechanism.covariates(cohort)
     tables = {"shipped": zero_shot(cohort, nets, degradation, level)}
     if (run.folder / "tables" / "quality").exists():
-        tables["trained"] = run.read("quality", cohort=name, level=level)
+        found = run.read("quality", cohort=name, level=level)
+        tables["trained"] = found[found["arm"].isin([*settings.classical, *settings.arms])]
     out = project_folder() / "results" / asked.profile
     found = pd.concat([differences(table, facts, weights) for weights, table in tables.items()])
     found.round(4).to_csv(out / "sex_psnr.csv", index=False)
