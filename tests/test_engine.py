@@ -1,6 +1,7 @@
 """What a run costs is said before it starts, an override finds what it leaves alone, and steps run on workers."""
 
 import collections
+import json
 import os
 import shutil
 import signal
@@ -145,8 +146,8 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
     class Killing:
         """A client whose first worker is killed when the first steps are under way."""
 
-        def __init__(self, where):
-            self.inner = made(where)
+        def __init__(self, where, logs):
+            self.inner = made(where, logs)
 
         def __enter__(self):
             client = self.inner.__enter__()
@@ -170,7 +171,7 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
     monkeypatch.setattr(cluster, "client_of", Killing)
     seconds = cluster.run_steps("smoke", TINY, "local:2")
     on_workers = tables_of(folder)
-    assert killed and len(seconds) == len(steps_of(cluster.opened("smoke", repr(sorted(TINY.items())))))
+    assert killed and len(seconds) == len(steps_of(cluster.opened("smoke", json.dumps(TINY))))
     other = tmp_path / "alone"
     cohort_in(other)
     alone = open_cohort(Run(other, load_settings("smoke", **TINY)), "brain")
@@ -183,7 +184,7 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
 
 
 def test_another_place_is_refused(runs):
-    from fairrecon_lab.engine.cluster import client_of
+    from fairrecon_lab.engine.workers import client_of
 
     with (
         pytest.raises(ValueError, match="--on takes local:N, slurm, slurm:N or tcp://host:port, got 'moon'"),
