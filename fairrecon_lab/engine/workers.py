@@ -110,7 +110,7 @@ def _slurm(n: int, logs: Path | None) -> Any:
 
 
 def job(logs: Path | None = None) -> dict:
-    """What a Slurm job is: as Dask's `jobqueue.yaml` says, else 1 core, 16 GB and a day; one step at a time in any case.
+    """What a Slurm job is: as Dask's `jobqueue.yaml` says, else 1 core, 16 GB, a day; one step at a time in any case.
 
     Parameters
     ----------
