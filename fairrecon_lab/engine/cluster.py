@@ -75,20 +75,38 @@ def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
     ValueError
         Dask is not installed; the message says how.
     """
+    order = order_of(profile, overrides)
+    steps = steps_of(opened(order.profile, order.overrides, order.start))
+    logs = Path(order.folder) / "jobs"
+    with held(Path(order.folder), f"run {Path(order.folder).name}"), client_of(where, logs) as client:
+        return do_steps(client, steps, order, Watch(client, where, logs))
+
+
+def order_of(profile: str, overrides: dict) -> Order:
+    """What a worker must know of a run of this profile, begun now."""
     settings = load_settings(profile, **overrides)
     if str(profile).endswith(".yml"):  # a worker works in another folder
         profile = str(Path(profile).resolve())
     folder = run_folder(settings.profile, overrides).resolve()
-    start = uuid.uuid4().hex[:8]
-    order = Order(profile, json.dumps(overrides), str(folder), surroundings(), our_code(), start)
-    steps = steps_of(opened(profile, order.overrides, start))
-    logs = folder / "jobs"
-    with held(folder, f"run {settings.profile}"), client_of(where, logs) as client:
-        return _done(client, steps, order, Watch(client, where, logs))
+    return Order(profile, json.dumps(overrides), str(folder), surroundings(), our_code(), uuid.uuid4().hex[:8])
 
 
-def _done(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict[str, float]:
-    """Hand all steps to Dask and wait for them; seconds by step."""
+def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict[str, float]:
+    """Hand steps to Dask, each after those that it needs, and wait for them; seconds by step.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    steps : list of Step
+    order : Order
+    watch : Watch
+        Looks after the workers meanwhile.
+
+    Raises
+    ------
+    StepError
+        As in `run_steps`.
+    """
     from distributed import CancelledError, wait
 
     futures: dict[str, Any] = {}
@@ -114,7 +132,7 @@ def _done(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict[st
             raise StepError(_lost(len(seconds), len(steps))) from None
         for future in sorted(ended, key=lambda future: future.key):
             name = names[future.key]
-            if future.status == "cancelled":
+            if future.status in ("cancelled", "lost"):
                 raise StepError(_lost(len(seconds), len(steps)))
             if future.status == "finished":
                 seconds[name] = future.result()
