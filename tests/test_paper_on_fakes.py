@@ -246,7 +246,8 @@ def slurm(tmp_path):
         (pytest.fail if os.environ.get("FAIRRECON_CI") == "1" else pytest.skip)(reason)
     (tmp_path / "dask").mkdir()
     said = {"queue": "main", "interface": "lo", "memory": "4GB", "local-directory": str(tmp_path / "scratch")}
-    (tmp_path / "dask/jobqueue.yaml").write_text(yaml.safe_dump({"jobqueue": {"slurm": said}}))
+    soon = {"deploy": {"lost-worker-timeout": "2s"}}
+    (tmp_path / "dask/dask.yaml").write_text(yaml.safe_dump({"jobqueue": {"slurm": said}, "distributed": soon}))
     with slurm_here.one_node(tmp_path / "slurm") as environment:
         yield environment | {"DASK_CONFIG": str(tmp_path / "dask")}
 
@@ -277,4 +278,4 @@ def test_two_slurm_jobs_of_which_one_is_killed_give_the_tables_of_a_local_run(pa
     by_steps = products(folder, "reconstructions/**/*.safetensors", "tables/quality/*", "tables/predictions/*")
     late = [name for name, path in by_steps.items() if path.stat().st_mtime > ended]
     assert len(by_steps) > 50 and not late, "the notebooks find everything current"
-    assert not [path for path in folder.rglob("*.part")] and not slurm_here.jobs(slurm)
+    assert not list(folder.rglob("*.part")) and not slurm_here.jobs(slurm)

@@ -171,6 +171,7 @@ class Watch:
         self.client, self.where, self.logs = client, where, logs
         self._seen = time.monotonic()  # when somebody worked
         self._arrived: set[str] = set()  # names of workers that came
+        self._jobs: dict[Any, str] = {}  # by name, those that were there when we last looked
         self._in_vain = 0
 
     def look(self) -> None:
@@ -192,24 +193,25 @@ class Watch:
             self._replace(here)
 
     def _replace(self, here: set[str]) -> None:
-        """Ask again for jobs that are neither at work nor in Slurm's queue."""
+        """Ask again for jobs that Dask has given up, and for those that left Slurm's queue before they worked."""
         cluster = self.client.cluster
         if here - self._arrived:
             self._arrived |= here
             self._in_vain = 0
-        awaited = {name: job for name, job in cluster.workers.items() if str(name) not in here and job.job_id}
-        queued = _queued() if awaited else set()
-        for name, gone in awaited.items():
-            if queued is None or str(gone.job_id) in queued:
-                continue
-            self._in_vain += str(name) not in self._arrived
-            self._arrived.discard(str(name))
-            print(f"job {gone.job_id} is gone: another one is asked for", flush=True)
-            cluster.workers.pop(name, None)
+        awaited = {name: job.job_id for name, job in cluster.workers.items() if str(name) not in self._arrived}
+        queued = _queued() if awaited else None
+        for name, number in awaited.items():
+            if number and queued is not None and str(number) not in queued:
+                self._in_vain += 1
+                cluster.workers.pop(name, None)
+        for name, number in self._jobs.items():
+            if name not in cluster.workers:
+                self._arrived.discard(str(name))
+                print(f"job {number} is gone: another one is asked for", flush=True)
         if self._in_vain >= IN_VAIN:
             raise NoWorkersError(f"{self._in_vain} jobs ended before they worked: see {self.logs}")
-        if not cluster.status.name.startswith("clos"):
-            cluster.scale(jobs=len(cluster.worker_spec))  # starts what is in its specification and nowhere else
+        self._jobs = {name: job.job_id for name, job in cluster.workers.items()}
+        cluster.scale(jobs=len(cluster.worker_spec))  # starts what is in its specification and nowhere else
 
 
 def _queued() -> set[str] | None:
