@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -211,8 +212,14 @@ def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
     assert table["hours"].sum() * 3600 == pytest.approx(train + n_train * 2 * 0.25 + images)
     steps = pd.DataFrame({"kind": ["train", "train", "reader", "images"], "hours": [3.0, 2.0, 2.0, 4.0]})
     assert [plan.wall_hours(steps, n) for n in (1, 2, 3)] == [11.0, 8.0, 7.0]
-    text = plan.plan("smoke", TINY | {"brain_patients": 100}, 2)
+    given = TINY | {"brain_patients": 100}
+    assert room.hours(load_settings("smoke", **given), run_folder("smoke", given)) == ""
+    text = plan.plan("smoke", given, 2)
     assert "hours of one worker" in text and "disk" in text
+    said = room.hours(load_settings("smoke", **given), run_folder("smoke", given))
+    assert re.fullmatch(r"time: about \d+\.\d hours of one worker from the start \(\d+ steps, measured on .+\)", said)
+    other = load_settings("smoke", **given | {"n_boot": 7, "cohort_folder": "data"})
+    assert room.hours(other, run_folder("smoke", given)) == "time: not measured; --plan does it first"
 
 
 def test_units_are_measured_for_every_kind_of_work(runs):

@@ -22,7 +22,8 @@ from fairrecon_core.settings import project_folder
 
 RETRIES = 10  # how often a step is begun again after a worker died at it
 IN_VAIN = 5  # jobs that end one after the other before they work, until we give up
-SHARED = ("FAIRRECON_RUNS", "FAIRRECON_HOME", "PYTHONPATH", "OMP_NUM_THREADS")  # what workers must have as we have it
+SHARED = ("FAIRRECON_RUNS", "FAIRRECON_HOME", "PYTHONPATH")  # what workers must have as we have it
+OF_JOBS = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # before Python
 WALLTIME = "1-00:00:00"
 OF_WORKERS = {  # Dask's own settings, for its workers and for the scheduler that runs here
     "distributed.worker.daemon": False,
@@ -122,7 +123,7 @@ def job(logs: Path | None = None) -> dict:
     said = {**dask.config.collect().get("jobqueue", {}).get("slurm", {})}  # the user's, without Dask's own defaults
     said = {key.replace("_", "-"): value for key, value in said.items() if value is not None}
     cores = int(said.get("job-cpu") or said.get("cores") or 1)
-    here = {name: os.environ[name] for name in SHARED if name in os.environ}
+    here = {name: os.environ[name] for name in (*SHARED, *OF_JOBS) if name in os.environ}
     here |= {f"DASK_{key.upper().replace('.', '__')}": str(value) for key, value in OF_WORKERS.items()}
     threads = {f"{library}_NUM_THREADS": str(cores) for library in ("OMP", "MKL", "OPENBLAS")}
     return {
@@ -245,7 +246,7 @@ def own_gpu(name: object) -> None:
 
 def surroundings() -> dict[str, str]:
     """The environment that a step must find as we have it, with folders that hold from any other one."""
-    found = {name: os.environ[name] for name in SHARED if name in os.environ and name != "OMP_NUM_THREADS"}
+    found = {name: os.environ[name] for name in SHARED if name in os.environ}
     if "FAIRRECON_RUNS" in found:
         found["FAIRRECON_RUNS"] = str(Path(found["FAIRRECON_RUNS"]).resolve())
     return found | {"FAIRRECON_HOME": str(project_folder().resolve())}
