@@ -252,6 +252,9 @@ def slurm(tmp_path):
         yield environment | {"DASK_CONFIG": str(tmp_path / "dask")}
 
 
+READ = ("quality", "predictions", "overlap")  # tables that the steps make
+
+
 def products(folder: Path, *kinds: str) -> dict[str, Path]:
     """Files below a run's folder of these kinds, by their place."""
     return {str(path.relative_to(folder)): path for kind in kinds for path in sorted(folder.glob(kind))}
@@ -272,10 +275,11 @@ def test_two_slurm_jobs_of_which_one_is_killed_give_the_tables_of_a_local_run(pa
     assert series.wait() == 0, errors[-4000:]
     assert f"job {killed} is gone: another one is asked for\n" in said
     (folder,) = (home / "on_slurm").glob("paper*")
-    tables, local = (products(base, "tables/*/*") for base in (folder, paper_run))
+    tables, local = (products(base, "tables/*/*.parquet") for base in (folder, paper_run))
+    local = {name: path for name, path in local.items() if "__linear__" not in name}  # the reader's own of notebook 13
     assert tables.keys() == local.keys() and len(tables) > 100
     assert [name for name in local if tables[name].read_bytes() != local[name].read_bytes()] == []
-    by_steps = products(folder, "reconstructions/**/*.safetensors", "tables/quality/*", "tables/predictions/*")
+    by_steps = products(folder, "reconstructions/**/*.safetensors", *(f"tables/{kind}/*" for kind in READ))
     late = [name for name, path in by_steps.items() if path.stat().st_mtime > ended]
-    assert len(by_steps) > 50 and not late, "the notebooks find everything current"
+    assert len(by_steps) > 60 and not late, "the notebooks find everything current"
     assert not list(folder.rglob("*.part")) and not slurm_here.jobs(slurm)
