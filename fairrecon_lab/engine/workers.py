@@ -205,13 +205,14 @@ class Watch:
             if number and queued is not None and str(number) not in queued:
                 self._in_vain += 1
                 cluster.workers.pop(name, None)
+        now = {name: job.job_id for name, job in cluster.workers.items()}
         for name, number in self._jobs.items():
-            if name not in cluster.workers:
+            if now.get(name) != number:  # Dask may have put another in its place since
                 self._arrived.discard(str(name))
                 print(f"job {number} is gone: another one is asked for", flush=True)
         if self._in_vain >= IN_VAIN:
             raise NoWorkersError(f"{self._in_vain} jobs ended before they worked: see {self.logs}")
-        self._jobs = {name: job.job_id for name, job in cluster.workers.items()}
+        self._jobs = now
         cluster.scale(jobs=len(cluster.worker_spec))  # starts what is in its specification and nowhere else
 
 
