@@ -76,7 +76,8 @@ def test_a_lost_scheduler_and_a_second_start_lose_nothing(tmp_path, monkeypatch,
     )
 
 
-def test_where_nobody_answers_one_line_says_so(tmp_path):
+def test_where_nobody_answers_one_line_says_so(monkeypatch):
+    monkeypatch.setattr(workers, "CONNECT", 0.5)
     with (
         pytest.raises(workers.NoWorkersError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9: start `dask sched"),
         workers.client_of("tcp://127.0.0.1:9"),
@@ -150,14 +151,15 @@ def watched(monkeypatch, tmp_path, at_work, queued, **jobs):
 
 
 def test_a_job_that_is_neither_at_work_nor_in_the_queue_is_asked_for_again(monkeypatch, tmp_path, capsys):
-    watch, jobs = watched(monkeypatch, tmp_path, ["a"], {"2", "9"}, a="1", b="2", c="3")
+    watch, jobs = watched(monkeypatch, tmp_path, ["a"], {"1", "2", "3"}, a="1", b="2", c="3")
     watch.look()
-    assert jobs.asked == 1 and {name: job.job_id for name, job in jobs.workers.items()} == {
-        "a": "1",
-        "b": "2",
-        "c": "101",
-    }
-    assert capsys.readouterr().out == "job 3 is gone: another one is asked for\n"
+    assert jobs.asked == 0
+    monkeypatch.setattr(workers, "_queued", lambda: {"2"})  # 3 left the queue; Dask gives up 1
+    del jobs.workers["a"]
+    watch.look()
+    assert jobs.asked == 2 and jobs.workers["b"].job_id == "2" and len(jobs.workers) == 3
+    said = [f"job {number} is gone: another one is asked for" for number in (1, 3)]
+    assert capsys.readouterr().out.splitlines() == said
     watch, jobs = watched(monkeypatch, tmp_path, ["a"], None, a="1", b="2")
     watch.look()
     assert jobs.asked == 0, "where Slurm does not answer nobody is counted as gone"

@@ -21,6 +21,7 @@ from typing import Any
 from fairrecon_core.settings import project_folder
 
 RETRIES = 10  # how often a step is begun again after a worker died at it
+CONNECT = 10.0  # seconds that a scheduler has to answer, also after it was lost
 IN_VAIN = 5  # jobs that end one after the other before they work, until we give up
 SHARED = ("FAIRRECON_RUNS", "FAIRRECON_HOME", "PYTHONPATH")  # what workers must have as we have it
 OF_JOBS = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # before Python
@@ -68,7 +69,7 @@ def client_of(where: str, logs: Path | None = None) -> Iterator[Any]:
     dask.config.set(OF_WORKERS | OF_SCHEDULER)
     if remote:
         try:
-            client = Client(where, timeout=10)
+            client = Client(where, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise NoWorkersError(f"no scheduler answers at {where}: start `dask scheduler` there ({error})") from None
         with client:
