@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from archives import Source
-from films import decode
+from films import decode, weak_images
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the core, where it is not installed
 
 from fairrecon_core.cohort.folder import Cohort, amend_info, people_left, write_cohort
 from fairrecon_lab.auditing.reading import text_table
+from fairrecon_lab.engine.lock import InUseError, held
 
 MIN_SHARE = 0.5  # of a table that has to find a partner in a join
 
@@ -281,7 +282,7 @@ def convert(
     counted: dict[str, int] | None = None,
     **options,
 ) -> Cohort:
-    """Write the cohort, then print its summary, what was noted and the check of counts.
+    """Write the cohort, then print its summary, what was noted and the check of counts; one process a folder.
 
     Parameters
     ----------
@@ -312,6 +313,8 @@ def convert(
     ------
     ValueError
         `arguments` lacks the folder to write, or the size is not a positive number; also all of `write_cohort`.
+    InUseError
+        Another process writes this folder; the message names it.
     """
     if arguments.out is None or arguments.size < 1 or arguments.workers < 1:
         raise ValueError("need a folder OUT, a size of at least 1 pixel and a worker, got "
@@ -321,9 +324,15 @@ def convert(
     about = about | {key: getattr(arguments, key) for key in ("size", "fit", "scale")} | {"notes": notes}
     if arguments.age_cut is not None:
         options |= {"age_cut_years": arguments.age_cut, "age_cut_is_young": False}
-    with closing(ahead(items, 1 if source.in_turn else arguments.workers)) as images:
-        cohort = write_cohort(arguments.out, images, name=name, seed=arguments.seed, n_folds=arguments.folds,
-                              n_images=n_images, extra=about, conflicts=arguments.conflicts, **options)  # fmt: skip
+    with held(arguments.out, f"the cohort in {arguments.out}"):  # two that write it would spoil it
+        with closing(ahead(items, 1 if source.in_turn else arguments.workers)) as images:
+            cohort = write_cohort(arguments.out, images, name=name, seed=arguments.seed, n_folds=arguments.folds,
+                                  n_images=n_images, extra=about, conflicts=arguments.conflicts, **options)  # fmt: skip
+        return _said(cohort, notes, funnel, counted, expected)
+
+
+def _said(cohort: Cohort, notes: list[str], funnel: Funnel, counted: dict | None, expected: dict) -> Cohort:
+    """Look at a written cohort, as in `convert`; print and keep what was found."""
     flat, dim = weak_images(cohort)
     if flat:
         notes = [*notes, f"{len(flat)} images have one grey value (no image quality is measured there): {_some(flat)}"]
@@ -340,27 +349,6 @@ def convert(
                                            for row in funnel)]))  # fmt: skip
     print("\n".join(["", "Counts", *(f"  {line}" for line in checked)]))
     return cohort
-
-
-def weak_images(cohort: Cohort, chunk: int = 256) -> tuple[list[str], list[str]]:
-    """Ids of the images with one grey value, and of those of which 99 % are darker than a tenth of the brightest pixel.
-
-    Parameters
-    ----------
-    cohort : Cohort
-    chunk : int
-        Images in memory at a time.
-    """
-    flat, dim = [], []
-    for start in range(0, len(cohort), chunk):
-        images = np.asarray(cohort.images[start : start + chunk])
-        images = images.reshape(len(images), -1)
-        top, low = images.max(axis=1), images.min(axis=1)
-        bright = np.partition(images, int(0.99 * images.shape[1]), axis=1)[:, int(0.99 * images.shape[1])]
-        ids = cohort.table["image_id"].to_numpy()[start : start + chunk]
-        flat += ids[top == low].tolist()
-        dim += ids[(top > low) & (bright < top / 10)].tolist()
-    return flat, dim
 
 
 def _some(names: list[str]) -> str:
@@ -405,6 +393,8 @@ def run(main: Callable[[list[str] | None], object]) -> None:
     """Call a script's `main`; an expected error ends it with one line instead of a traceback."""
     try:
         main(None)
+    except InUseError as error:
+        raise SystemExit(str(error)) from None
     except (ValueError, OSError, ImportError, MemoryError) as error:
         raise SystemExit(f"{error}\nNothing that was converted so far is lost: the same command goes on.") from None
     except KeyboardInterrupt:

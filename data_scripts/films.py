@@ -175,3 +175,24 @@ def high_of(slices) -> float:
     """The HIGH_PERCENTILE of all values above 0 in some `slices`; 0 if there is none."""
     values = np.concatenate([part[part > 0].ravel() for part in slices])
     return float(np.percentile(values, HIGH_PERCENTILE)) if values.size else 0.0
+
+
+def weak_images(cohort, chunk: int = 256) -> tuple[list[str], list[str]]:
+    """Ids of the images with one grey value, and of those of which 99 % are darker than a tenth of the brightest pixel.
+
+    Parameters
+    ----------
+    cohort : fairrecon_core.cohort.folder.Cohort
+    chunk : int
+        Images in memory at a time.
+    """
+    flat, dim = [], []
+    for start in range(0, len(cohort), chunk):
+        images = np.asarray(cohort.images[start : start + chunk])
+        images = images.reshape(len(images), -1)
+        top, low = images.max(axis=1), images.min(axis=1)
+        bright = np.partition(images, int(0.99 * images.shape[1]), axis=1)[:, int(0.99 * images.shape[1])]
+        ids = cohort.table["image_id"].to_numpy()[start : start + chunk]
+        flat += ids[top == low].tolist()
+        dim += ids[(top > low) & (bright < top / 10)].tolist()
+    return flat, dim

@@ -32,7 +32,7 @@ from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
 from fairrecon_lab.analysis.support import left_out
 from fairrecon_lab.engine.lock import held, now
-from fairrecon_lab.engine.room import check, room
+from fairrecon_lab.engine.room import check, hours, room
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
@@ -111,7 +111,7 @@ def run_series(
     os.environ.setdefault("FAIRRECON_DRAWN", "1")  # sliders draw their pictures beforehand, for the book
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
     check(settings)
-    print(room(settings, out))
+    print("\n".join(filter(None, [room(settings, out), hours(settings, out)])))
     with held(out, f"run {out.name}"):
         try:
             record = _open_record(out, settings)

@@ -432,6 +432,32 @@ def test_a_second_start_finishes_what_the_first_began(tmp_path, monkeypatch, scr
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from fairrecon_lab.engine.lock import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_conversions_into_one_folder_the_second_is_told_of_the_first(tmp_path):
+    source, out = write_zip(tmp_path / "x.zip", lgg_files(n_slices=12)), tmp_path / "out"
+    convert(tcga_lgg, source, tmp_path / "alone", "--size", 12)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=SCRIPTS.parent
+    ) as first:
+        assert first.stdout.readline() == b"held\n"
+        command = [sys.executable, SCRIPTS / "tcga_lgg.py", source, out, "--size", "12"]
+        second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert second.returncode == 1 and len(second.stderr.strip().splitlines()) == 1
+        assert f"the cohort in {out} is in use by process {first.pid} on " in second.stderr
+        first.communicate()
+    convert(tcga_lgg, source, out, "--size", 12)
+    assert contents(out) == contents(tmp_path / "alone"), "and once the first is gone it works, and leaves no lock"
+
+
 @pytest.mark.parametrize("write", [write_files, write_zip, lambda path, files: write_tar(path, files, "w:gz")])
 def test_the_number_of_workers_changes_no_byte(tmp_path, write):
     (tmp_path / "x").mkdir()

@@ -1,7 +1,9 @@
 """What a run costs is said before it starts, an override finds what it leaves alone, and steps run on workers."""
 
 import collections
+import json
 import os
+import re
 import shutil
 import signal
 
@@ -145,8 +147,8 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
     class Killing:
         """A client whose first worker is killed when the first steps are under way."""
 
-        def __init__(self, where):
-            self.inner = made(where)
+        def __init__(self, where, logs):
+            self.inner = made(where, logs)
 
         def __enter__(self):
             client = self.inner.__enter__()
@@ -170,7 +172,7 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
     monkeypatch.setattr(cluster, "client_of", Killing)
     seconds = cluster.run_steps("smoke", TINY, "local:2")
     on_workers = tables_of(folder)
-    assert killed and len(seconds) == len(steps_of(cluster.opened("smoke", repr(sorted(TINY.items())))))
+    assert killed and len(seconds) == len(steps_of(cluster.opened("smoke", json.dumps(TINY))))
     other = tmp_path / "alone"
     cohort_in(other)
     alone = open_cohort(Run(other, load_settings("smoke", **TINY)), "brain")
@@ -183,7 +185,7 @@ def test_two_workers_one_killed_give_the_tables_of_an_undisturbed_run(runs, tmp_
 
 
 def test_another_place_is_refused(runs):
-    from fairrecon_lab.engine.cluster import client_of
+    from fairrecon_lab.engine.workers import client_of
 
     with (
         pytest.raises(ValueError, match="--on takes local:N, slurm, slurm:N or tcp://host:port, got 'moon'"),
@@ -210,8 +212,14 @@ def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
     assert table["hours"].sum() * 3600 == pytest.approx(train + n_train * 2 * 0.25 + images)
     steps = pd.DataFrame({"kind": ["train", "train", "reader", "images"], "hours": [3.0, 2.0, 2.0, 4.0]})
     assert [plan.wall_hours(steps, n) for n in (1, 2, 3)] == [11.0, 8.0, 7.0]
-    text = plan.plan("smoke", TINY | {"brain_patients": 100}, 2)
+    given = TINY | {"brain_patients": 100}
+    assert room.hours(load_settings("smoke", **given), run_folder("smoke", given)) == ""
+    text = plan.plan("smoke", given, 2)
     assert "hours of one worker" in text and "disk" in text
+    said = room.hours(load_settings("smoke", **given), run_folder("smoke", given))
+    assert re.fullmatch(r"time: about \d+\.\d hours of one worker from the start \(\d+ steps, measured on .+\)", said)
+    other = load_settings("smoke", **given | {"n_boot": 7, "cohort_folder": "data"})
+    assert room.hours(other, run_folder("smoke", given)) == "time: not measured; --plan does it first"
 
 
 def test_units_are_measured_for_every_kind_of_work(runs):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,9 @@ import fake_downloads
 import numpy as np
 import pandas as pd
 import pytest
+import slurm_here
 import yaml
+from filelock import FileLock
 
 from fairrecon_core.settings import Settings, load_settings
 from fairrecon_core.steps.folder import Run
@@ -168,21 +171,34 @@ def test_what_chexpert_holds_is_in_the_fakes(tmp_path, capsys):
 # the whole profile
 
 
-@pytest.fixture(scope="module")
-def paper_run(tmp_path_factory, root):
-    """The `paper` profile on the fakes, as a reader would run it: from the downloads' folders to the report."""
-    home = tmp_path_factory.mktemp("paper")
-    downloads = (
-        fake_downloads.write_ucsf(home / "ucsf", 24, step=40),
-        fake_downloads.write_chexpert(home / "chexpert", 120),
-    )
-    convert(ucsf_pdgm, downloads[0], home / "data/ucsf_pdgm", "--size", SIZE, "--slices", 94, 95, "--mask", "published")
-    convert(chexpert, downloads[1], home / "data/chexpert", "--size", SIZE, "--unknown-race", "drop")
+def the_series(home: Path, runs: str, root: Path, *options: str, **environment) -> subprocess.Popen:
+    """The reduced `paper` profile on the converted fakes in `home`, under way; results in `home` / `runs`."""
     given = [part for name, value in reduced(home / "data").items() for part in ("-p", f"{name}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "fairrecon_lab.cli", "paper", *given]
-    environment = dict(os.environ, FAIRRECON_RUNS=str(home / "runs"), FAIRRECON_HOME=str(root), FAIRRECON_DRAWN="")
-    made = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr[-4000:]
+    command = [sys.executable, "-m", "fairrecon_lab.cli", "paper", *given, *options]
+    here = {"FAIRRECON_RUNS": str(home / runs), "FAIRRECON_HOME": str(root), "FAIRRECON_DRAWN": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=root, env={**os.environ, **environment, **here}, **pipes)
+
+
+@pytest.fixture(scope="session")
+def paper_run(tmp_path_factory, root):
+    """The `paper` profile on the fakes, as a reader would run it: from the downloads' folders to the report.
+
+    Made once, whichever of pytest's processes asks first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "paper"
+    with FileLock(f"{home}.lock"):
+        if not (home / "done").exists():
+            ucsf = fake_downloads.write_ucsf(home / "ucsf", 24, step=40)
+            films = fake_downloads.write_chexpert(home / "chexpert", 120)
+            slices = ("--size", SIZE, "--slices", 94, 95, "--mask", "published")
+            convert(ucsf_pdgm, ucsf, home / "data/ucsf_pdgm", *slices)
+            convert(chexpert, films, home / "data/chexpert", "--size", SIZE, "--unknown-race", "drop")
+            series = the_series(home, "runs", root)
+            errors = series.communicate()[1]
+            assert series.returncode == 0, errors[-4000:]
+            (home / "done").touch()
     (folder,) = (home / "runs").glob("paper*")
     return folder
 
@@ -217,3 +233,53 @@ def test_nothing_of_the_fakes_may_be_compared_with_the_paper(paper_run):
 def test_no_picture_of_a_patient_is_among_the_figures(paper_run):
     drawn = {path.stem for path in (paper_run / "figures").glob("*.png")}
     assert drawn and not [name for name in drawn if re.match(r"contact_sheet|0[2-6]_(arms|fig|samples)|08_fig", name)]
+
+
+# the steps on a cluster
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The environment of a Slurm of one node, in which two jobs run at a time, and of Dask's settings for it."""
+    if lacking := slurm_here.missing():
+        reason = f"needs {', '.join(lacking)}: apt-get install slurm-wlm munge"
+        (pytest.fail if os.environ.get("FAIRRECON_CI") == "1" else pytest.skip)(reason)
+    (tmp_path / "dask").mkdir()
+    said = {"queue": "main", "interface": "lo", "memory": "4GB", "local-directory": str(tmp_path / "scratch")}
+    soon = {"deploy": {"lost-worker-timeout": "2s"}}
+    (tmp_path / "dask/dask.yaml").write_text(yaml.safe_dump({"jobqueue": {"slurm": said}, "distributed": soon}))
+    with slurm_here.one_node(tmp_path / "slurm") as environment:
+        yield environment | {"DASK_CONFIG": str(tmp_path / "dask")}
+
+
+READ = ("quality", "predictions", "overlap")  # tables that the steps make
+
+
+def products(folder: Path, *kinds: str) -> dict[str, Path]:
+    """Files below a run's folder of these kinds, by their place."""
+    return {str(path.relative_to(folder)): path for kind in kinds for path in sorted(folder.glob(kind))}
+
+
+@pytest.mark.series
+def test_two_slurm_jobs_of_which_one_is_killed_give_the_tables_of_a_local_run(paper_run, slurm, root):
+    home, said, killed, ended = paper_run.parents[1], [], None, 0.0
+    series = the_series(home, "on_slurm", root, "--on", "slurm:2", "--only", "07", "08", "10", **slurm)
+    for line in series.stdout:
+        said.append(line)
+        if re.match(r"\[\d+/", line):
+            ended = time.time()
+            if killed is None and len(running := slurm_here.jobs(slurm)) == 2:
+                killed = running[0]
+                subprocess.run(["scancel", "--signal=KILL", "--full", str(killed)], env=slurm, check=True)
+    errors = series.stderr.read()
+    assert series.wait() == 0, errors[-4000:]
+    assert f"job {killed} is gone: another one is asked for\n" in said
+    (folder,) = (home / "on_slurm").glob("paper*")
+    tables, local = (products(base, "tables/*/*.parquet") for base in (folder, paper_run))
+    local = {name: path for name, path in local.items() if "__linear__" not in name}  # the reader's own of notebook 13
+    assert tables.keys() == local.keys() and len(tables) > 100
+    assert [name for name in local if tables[name].read_bytes() != local[name].read_bytes()] == []
+    by_steps = products(folder, "reconstructions/**/*.safetensors", *(f"tables/{kind}/*" for kind in READ))
+    late = [name for name, path in by_steps.items() if path.stat().st_mtime > ended]
+    assert len(by_steps) > 60 and not late, "the notebooks find everything current"
+    assert not list(folder.rglob("*.part")) and not slurm_here.jobs(slurm)

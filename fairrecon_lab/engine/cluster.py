@@ -1,27 +1,58 @@
 """The steps of a run on many workers, with Dask: scheduling, retries, the dashboard and job submission are theirs.
 
 Workers talk to one another through the run's folder alone, which all of them see. A worker that dies loses the step it
-was at, which another one does again; a second start does again nothing that is done.
+was at, which another one does again; a second start does again nothing that is done. Tables are those of a run without
+Dask, byte for byte, where both run on as many threads (OMP_NUM_THREADS): trainings add in another order otherwise.
 """
 
-import contextlib
+import json
 import os
-import sys
+import platform
 import time
-from collections.abc import Iterator
+import uuid
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from fairrecon_core.settings import load_settings, project_folder
+from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import run_folder
+from fairrecon_core.steps.stamps import digest, module_digests
 from fairrecon_lab.engine.graph import Step, opened, steps_of
 from fairrecon_lab.engine.lock import held
+from fairrecon_lab.engine.workers import Watch, client_of, surroundings
 
-RETRIES = 10  # how often a step is begun again after a worker died at it
-SHARED = ("FAIRRECON_RUNS", "FAIRRECON_HOME", "PYTHONPATH", "OMP_NUM_THREADS")  # what workers must have as we have it
+LOOK = 5.0  # seconds between two looks at the workers
+FIRST = {"train": 2, "reader": 2, "images": 1}  # what others wait for comes before what nobody waits for
 
 
 class StepError(ValueError):
     """A step failed; the text says which, and what was left undone."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker must know to do a step as it would be done here.
+
+    Parameters
+    ----------
+    profile, overrides : str
+        Of the run; overrides as JSON.
+    folder : str
+        The run's folder, which the worker must see.
+    environment : dict
+    code : str
+        Digest of our code, which must be the worker's.
+    start : str
+        Unlike that of any other start: a worker may live longer than one.
+    """
+
+    profile: str
+    overrides: str
+    folder: str
+    environment: dict
+    code: str
+    start: str
 
 
 def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
@@ -38,114 +69,114 @@ def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
     Raises
     ------
     StepError
-        A step failed; those that do not need it are done.
+        A step failed, or the scheduler is gone; steps that do not need it are done, and a second start goes on.
+    NoWorkersError
+        Nobody can work.
     ValueError
         Dask is not installed; the message says how.
     """
+    order = order_of(profile, overrides)
+    steps = steps_of(opened(order.profile, order.overrides, order.start))
+    logs = Path(order.folder) / "jobs"
+    with held(Path(order.folder), f"run {Path(order.folder).name}"), client_of(where, logs) as client:
+        return do_steps(client, steps, order, Watch(client, where, logs))
+
+
+def order_of(profile: str, overrides: dict) -> Order:
+    """What a worker must know of a run of this profile, begun now."""
     settings = load_settings(profile, **overrides)
-    given = repr(sorted(overrides.items()))
-    steps = steps_of(opened(profile, given))
-    with held(run_folder(settings.profile, overrides), f"run {settings.profile}"), client_of(where) as client:
-        return _done(client, steps, profile, given)
+    if str(profile).endswith(".yml"):  # a worker works in another folder
+        profile = str(Path(profile).resolve())
+    folder = run_folder(settings.profile, overrides).resolve()
+    return Order(profile, json.dumps(overrides), str(folder), surroundings(), our_code(), uuid.uuid4().hex[:8])
 
 
-def _done(client: Any, steps: list[Step], profile: str, given: str) -> dict[str, float]:
-    from distributed import as_completed
+def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict[str, float]:
+    """Hand steps to Dask, each after those that it needs, and wait for them; seconds by step.
 
-    environment = {name: os.environ[name] for name in SHARED if name in os.environ}
-    environment["FAIRRECON_HOME"] = str(project_folder().resolve())
+    Parameters
+    ----------
+    client : distributed.Client
+    steps : list of Step
+    order : Order
+    watch : Watch
+        Looks after the workers meanwhile.
+
+    Raises
+    ------
+    StepError
+        As in `run_steps`.
+    """
+    from distributed import CancelledError, wait
+
     futures: dict[str, Any] = {}
     for step in steps:
         before = [futures[name] for name in step.needs]
         futures[step.name] = client.submit(
-            work, step, profile, given, environment, *before, key=step.name, retries=0, pure=False
-        )
-    names, seconds, failed = {future.key: name for name, future in futures.items()}, {}, {}
-    for number, future in enumerate(as_completed(futures.values()), start=1):
-        name = names[future.key]
-        if future.status == "finished":
-            seconds[name] = future.result()
-            print(f"[{number}/{len(steps)}] {name}: {seconds[name]:.1f} s", flush=True)
-        else:
-            failed[name] = future.exception()
+            work, step, order, *before, key=f"{step.name} {order.start}", retries=0, pure=False,
+            priority=FIRST.get(step.kind, 0),
+        )  # fmt: skip
+    names, pending = {future.key: name for name, future in futures.items()}, set(futures.values())
+    seconds: dict[str, float] = {}
+    failed: dict[str, BaseException] = {}
+    looked = time.monotonic()
+    while pending:
+        if time.monotonic() - looked > LOOK:
+            watch.look()
+            looked = time.monotonic()
+        try:
+            ended, pending = wait(pending, timeout=LOOK, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            continue
+        except CancelledError:
+            raise StepError(_lost(len(seconds), len(steps))) from None
+        for future in sorted(ended, key=lambda future: future.key):
+            name = names[future.key]
+            if future.status in ("cancelled", "lost"):
+                raise StepError(_lost(len(seconds), len(steps)))
+            if future.status == "finished":
+                seconds[name] = future.result()
+                print(f"[{len(seconds)}/{len(steps)}] {name}: {seconds[name]:.1f} s", flush=True)
+            else:
+                failed[name] = future.exception()
     if failed:
-        first = next(iter(failed))
+        first = next(name for name in futures if name in failed)  # the one that others fell with
         raise StepError(f"{first}: {failed[first]}"[:600] + f" ({len(failed)} of {len(steps)} steps are not done)")
     return seconds
 
 
-def work(step: Step, profile: str, given: str, environment: dict, *before: float) -> float:
-    """Do a step in a worker's process; seconds. `before` are those of the steps that it waits for."""
-    os.environ.update(environment)
-    began = time.time()
-    step.do(opened(profile, given))
-    return time.time() - began
+def _lost(done: int, n: int) -> str:
+    return f"the scheduler is gone, after {done} of {n} steps: start again, nothing that is done is lost"
 
 
-@contextlib.contextmanager
-def client_of(where: str) -> Iterator[Any]:
-    """A Dask client for `where`, as in `run_steps`; workers that were started for it end with the block.
+def work(step: Step, order: Order, *before: float) -> float:
+    """Do a step in a worker's process; seconds.
 
     Parameters
     ----------
-    where : str
+    step : Step
+    order : Order
+    *before : float
+        Seconds of the steps that it waits for.
 
     Raises
     ------
     ValueError
-        Another place, or Dask is not installed.
+        The worker does not see the run's folder, or runs other code.
     """
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ValueError("--on needs Dask: pip install 'fairrecon[cluster]'") from None
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, "distributed.worker.daemon": False})
-    kind, _, number = where.partition(":")
-    if where.startswith("tcp://"):
-        with Client(where) as client:
-            yield client
-        return
-    if kind not in ("local", "slurm") or (number and not number.isdigit()):
-        raise ValueError(f"--on takes local:N, slurm, slurm:N or tcp://host:port, got {where!r}")
-    n = int(number or 1)
-    cluster: Any
-    if kind == "local":
-        cluster = LocalCluster(n_workers=0, threads_per_worker=1, processes=True, dashboard_address=":0")
-        cluster.scale(n)
-    else:
-        from dask_jobqueue import SLURMCluster
-
-        cluster = SLURMCluster(python=sys.executable, **_jobs())
-        cluster.scale(jobs=n)
-    with cluster, Client(cluster) as client:
-        print(f"{n} workers, dashboard {client.dashboard_link}", flush=True)
-        client.register_plugin(_plugin())
-        yield client
+    began = time.time()
+    os.environ.update(order.environment)
+    if not Path(order.folder).is_dir():
+        raise ValueError(
+            f"{platform.node()} does not see {order.folder}: workers need the run's folder under that name"
+        )
+    if our_code() != order.code:
+        raise ValueError(f"the worker on {platform.node()} runs other code: start it in the same clone")
+    step.do(opened(order.profile, order.overrides, order.start))
+    return time.time() - began
 
 
-def _jobs() -> dict:
-    """What a job is, where Dask's `jobqueue.yaml` does not say: one core, one process, 16 GB; ours to say: paths."""
-    import dask
-
-    ours = {"cores": 1, "processes": 1, "memory": "16GB"}
-    said = dask.config.get("jobqueue.slurm", {})
-    exports = [f"export {name}={os.environ[name]!r}" for name in SHARED if name in os.environ]
-    return {key: said.get(key) or value for key, value in ours.items()} | {"job_script_prologue": exports}
-
-
-def _plugin() -> Any:
-    """What a worker does when it starts: takes a GPU of its own, if this machine has some."""
-    from distributed import WorkerPlugin
-
-    class OneGPU(WorkerPlugin):
-        name = "one-gpu"
-
-        def setup(self, worker: Any) -> None:
-            import torch
-
-            n = torch.cuda.device_count()
-            if n > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ and str(worker.name).isdigit():
-                torch.cuda.set_device(int(worker.name) % n)
-
-    return OneGPU()
+@cache
+def our_code() -> str:
+    """Digest of all code of ours that may decide a result."""
+    return digest(module_digests())

@@ -5,6 +5,7 @@ and is put in place by a rename. So a step that is done twice costs a look, and 
 """
 
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -90,11 +91,9 @@ def _images(steps: CohortSteps, arm: str, level: float) -> Iterator[Step]:
         yield Step("images", steps.name, arm, tuple({"level": level, **variant}.items()), tuple(needs))
 
 
-@functools.cache
-def opened(profile: str, overrides: str) -> dict[str, CohortSteps]:
-    """The cohorts of a run, opened once in a process; `overrides` as `repr` of a sorted list of pairs."""
-    import ast
-
-    given = dict(ast.literal_eval(overrides))
+@functools.lru_cache(maxsize=1)
+def opened(profile: str, overrides: str, start: str = "") -> dict[str, CohortSteps]:
+    """The cohorts of a run, opened once in a process for each `start`; `overrides` as JSON."""
+    given = json.loads(overrides)
     settings = load_settings(profile, **given)
     return open_cohorts(Run(run_folder(settings.profile, given), settings))

@@ -18,8 +18,9 @@ from fairrecon_core.predict import quality
 from fairrecon_core.predict.readers import Labelled, Reader
 from fairrecon_core.reconstruct import arm_class, base_arm, reconstructor
 from fairrecon_core.settings import Settings, load_settings
+from fairrecon_core.steps.folder import run_folder
 from fairrecon_core.steps.setup import degradation_of
-from fairrecon_lab.engine.room import counts, gigabytes, shown
+from fairrecon_lab.engine.room import counts, gigabytes, remember, shown
 
 FEW = 2  # images that are timed
 
@@ -36,6 +37,8 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
     """The steps of a profile as a table with their cost, the disk that they take, and the time with some workers.
+
+    The hours are kept in the run's folder: a run says them before it starts.
 
     Parameters
     ----------
@@ -54,6 +57,7 @@ def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
     )
     text = shown_table.reset_index().to_string(index=False, float_format=lambda value: f"{value:.3g}")
     parts = ", ".join(f"{name} {value:.1f}" for name, value in gigabytes(settings).items())
+    remember(run_folder(settings.profile, dict(overrides)), settings, len(table), total)
     return (
         f"{text}\n{len(table)} steps, {total:.1f} hours of one worker; {longest:.1f} with {n_workers}, measured on "
         f"{FEW} images each on this machine\ndisk {sum(gigabytes(settings).values()):.1f} GB: {parts}"

@@ -1,12 +1,17 @@
 """What a run takes of a disk, and whether its cohorts can be learned from: said, or refused, before it starts."""
 
+import json
+import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from fairrecon_core.cohort.folder import Cohort, load_cohort
 from fairrecon_core.learn.rows import learning_rows
 from fairrecon_core.settings import Settings, project_folder, suggest
+from fairrecon_core.steps.folder import write_json
+from fairrecon_core.steps.stamps import digest
 
 ROW = 40  # bytes of a row of a table on disk, compressed
 SIMULATED = {"brain": "mri", "chest": "xray"}
@@ -115,3 +120,25 @@ def room(settings: Settings, out: Path) -> str:
         raise ValueError(f"{line}, but {free:.1f} GB are free at {out}: set FAIRRECON_RUNS to a larger disk, lower "
                          "level_subset, or take new_noise: true, which remembers no training images")  # fmt: skip
     return line
+
+
+def remember(out: Path, settings: Settings, n_steps: int, hours: float) -> None:
+    """Keep what `--plan` measured for a run with these `settings`: hours of one worker for `n_steps`, here."""
+    out.mkdir(parents=True, exist_ok=True)
+    said = {"settings": digest(asdict(settings)), "steps": n_steps, "hours": hours, "machine": platform.node()}
+    write_json(out / "plan.json", said)
+
+
+def hours(settings: Settings, out: Path) -> str:
+    """One line on how long a run with these `settings` in `out` takes, as `--plan` measured it; "" if nothing is known.
+
+    Measuring takes minutes for slow networks, so a run does not do it itself.
+    """
+    try:
+        said = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        said = {}
+    if said.get("settings") == digest(asdict(settings)):
+        return (f"time: about {said['hours']:.1f} hours of one worker from the start ({said['steps']} steps, measured "
+                f"on {said['machine']})")  # fmt: skip
+    return "time: not measured; --plan does it first" if settings.cohort_folder else ""
