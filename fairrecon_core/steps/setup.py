@@ -92,9 +92,31 @@ class Setup:
             return rows
         return np.sort(np.random.default_rng([seed, fold]).permutation(rows)[:n_subset])
 
+    @property
+    def streams(self) -> bool:
+        """Whether images are made, measured, read and forgotten, but for `keep_images`."""
+        return self.run.settings.keep_images > 0
+
+    def pictured(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
+        """Rows, of those in `rows`, whose pixels are kept: all, or `keep_images` at even steps of what all levels have.
+
+        Parameters
+        ----------
+        level, fold, split
+            As in `rows`.
+        """
+        n, rows = self.run.settings.keep_images, self.rows(level, fold, split)
+        if n > 0:
+            rows = functools.reduce(np.intersect1d, [rows, *(self.rows(other, fold, split) for other in self.levels)])
+            rows = rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]
+        return rows
+
     def shared_rows(self) -> np.ndarray:
-        """Test rows of the first fold that every level has and something is to be seen on: more than one grey value."""
-        rows = functools.reduce(np.intersect1d, [self.rows(level) for level in self.levels])
+        """Test rows of the first fold that every level has and something is to be seen on: more than one grey value.
+
+        Of those whose pixels are kept, see `pictured`.
+        """
+        rows = functools.reduce(np.intersect1d, [self.pictured(level) for level in self.levels])
         flat = self.cohort.table["image_id"].iloc[rows].isin(self.cohort.info.get("one_grey_value", []))
         return rows[~flat.to_numpy()]
 

@@ -1,0 +1,160 @@
+"""The step that stores no image it can do without: a shard is degraded, reconstructed, measured and read in one pass.
+
+Its rows stay, a file for each table, arm and shard, named by a digest of all that they follow from and put in place by a
+rename: a process that is killed loses the shard it was at. Once a table holds the rows, their files go. The rows, and
+the stamps of the tables, are those of a run that keeps its images, byte for byte.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from fairrecon_core.cohort.pixels import as_float
+from fairrecon_core.reconstruct.controls import NOT_RECONSTRUCTED
+from fairrecon_core.steps.images import ArmImages
+from fairrecon_core.steps.quality import Quality
+from fairrecon_core.steps.readings import Readings
+from fairrecon_core.steps.stamps import digest
+from fairrecon_core.tables import read_parquet, with_defaults, write_parquet
+
+SHARD = 512  # images, or the multiple of `inference_batch` below that
+
+
+class Piece(NamedTuple):
+    """Rows of a shard that lie in one file: of a table, for some variants of an arm."""
+
+    table: str
+    arm: str
+    fold: int
+    split: str
+    variants: list[dict]
+    shard: int
+    rows: np.ndarray  # of the cohort
+    path: Path
+
+
+class Stream:
+    """Rows of quality and readings of a cohort whose images are not kept.
+
+    Parameters
+    ----------
+    images : ArmImages
+    quality : Quality
+    readings : Readings
+    """
+
+    def __init__(self, images: ArmImages, quality: Quality, readings: Readings):
+        self.images, self.setup, self._quality, self._readings = images, images.setup, quality, readings
+
+    def shards(self, level: float, fold: int = 0, split: str = "test") -> list[np.ndarray]:
+        """Rows of the cohort of each shard; chunks are those of a run that keeps its images."""
+        rows, batch = self.setup.rows(level, fold, split), self.setup.run.settings.inference_batch
+        size = max(1, SHARD // batch) * batch
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def n_shards(self, arms: Iterable[str], level: float) -> int:
+        """Shards of `arms` at a level, that of a fold or split with the most."""
+        parts = {(v["fold"], split) for arm in arms for split, v in self._readings.parts(arm, level)}
+        return max((len(self.shards(level, fold, split)) for fold, split in parts), default=0)
+
+    def make(self, arms: Iterable[str], level: float, shard: int | None = None) -> None:
+        """Make what the tables still lack of the rows of some arms at a level; readers are trained first.
+
+        Parameters
+        ----------
+        arms : iterable of str
+        level : float
+        shard : int, optional
+            Only this one of every fold and split, from 0.
+
+        Raises
+        ------
+        FileNotFoundError
+            Weights of an arm are missing or out of date, see `Weights.path`.
+        """
+        self._readings.weights.make_all()
+        lacking: dict[tuple, list[Piece]] = {}
+        for arm in dict.fromkeys(arms):
+            for table in self._tables(arm):
+                made_from = self._made_from(table, arm, level)
+                pieces = (piece for piece in self._pieces(table, arm, level, made_from) if not piece.path.exists())
+                wanted = [piece for piece in pieces if shard in (None, piece.shard)]
+                part = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)}
+                if wanted and not self.setup.run.is_current(table, made_from, **part):
+                    for piece in wanted:
+                        lacking.setdefault((piece.fold, piece.split, piece.shard), []).append(piece)
+        passes = [pieces for _, pieces in sorted(lacking.items())]
+        title = f"{self.setup.cohort.name} at {level:g}"
+        for pieces in tqdm(passes, desc=title, unit="shard", disable=len(passes) < 2):
+            self._pass(level, pieces)
+
+    def quality(self, arms: list[str], level: float) -> list[pd.DataFrame]:
+        """Rows of the table `quality` of some arms at a level, a frame each."""
+        self.make(arms, level)
+        return [self._joined("quality", arm, level) for arm in arms]
+
+    def readings(self, arm: str, level: float) -> dict[str, pd.DataFrame]:
+        """Rows of the readers' tables of an arm at a level."""
+        self.make([arm], level)
+        return {table: self._joined(table, arm, level) for table in self._readings.tables()}
+
+    def forget(self, table: str, arm: str, level: float) -> None:
+        """Delete the files of the shards whose rows a table holds."""
+        for path in self._folder(arm).glob(f"{table}-{level:g}-*.parquet"):
+            path.unlink(missing_ok=True)
+
+    def _tables(self, arm: str) -> list[str]:
+        """Tables that an arm's shards have rows for."""
+        read = [] if self._readings.is_frozen else self._readings.tables()
+        return ["quality"] * (arm not in NOT_RECONSTRUCTED) + read
+
+    def _made_from(self, table: str, arm: str, level: float):
+        return self._quality.piece(arm, level)[0] if table == "quality" else self._readings.made_from(arm, level)
+
+    def _folder(self, arm: str) -> Path:
+        return self.setup.run.folder / "stream" / self.setup.cohort.name / arm
+
+    def _pieces(self, table: str, arm: str, level: float, made_from) -> Iterator[Piece]:
+        """All pieces of an arm's table at a level, in the order of its rows."""
+        if table == "quality":  # chunk by chunk, all variants of a fold
+            of = [(fold, "test", [v for v in self.setup.variants(arm) if v["fold"] == fold])
+                  for fold in self.setup.folds]  # fmt: skip
+        else:
+            of = [(v["fold"], split, [v]) for split, v in self._readings.parts(arm, level)]
+        for fold, split, variants in of:
+            for shard, rows in enumerate(self.shards(level, fold, split)):
+                follows = {"from": made_from, "split": split, "variants": variants, "rows": rows.tolist()}
+                path = self._folder(arm) / f"{table}-{level:g}-{shard:04d}-{digest(follows)}.parquet"
+                yield Piece(table, arm, fold, split, variants, shard, rows, path)
+
+    def _joined(self, table: str, arm: str, level: float) -> pd.DataFrame:
+        pieces = self._pieces(table, arm, level, self._made_from(table, arm, level))
+        return pd.concat([read_parquet(piece.path, table) for piece in pieces])
+
+    def _pass(self, level: float, pieces: list[Piece]) -> None:
+        """Make the rows of one shard for all `pieces`, of the same fold and split."""
+        fold, split, rows = pieces[0].fold, pieces[0].split, pieces[0].rows
+        which = {(p.arm, *v.values()): (p.arm, v) for p in pieces for v in p.variants}
+        measured = [key for key in which if any(p.table == "quality" and p.arm == key[0] for p in pieces)]
+        read = [key for key in which if any(p.table != "quality" and p.arm == key[0] for p in pieces)]
+        found: dict[Path, list[pd.DataFrame]] = {piece.path: [] for piece in pieces}
+        for here, stored in self.images.made(list(which.values()), level, rows, fold, split):
+            images = dict(zip(which, map(as_float, stored)))
+            of_arms, pixels = [which[key] for key in measured], [images[key] for key in measured]
+            frames = self._quality.frames(of_arms, level, here, pixels) if measured else []
+            made = {("quality", *key): frame for key, frame in zip(measured, frames)}
+            for key in read:
+                arm, variant = which[key]
+                masks = self.images.masks_of(arm, level, here, fold, split)
+                batch = (images[key], self.setup.names_of(here), masks)
+                both = self._readings.frames(arm, level, variant, [batch])
+                made |= {(table, *key): frame for table, frame in zip(("predictions", "overlap"), both)}
+            for piece in pieces:
+                found[piece.path] += [made[piece.table, piece.arm, *v.values()] for v in piece.variants]
+        for piece in pieces:
+            piece.path.parent.mkdir(parents=True, exist_ok=True)
+            write_parquet(piece.path, piece.table, with_defaults(piece.table, pd.concat(found[piece.path])))
