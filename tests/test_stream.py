@@ -84,10 +84,11 @@ def test_tables_stamps_and_kept_pixels_are_those_of_a_run_that_keeps_all(both):
         assert len(rows) == KEPT and np.array_equal(pixels, whole[np.isin(every, rows)]), arm
         assert np.array_equal(streaming.images.get(arm, 8, fold=1)[1], rows), "the same images at every level"
     assert set(streaming.setup.shared_rows()) <= set(streaming.images.get("unet", 8)[1])
-    parts = list(streaming.images.batches("unet", 4, fold=1, train_seed=1))
-    assert np.array_equal(
-        np.concatenate([as_uint16(images) for images, *_ in parts]), stored.images.get("unet", 4, fold=1, train_seed=1)[0]
-    )
+    parts, which = [], {"fold": 1, "train_seed": 1}
+    for images, names, masks in streaming.images.batches("unet", 4, **which):
+        assert len(images) == len(names) == len(masks) <= 3
+        parts.append(as_uint16(images))
+    assert np.array_equal(np.concatenate(parts), stored.images.get("unet", 4, **which)[0])
 
 
 def test_steps_of_workers_give_the_same_and_a_killed_one_loses_one_shard(both, monkeypatch):

@@ -1,7 +1,7 @@
 """The step that stores no image it can do without: a shard is degraded, reconstructed, measured and read in one pass.
 
-Its rows stay, a file for each table, arm and shard, named by a digest of all that they follow from and put in place by a
-rename: a process that is killed loses the shard it was at. Once a table holds the rows, their files go. The rows, and
+Its rows stay, a file for each table, arm and shard, named by a digest of all that they follow from and put in place by
+a rename: a process that is killed loses the shard it was at. Once a table holds the rows, their files go. The rows, and
 the stamps of the tables, are those of a run that keeps its images, byte for byte.
 """
 
