@@ -1,4 +1,4 @@
-"""What the profile `paper` costs at its own size: seconds an image of each kind of work, rows, MB, hours on 1 and 8 GPUs.
+"""What the profile `paper` costs at its own size: seconds an image of each kind of work, rows, MB, hours on GPUs.
 
 Units are measured in the run, in the paper's settings, on a few images of noise; hours are units times numbers of
 images. Without a GPU they are CPU seconds of one core (`time.process_time`, so other work on the machine is not
@@ -101,8 +101,8 @@ def main() -> int:
     options.add_argument("--images", type=int, default=2, help="images that each kind of work is timed on")
     options.add_argument("--size", type=int, default=0, help="pixels on a side, in place of the paper's 256")
     options.add_argument("--cohort", nargs="+", default=list(SIZES), choices=list(SIZES))
-    options.add_argument("--gpu-speedup", type=float, default=0, metavar="N",
-                         help="ASSUME that a GPU is N times as fast as a core; nothing is assumed if left out")  # fmt: skip
+    assumed = "ASSUME that a GPU is N times as fast as a core; nothing is assumed if left out"
+    options.add_argument("--gpu-speedup", type=float, default=0, metavar="N", help=assumed)
     options.add_argument("--cores", type=int, default=os.cpu_count(), help="CPU cores beside each GPU")
     options.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings in place of the paper's")
     options.add_argument("--rows", action="store_true", help="the tables' path at that size, in place of the units")

@@ -173,6 +173,8 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     values |= {name: _merged(name, values.get(name), value) for name, value in overrides.items()}
     values = {name: as_kind(name, value) for name, value in values.items()}
     settings = Settings(**{"profile": path.stem} | values)
+    if settings.keep_images < 0:
+        raise ValueError(f"keep_images is a number of images, or 0 for all, got {settings.keep_images}")
     if "published_width" in values and "published" not in (settings.mri_mode, settings.xray_mode):
         raise ValueError("published_width is of the published modes: set width, or mri_mode or xray_mode: published")
     return settings

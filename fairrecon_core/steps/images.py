@@ -37,6 +37,7 @@ class ArmImages:
 
     def __init__(self, setup: Setup, weights: Weights):
         self.setup, self.weights = setup, weights
+        self._origins: dict[tuple, np.ndarray] = {}
 
     def get(self, arm: str, level: float, *, fold: int = 0, train_seed: int = 0, sample: int = 0, split: str = "test"):
         """Images of an arm at a level, made when missing or out of date; never starts a training.
@@ -164,8 +165,10 @@ class ArmImages:
 
     def _origin(self, arm: str, level: float, rows, fold: int, split: str) -> np.ndarray:
         """For `clean` and the control arms: rows of the cohort whose images are shown as those of `rows`."""
-        whole = self.setup.rows(level, fold, split)
-        return whole[self.donors(arm, whole)][np.searchsorted(whole, rows)]
+        whole, key = self.setup.rows(level, fold, split), (arm, level, fold, split)
+        if key not in self._origins:
+            self._origins[key] = whole[self.donors(arm, whole)]
+        return self._origins[key][np.searchsorted(whole, rows)]
 
     @functools.cached_property
     def controls_left_out(self) -> dict[str, str]:
@@ -208,9 +211,10 @@ class ArmImages:
 
     def masks_of(self, arm: str, level: float, rows, fold: int = 0, split: str = "test") -> np.ndarray | None:
         """Masks (n, H, W) of an arm's images of some `rows`, each of whom the image is of; None without masks."""
+        if self.setup.cohort.masks is None:
+            return None
         moves = arm in controls.MASK_MOVES  # with its image
-        origin = self._origin(arm, level, rows, fold, split) if moves else rows
-        return None if self.setup.cohort.masks is None else self.setup.cohort.masks_at(origin)
+        return self.setup.cohort.masks_at(self._origin(arm, level, rows, fold, split) if moves else rows)
 
 
 def write_images(path: Path, parts: Iterator, shape: tuple[int, ...]) -> None:

@@ -81,8 +81,8 @@ class Stream:
         for arm in dict.fromkeys(arms):
             for table in self._tables(arm):
                 made_from = self._made_from(table, arm, level)
-                pieces = (piece for piece in self._pieces(table, arm, level, made_from) if not piece.path.exists())
-                wanted = [piece for piece in pieces if shard in (None, piece.shard)]
+                pieces = self._pieces(table, arm, level, made_from, shard)
+                wanted = [piece for piece in pieces if not piece.path.exists()]
                 part = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)}
                 if wanted and not self.setup.run.is_current(table, made_from, **part):
                     for piece in wanted:
@@ -118,18 +118,20 @@ class Stream:
     def _folder(self, arm: str) -> Path:
         return self.setup.run.folder / "stream" / self.setup.cohort.name / arm
 
-    def _pieces(self, table: str, arm: str, level: float, made_from) -> Iterator[Piece]:
-        """All pieces of an arm's table at a level, in the order of its rows."""
+    def _pieces(self, table: str, arm: str, level: float, made_from, shard: int | None = None) -> Iterator[Piece]:
+        """Pieces of an arm's table at a level, in the order of its rows: all, or those of one shard."""
         if table == "quality":  # chunk by chunk, all variants of a fold
             of = [(fold, "test", [v for v in self.setup.variants(arm) if v["fold"] == fold])
                   for fold in self.setup.folds]  # fmt: skip
         else:
             of = [(v["fold"], split, [v]) for split, v in self._readings.parts(arm, level)]
         for fold, split, variants in of:
-            for shard, rows in enumerate(self.shards(level, fold, split)):
+            for number, rows in enumerate(self.shards(level, fold, split)):
+                if shard not in (None, number):
+                    continue
                 follows = {"from": made_from, "split": split, "variants": variants, "rows": rows.tolist()}
-                path = self._folder(arm) / f"{table}-{level:g}-{shard:04d}-{digest(follows)}.parquet"
-                yield Piece(table, arm, fold, split, variants, shard, rows, path)
+                path = self._folder(arm) / f"{table}-{level:g}-{number:04d}-{digest(follows)}.parquet"
+                yield Piece(table, arm, fold, split, variants, number, rows, path)
 
     def _joined(self, table: str, arm: str, level: float) -> pd.DataFrame:
         pieces = self._pieces(table, arm, level, self._made_from(table, arm, level))

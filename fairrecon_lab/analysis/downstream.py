@@ -343,7 +343,7 @@ def task_to_show(steps) -> str:
 
 
 def median_slice(overlap: pd.DataFrame, setup) -> int:
-    """Row of the slice whose clean Dice is the median among those with a tumour, of those that `setup` has pictures of."""
+    """Row of the slice whose clean Dice is the median among those with a tumour, if `setup` has pictures of them."""
     rows = setup.pictured(setup.audit_level)
     table = overlap.query("arm == 'clean' and fold == 0").set_index("image_id").reindex(setup.names_of(rows))
     dice = 2 * table["intersection"] / (table["predicted"] + table["actual"])
