@@ -108,13 +108,17 @@ class Readings:
             if validates:
                 yield "validation", variant
 
-    def made_from(self, arm: str, level: float) -> Stamp:
-        """The stamp of an arm's readings at a level."""
+    def readers_stamp(self) -> Stamp:
+        """What all readings follow from: this step and the readers of all folds; errors as those of `readers`."""
+        blank = self.weights.blank()
+        files = [self.weights.path(name, fold) for fold in self.setup.folds for name in blank]
+        return stamp("fairrecon_core.steps.readings", *map(type, blank.values()), readers=content_hash(files))
+
+    def made_from(self, arm: str, level: float, readers: Stamp | None = None) -> Stamp:
+        """The stamp of an arm's readings at a level; `readers` is that of `readers_stamp`."""
         settings, setup = self.setup.run.settings, self.setup
-        files = [self.weights.path(name, fold) for fold in setup.folds for name in self.weights.blank()]
-        kinds = [type(reader) for reader in self.weights.blank().values()]
         splits = sorted({split for split, _ in self.parts(arm, level)})
-        made = stamp("fairrecon_core.steps.readings", *kinds, readers=content_hash(files), splits=splits)
+        made = (readers or self.readers_stamp()) | stamp(splits=splits)
         if arm in controls.NOT_RECONSTRUCTED:
             share = settings.control_share if arm in controls.CONTROLS else 0
             return made | stamp(

@@ -32,7 +32,7 @@ class Setup:
     """
 
     def __init__(self, run: Run, cohort: str):
-        self.run = run
+        self.run, self._rows = run, dict[tuple, np.ndarray]()
         self.cohort: Cohort = run.cohort(cohort)
         modality, side, asked = self.cohort.modality, self.cohort.images.shape[-1], run.settings.image_size
         if run.settings.cohort_folder and side != asked:
@@ -85,6 +85,11 @@ class Setup:
         ndarray of int
             Only rows whose pixels are there.
         """
+        if (level, fold, split) not in self._rows:
+            self._rows[level, fold, split] = self._selected(level, fold, split)
+        return self._rows[level, fold, split]
+
+    def _selected(self, level: float, fold: int, split: str) -> np.ndarray:
         rows = self.cohort.select(split, "prediction", fold, with_pixels=True)
         n_subset, seed = self.run.settings.level_subset, self.run.settings.seed
         whole = level in (self.audit_level, self.degradation.identity_level) or split != "test"

@@ -18,7 +18,7 @@ from fairrecon_core.reconstruct.controls import NOT_RECONSTRUCTED
 from fairrecon_core.steps.images import ArmImages
 from fairrecon_core.steps.quality import Quality
 from fairrecon_core.steps.readings import Readings
-from fairrecon_core.steps.stamps import digest
+from fairrecon_core.steps.stamps import Stamp, digest
 from fairrecon_core.tables import read_parquet, with_defaults, write_parquet
 
 SHARD = 512  # images, or the multiple of `inference_batch` below that
@@ -61,15 +61,15 @@ class Stream:
         parts = {(v["fold"], split) for arm in arms for split, v in self._readings.parts(arm, level)}
         return max((len(self.shards(level, fold, split)) for fold, split in parts), default=0)
 
-    def make(self, arms: Iterable[str], level: float, shard: int | None = None) -> None:
+    def make(self, arms: Iterable[str], level: float, shards: Iterable[int] | None = None) -> None:
         """Make what the tables still lack of the rows of some arms at a level; readers are trained first.
 
         Parameters
         ----------
         arms : iterable of str
         level : float
-        shard : int, optional
-            Only this one of every fold and split, from 0.
+        shards : iterable of int, optional
+            Only these of every fold and split, from 0.
 
         Raises
         ------
@@ -78,18 +78,17 @@ class Stream:
         """
         self._readings.weights.make_all()
         lacking: dict[tuple, list[Piece]] = {}
-        for arm in dict.fromkeys(arms):
-            for table in self._tables(arm):
-                made_from = self._made_from(table, arm, level)
-                pieces = self._pieces(table, arm, level, made_from, shard)
-                wanted = [piece for piece in pieces if not piece.path.exists()]
-                part = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)}
-                if wanted and not self.setup.run.is_current(table, made_from, **part):
-                    for piece in wanted:
-                        lacking.setdefault((piece.fold, piece.split, piece.shard), []).append(piece)
+        wanted, name = None if shards is None else set(shards), self.setup.cohort.name
+        stamps = self._stamps(arms, level)
+        for (table, arm), made_from in stamps.items():
+            pieces = self._pieces(table, arm, level, made_from, wanted)
+            absent = [piece for piece in pieces if not piece.path.exists()]
+            part = {"cohort": name, "arm": arm, "level": float(level)}
+            if absent and not self.setup.run.is_current(table, made_from, **part):
+                for piece in absent:
+                    lacking.setdefault((piece.fold, piece.split, piece.shard), []).append(piece)
         passes = [pieces for _, pieces in sorted(lacking.items())]
-        title = f"{self.setup.cohort.name} at {level:g}"
-        for pieces in tqdm(passes, desc=title, unit="shard", disable=len(passes) < 2):
+        for pieces in tqdm(passes, desc=f"{name} at {level:g}", unit="shard", disable=len(passes) < 2):
             self._pass(level, pieces)
 
     def quality(self, arms: list[str], level: float) -> list[pd.DataFrame]:
@@ -107,19 +106,22 @@ class Stream:
         for path in self._folder(arm).glob(f"{table}-{level:g}-*.parquet"):
             path.unlink(missing_ok=True)
 
-    def _tables(self, arm: str) -> list[str]:
-        """Tables that an arm's shards have rows for."""
-        read = [] if self._readings.is_frozen else self._readings.tables()
-        return ["quality"] * (arm not in NOT_RECONSTRUCTED) + read
-
-    def _made_from(self, table: str, arm: str, level: float):
-        return self._quality.piece(arm, level)[0] if table == "quality" else self._readings.made_from(arm, level)
+    def _stamps(self, arms: Iterable[str], level: float) -> dict[tuple[str, str], Stamp]:
+        """Stamps by table and arm, of all tables that the arms' shards have rows for."""
+        found: dict[tuple[str, str], Stamp] = {}
+        tables = [] if self._readings.is_frozen else self._readings.tables()
+        readers = self._readings.readers_stamp() if tables else None
+        for arm in dict.fromkeys(arms):
+            if arm not in NOT_RECONSTRUCTED:
+                found["quality", arm] = self._quality.piece(arm, level)[0]
+            found |= {(table, arm): self._readings.made_from(arm, level, readers) for table in tables}
+        return found
 
     def _folder(self, arm: str) -> Path:
         return self.setup.run.folder / "stream" / self.setup.cohort.name / arm
 
-    def _pieces(self, table: str, arm: str, level: float, made_from, shard: int | None = None) -> Iterator[Piece]:
-        """Pieces of an arm's table at a level, in the order of its rows: all, or those of one shard."""
+    def _pieces(self, table: str, arm: str, level: float, made_from, wanted: set | None = None) -> Iterator[Piece]:
+        """Pieces of an arm's table at a level, in the order of its rows: all, or those of the `wanted` shards."""
         if table == "quality":  # chunk by chunk, all variants of a fold
             of = [(fold, "test", [v for v in self.setup.variants(arm) if v["fold"] == fold])
                   for fold in self.setup.folds]  # fmt: skip
@@ -127,14 +129,14 @@ class Stream:
             of = [(v["fold"], split, [v]) for split, v in self._readings.parts(arm, level)]
         for fold, split, variants in of:
             for number, rows in enumerate(self.shards(level, fold, split)):
-                if shard not in (None, number):
+                if wanted is not None and number not in wanted:
                     continue
                 follows = {"from": made_from, "split": split, "variants": variants, "rows": rows.tolist()}
                 path = self._folder(arm) / f"{table}-{level:g}-{number:04d}-{digest(follows)}.parquet"
                 yield Piece(table, arm, fold, split, variants, number, rows, path)
 
     def _joined(self, table: str, arm: str, level: float) -> pd.DataFrame:
-        pieces = self._pieces(table, arm, level, self._made_from(table, arm, level))
+        pieces = self._pieces(table, arm, level, self._stamps([arm], level)[table, arm])
         return pd.concat([read_parquet(piece.path, table) for piece in pieces])
 
     def _pass(self, level: float, pieces: list[Piece]) -> None:

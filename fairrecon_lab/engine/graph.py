@@ -13,13 +13,15 @@ from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_core.steps.pipeline import CohortSteps, open_cohorts
 
+SHARDS = 4  # that a step streams: each is kept when it is done, and what they share is looked up once
+
 
 @dataclass(frozen=True)
 class Step:
     """One piece of a run's work: its kind, cohort, arm or reader, which one of these, and the names of what it needs.
 
-    Kinds: train (weights of an arm), reader (weights of a reader), images (of an arm at a level), stream (all rows of a
-    shard of images that are not kept), quality and read (rows of tables, of an arm at all levels).
+    Kinds: train (weights of an arm), reader (weights of a reader), images (of an arm at a level), stream (all rows of
+    some shards of images that are not kept), quality and read (rows of tables, of an arm at all levels).
     """
 
     kind: str
@@ -92,7 +94,9 @@ def _streamed(steps: CohortSteps) -> Iterator[Step]:
     shards: dict[float, tuple[str, ...]] = {}
     for level in (setup.degradation.identity_level, *setup.levels):
         n = steps.stream.n_shards(arms_at(steps, level), level) if steps.stream else 0
-        of_level = [Step("stream", name, "shard", (("level", level), ("shard", k)), trained) for k in range(n)]
+        of_level = [
+            Step("stream", name, "shards", (("level", level), ("first", k)), trained) for k in range(0, n, SHARDS)
+        ]
         shards[level] = tuple(step.name for step in of_level)
         yield from of_level
     for arm in steps.arms_read():
@@ -107,11 +111,11 @@ def arms_at(steps: CohortSteps, level: float) -> list[str]:
     return [arm for arm in steps.arms_read() if level in steps.setup.levels_of(arm)]
 
 
-def _stream(steps: CohortSteps, level: float, shard: int) -> None:
-    """Make the rows of a shard of every arm that is read at a level."""
+def _stream(steps: CohortSteps, level: float, first: int) -> None:
+    """Make the rows of the `SHARDS` from the first on, of every arm that is read at a level."""
     if steps.stream is None:
         raise ValueError(f"images of {steps.name} are kept: nothing to stream (keep_images)")
-    steps.stream.make(arms_at(steps, level), level, shard)
+    steps.stream.make(arms_at(steps, level), level, range(int(first), int(first) + SHARDS))
 
 
 def _images(steps: CohortSteps, arm: str, level: float) -> Iterator[Step]:
