@@ -112,7 +112,8 @@ def test_steps_of_workers_give_the_same_and_a_killed_one_loses_one_shard(both, m
         step.do({"brain": again})
     passes = [which for which in done if which]
     shards = {(level, fold, split, k) for level in (1, 4, 8) for fold in range(3) for split in ("test", "validation")
-              for k in range(len(again.stream.shards(level, fold, split))) if (level, split) != (8, "validation")}  # fmt: skip
+              for k in range(len(again.stream.shards(level, fold, split)))
+              if (level, split) != (8, "validation")}  # fmt: skip
     assert len(passes) == len(set(passes)) and set(passes) == shards
     as_notebooks(stored)
     assert tables_of(stored) == tables_of(again)

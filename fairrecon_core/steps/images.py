@@ -102,9 +102,9 @@ class ArmImages:
 
     def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[Tensor]:
         """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
-        restore = self.weights.load(arm, fold, train_seed, level)
-        for part in self.setup.chunks(rows):
-            measurement = self._measured(level, rows[part])[1] if restore.needs_measurement else None
+        restore, parts = self.weights.load(arm, fold, train_seed, level), list(self.setup.chunks(rows))
+        measured = (self._measured(level, rows[part])[1] if restore.needs_measurement else None for part in parts)
+        for part, measurement in zip(parts, self.setup.ahead(measured), strict=True):
             yield self._restored(restore, as_float(degraded[part]), level, rows[part], sample, measurement)
 
     def _restored(self, restore, degraded: np.ndarray, level: float, rows, sample: int, measurement) -> Tensor:
@@ -131,9 +131,10 @@ class ArmImages:
         """
         origins = {arm: self._origin(arm, level, rows, fold, split) for arm, _ in which if arm in NOT_RECONSTRUCTED}
         degrades = len(origins) < len({arm for arm, _ in which})
-        for part in self.setup.chunks(rows):
+        parts = list(self.setup.chunks(rows))
+        measured = (self._measured(level, rows[part]) if degrades else (None, None) for part in parts)
+        for part, (degraded, measurement) in zip(parts, self.setup.ahead(measured), strict=True):
             here, images = rows[part], []
-            degraded, measurement = self._measured(level, here) if degrades else (None, None)
             stored = as_uint16(degraded) if degrades else None
             for arm, variant in which:
                 if arm in origins:

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade import Degradation, degradation
@@ -139,10 +141,30 @@ class Setup:
         """Where networks compute: what the settings ask for; ValueError if it is not there."""
         return device_of(self.run.settings.device)
 
+    def ahead(self, items: Iterable) -> Iterable:
+        """The same items; where a GPU computes, the next is prepared while it works with one."""
+        return items if self.device == "cpu" else ahead(items)
+
+    def compiled(self, module: Any) -> None:
+        """Compile a network that is ready, where the settings want it and a GPU computes."""
+        if self.run.settings.compile and self.device != "cpu":
+            module.compile()
+
     def placed(self, network: Any) -> Any:
         """A network or reader, told where to compute and how many images at a time."""
         network.device, network.inference_batch = self.device, self.run.settings.inference_batch
         return network
+
+
+def ahead(items: Iterable) -> Iterator:
+    """The same `items`; a thread makes the next while one is worked with. An error comes in the place of its item."""
+    source, end = iter(items), object()
+    gpu = (torch.cuda.set_device, (torch.cuda.current_device(),)) if torch.cuda.is_available() else (None, ())
+    with ThreadPoolExecutor(1, initializer=gpu[0], initargs=gpu[1]) as pool:
+        coming = pool.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, source, end)
+            yield item
 
 
 def degradation_of(settings: Settings, modality: str) -> Degradation:
