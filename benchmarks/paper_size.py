@@ -66,8 +66,8 @@ def rows_of(settings: Settings, sizes: dict) -> dict[str, int]:
     """Rows of the tables of quality and predictions, clean images and controls included."""
     found = {"quality": 0, "predictions": 0, "overlap": 0}
     for of in sizes.values():
-        arms = len(settings.classical) + len(settings.arms)
-        images = arms * sum(plan.shown(settings, of, level) for level in settings.levels(of["modality"]))
+        arms, levels = (*settings.classical, *settings.arms), settings.levels(of["modality"])
+        images = sum(plan.shown(settings, of, level, arm) for arm in arms for level in levels)
         read = images + 3 * of["test"] + of["validation"]  # clean and two controls; clean validation images
         found["quality"] += images
         found["predictions"] += read * of["tasks"]

@@ -25,7 +25,7 @@ class Grainy(Reconstructor):
     name, stochastic = "grainy_of_tests", True
 
     def restore(self, degraded, level, image_ids, seed, sample, measurement):
-        return degraded * (0.9 - 0.1 * sample)
+        return degraded * (0.9 - 0.1 * torch.tensor(sample)[:, None, None])
 
 
 @pytest.fixture
@@ -133,3 +133,24 @@ def test_a_reader_that_changes_costs_the_readings_alone(both, monkeypatch):
     )
     as_notebooks(other)
     assert set(tables) == {"predictions", "overlap"}
+
+
+def test_arms_that_filter_may_have_a_stated_subset_of_the_images(both):
+    whole, _ = both
+    few = steps_in(whole.setup.run.folder.with_name("few"), 24, **GIVEN, keep_images=KEPT, classical_subset=3)
+    as_notebooks(whole)
+    as_notebooks(few)
+    for arm, n in (("grainy_of_tests", 3), ("unet", 8), ("degraded", 8)):
+        expected = whole.setup.run.read("predictions", arm=arm, level=4).query("fold == 1")
+        table = few.setup.run.read("predictions", arm=arm, level=4).query("fold == 1")
+        test = table[table["image_id"].isin(few.setup.names_of(few.setup.rows(4, 1)))]
+        assert test["image_id"].nunique() == n and set(table.columns) == set(expected.columns)
+        pd.testing.assert_frame_equal(
+            table.reset_index(drop=True),
+            expected[expected["image_id"].isin(table["image_id"])].reset_index(drop=True),
+        )
+        assert len(few.setup.run.read("quality", arm=arm, level=4).query("fold == 1 and sample == 0")) in (n, 2 * n)
+    pictures = {arm: few.images.get(arm, 4, fold=1)[1].tolist() for arm in ("grainy_of_tests", "unet", "clean")}
+    assert pictures["unet"] == pictures["clean"] == pictures["grainy_of_tests"]
+    with pytest.raises(ValueError, match="no classical_subset then"):
+        steps_in(whole.setup.run.folder, 24, **GIVEN, classical_subset=3)

@@ -191,17 +191,12 @@ class ArmImages:
         return controls.planted_task(self.setup.cohort.table)
 
     def batches(self, arm: str, level: float, *, split: str = "test", **variant) -> Iterator[tuple]:
-        """(images float32 (b, H, W), image_ids, masks bool or None) of all of an arm, in chunks.
+        """(images float32 (b, H, W), image_ids, masks bool or None) of all of an arm, in chunks; `variant` as in `get`.
 
-        Parameters
-        ----------
-        arm, level, split
-            As in `get`.
-        **variant
-            fold, train_seed and sample, as in `get`.
+        `arm`, `level` and `split` as there.
         """
         variant = {"fold": 0, "train_seed": 0, "sample": 0} | variant
-        fold, rows = variant["fold"], self.setup.rows(level, variant["fold"], split)
+        fold, rows = variant["fold"], self.setup.rows(level, variant["fold"], split, arm)
         if self.setup.streams or arm in NOT_RECONSTRUCTED:
             chunks = ((here, images) for here, (images,) in self.made([(arm, variant)], level, rows, fold, split))
         else:

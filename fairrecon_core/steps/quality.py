@@ -90,7 +90,7 @@ def images_stamp(images: ArmImages, arm: str, level: float, variants: Iterable[d
     """
     made: Stamp = {}
     for variant in variants:
-        of_images = images.made_from(arm, level, images.setup.rows(level, variant["fold"], split), **variant)
+        of_images = images.made_from(arm, level, images.setup.rows(level, variant["fold"], split, arm), **variant)
         made |= {key: value for key, value in of_images.items() if key.startswith("the code of ")}
         made[f"images {split} {'-'.join(map(str, variant.values()))}"] = digest(of_images)
     return made

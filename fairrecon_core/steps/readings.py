@@ -91,7 +91,7 @@ class Readings:
         arm, level, fold, train_seed, sample, split
             As in `ArmImages.get`, errors included.
         """
-        images, setup, rows = self.images, self.setup, self.setup.rows(level, fold, split)
+        images, setup, rows = self.images, self.setup, self.setup.rows(level, fold, split, arm)
         if arm in controls.NOT_RECONSTRUCTED:
             return clean_features(setup)[rows[images.donors(arm, rows)]], rows
         which = {"fold": fold, "train_seed": train_seed, "sample": sample}

@@ -72,7 +72,7 @@ class Setup:
                 for sample in range(self.run.settings.samples if stochastic else 1):
                     yield {"fold": fold, "train_seed": train_seed, "sample": sample}
 
-    def rows(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
+    def rows(self, level: float, fold: int = 0, split: str = "test", arm: str = "clean") -> np.ndarray:
         """Rows of the cohort that are used at a level, ascending.
 
         Parameters
@@ -81,23 +81,31 @@ class Setup:
             The audited level (and the identity) has the whole split; the others a random subset of `level_subset`.
         fold : int
         split : {"test", "validation"}
+        arm : str
+            Of arms that filter, `classical_subset` images at most, some of those of the others.
 
         Returns
         -------
         ndarray of int
             Only rows whose pixels are there.
         """
-        if (level, fold, split) not in self._rows:
-            self._rows[level, fold, split] = self._selected(level, fold, split)
-        return self._rows[level, fold, split]
+        key = (level, fold, split, self.is_limited(arm))
+        if key not in self._rows:
+            self._rows[key] = self._selected(*key)
+        return self._rows[key]
 
-    def _selected(self, level: float, fold: int, split: str) -> np.ndarray:
-        rows = self.cohort.select(split, "prediction", fold, with_pixels=True)
-        n_subset, seed = self.run.settings.level_subset, self.run.settings.seed
+    def _selected(self, level: float, fold: int, split: str, limited: bool) -> np.ndarray:
+        rows, settings = self.cohort.select(split, "prediction", fold, with_pixels=True), self.run.settings
         whole = level in (self.audit_level, self.degradation.identity_level) or split != "test"
-        if whole or len(rows) <= n_subset:
-            return rows
-        return np.sort(np.random.default_rng([seed, fold]).permutation(rows)[:n_subset])
+        n = len(rows) if whole else min(len(rows), settings.level_subset)
+        n = min(n, settings.classical_subset) if limited and split == "test" else n
+        return rows if n == len(rows) else np.sort(np.random.default_rng([settings.seed, fold]).permutation(rows)[:n])
+
+    def is_limited(self, arm: str) -> bool:
+        """Whether an arm has `classical_subset` images: one that learns nothing, and makes something of an image."""
+        if not self.run.settings.classical_subset or arm in controls.NOT_RECONSTRUCTED:
+            return False
+        return arm_class(arm).reconstructs and not arm_class(arm).learns
 
     @property
     def streams(self) -> bool:
@@ -105,7 +113,7 @@ class Setup:
         return self.run.settings.keep_images > 0
 
     def pictured(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
-        """Rows, of those in `rows`, whose pixels are kept: all, or `keep_images` at even steps of what all levels have.
+        """Rows, of those in `rows`, whose pixels are kept: all, or `keep_images` at even steps of what all arms have.
 
         Parameters
         ----------
@@ -114,7 +122,8 @@ class Setup:
         """
         n, rows = self.run.settings.keep_images, self.rows(level, fold, split)
         if n > 0:
-            rows = functools.reduce(np.intersect1d, [rows, *(self.rows(other, fold, split) for other in self.levels)])
+            parts = (self.rows(other, fold, split, arm) for other in self.levels for arm in self.arms())
+            rows = functools.reduce(np.intersect1d, parts, rows)
             rows = rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]
         return rows
 

@@ -25,7 +25,7 @@ SHARD = 512  # images, or the multiple of `inference_batch` below that
 
 
 class Piece(NamedTuple):
-    """Rows of a shard that lie in one file: of a table, for some variants of an arm."""
+    """Rows of a shard in one file: of a table, for some variants of an arm."""
 
     table: str
     arm: str
@@ -38,21 +38,14 @@ class Piece(NamedTuple):
 
 
 class Stream:
-    """Rows of quality and readings of a cohort whose images are not kept.
-
-    Parameters
-    ----------
-    images : ArmImages
-    quality : Quality
-    readings : Readings
-    """
+    """Rows of `quality` and `readings` of a cohort whose `images` are not kept."""
 
     def __init__(self, images: ArmImages, quality: Quality, readings: Readings):
         self.images, self.setup, self._quality, self._readings = images, images.setup, quality, readings
 
-    def shards(self, level: float, fold: int = 0, split: str = "test") -> list[np.ndarray]:
-        """Rows of the cohort of each shard; chunks are those of a run that keeps its images."""
-        rows, batch = self.setup.rows(level, fold, split), self.setup.run.settings.inference_batch
+    def shards(self, level: float, fold: int = 0, split: str = "test", arm: str = "clean") -> list[np.ndarray]:
+        """Rows of the cohort of each shard of an arm; chunks are those of a run that keeps its images."""
+        rows, batch = self.setup.rows(level, fold, split, arm), self.setup.run.settings.inference_batch
         size = max(1, SHARD // batch) * batch
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -86,7 +79,8 @@ class Stream:
             part = {"cohort": name, "arm": arm, "level": float(level)}
             if absent and not self.setup.run.is_current(table, made_from, **part):
                 for piece in absent:
-                    lacking.setdefault((piece.fold, piece.split, piece.shard), []).append(piece)
+                    key = (self.setup.is_limited(arm), piece.fold, piece.split, piece.shard)
+                    lacking.setdefault(key, []).append(piece)
         passes = [pieces for _, pieces in sorted(lacking.items())]
         for pieces in tqdm(passes, desc=f"{name} at {level:g}", unit="shard", disable=len(passes) < 2):
             self._pass(level, pieces)
@@ -128,7 +122,7 @@ class Stream:
         else:
             of = [(v["fold"], split, [v]) for split, v in self._readings.parts(arm, level)]
         for fold, split, variants in of:
-            for number, rows in enumerate(self.shards(level, fold, split)):
+            for number, rows in enumerate(self.shards(level, fold, split, arm)):
                 if wanted is not None and number not in wanted:
                     continue
                 follows = {"from": made_from, "split": split, "variants": variants, "rows": rows.tolist()}
@@ -140,7 +134,7 @@ class Stream:
         return pd.concat([read_parquet(piece.path, table) for piece in pieces])
 
     def _pass(self, level: float, pieces: list[Piece]) -> None:
-        """Make the rows of one shard for all `pieces`, of the same fold and split."""
+        """Make the rows of one shard for all `pieces`, of the same rows of the cohort."""
         fold, split, rows = pieces[0].fold, pieces[0].split, pieces[0].rows
         which = {(p.arm, *v.values()): (p.arm, v) for p in pieces for v in p.variants}
         measured = [key for key in which if any(p.table == "quality" and p.arm == key[0] for p in pieces)]

@@ -86,7 +86,7 @@ def costs(settings: Settings, sizes: Mapping | None = None) -> pd.DataFrame:
             kind = arm_class(what)
             times = (len(settings.train_seeds) if kind.learns else 1) * (settings.samples if kind.stochastic else 1)
             for level in levels:
-                n = times * shown(settings, of, level)
+                n = times * shown(settings, of, level, what)
                 for kind_, price in (("images", unit), *priced.items()):
                     rows.append({"cohort": name, "kind": kind_, "what": what, "images": n, "unit_s": price})
     table = pd.DataFrame(rows, columns=["cohort", "kind", "what", "images", "unit_s"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fairrecon_core.cohort.folder import Cohort, load_cohort
 from fairrecon_core.learn.rows import learning_rows
+from fairrecon_core.reconstruct import DEGRADED, arm_class
 from fairrecon_core.settings import Settings, project_folder, suggest
 
 ROW = 40  # bytes of a row of a table on disk, compressed
@@ -66,11 +67,12 @@ def counts(settings: Settings) -> dict[str, dict]:
     return found
 
 
-def shown(settings: Settings, of: dict, level: float) -> int:
-    """Test images of a cohort, `of` as in `counts`, that the `settings` use at a `level`."""
-    whole = of["test"] * (of["folds"] if of["folds"] > 1 else 1)
-    subset = settings.level_subset * of["folds"]
-    return whole if level == settings.audit_level(of["modality"]) else min(whole, subset)
+def shown(settings: Settings, of: Mapping, level: float, arm: str = DEGRADED) -> int:
+    """Test images of a cohort, `of` as in `counts`, that the `settings` use at a `level` of an `arm`."""
+    whole, kind = of["test"] * (of["folds"] if of["folds"] > 1 else 1), arm_class(arm)
+    n = whole if level == settings.audit_level(of["modality"]) else min(whole, settings.level_subset * of["folds"])
+    limited = settings.classical_subset and kind.reconstructs and not kind.learns
+    return min(n, settings.classical_subset * of["folds"]) if limited else n
 
 
 def gigabytes(settings: Settings, sizes: Mapping | None = None) -> dict[str, float]:
@@ -96,10 +98,10 @@ def gigabytes(settings: Settings, sizes: Mapping | None = None) -> dict[str, flo
         total["training images"] += (
             0 if settings.new_noise or not settings.train else (remembered * of["folds"] * len(levels) * pixels * 2)
         )
-        arms = len(settings.classical) + len(settings.arms) * len(settings.train_seeds)
-        of_levels = [shown(settings, of, level) for level in levels]
-        images, kept = arms * sum(of_levels), [min(n, n_kept * of["folds"]) if n_kept else n for n in of_levels]
-        total["reconstructions"] += arms * sum(kept) * pixels * 2
+        arms = [*settings.classical, *(arm for arm in settings.arms for _ in settings.train_seeds)]
+        of_each = [shown(settings, of, level, arm) for arm in arms for level in levels]
+        images, kept = sum(of_each), [min(n, n_kept * of["folds"]) if n_kept else n for n in of_each]
+        total["reconstructions"] += sum(kept) * pixels * 2
         total["tables"] += images * (of["tasks"] + 2) * ROW
     total["rows of shards"] = total["tables"] if n_kept else 0.0
     return {name: value / 1e9 for name, value in total.items()}
