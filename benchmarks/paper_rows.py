@@ -33,7 +33,7 @@ RACES = {"white": 0.64, "asian": 0.12, "black": 0.05, "other": 0.17, "pacific_is
 GIVEN = {"cohorts": ["chest"], "image_size": SIZE, "train": True, "keep_images": 64, "level_subset": 10**6,
          "xray_levels": [100_000, 10_000, 3_000], "classical": ["degraded", *CHEAP], "arms": [], "n_boot": 1000,
          "min_support": 10, "device": "cpu"}  # fmt: skip
-STAGES = ("cohort", "stream", "tables", "audit")
+STAGES = ("cohort", "stream", "tables", "whole table", "audit")
 LIMITS = {"memory": 4.0, "tables": 4.0, "scratch": 30.0, "audit": 300.0}  # GiB, GB, GB, CPU seconds
 
 
@@ -132,6 +132,8 @@ def stage(name: str, folder: Path, scale: float) -> dict[str, float]:
     from fairrecon_core.steps.folder import Run
 
     run, table = Run(folder, load_settings("smoke", **GIVEN)), load_cohort(folder / "cohorts" / "chest").table
+    if name == "whole table":
+        return {"rows of predictions, all levels": len(run.read("predictions", cohort="chest"))}
     predictions = run.read("predictions", cohort="chest", level=[float("inf"), GIVEN["xray_levels"][1]])
     arms = predictions["arm"].nunique() - 1
     read, began, cells = time.process_time(), time.process_time(), 0
