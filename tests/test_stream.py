@@ -28,9 +28,9 @@ class Grainy(Reconstructor):
         return degraded * (0.9 - 0.1 * torch.tensor(sample)[:, None, None])
 
 
-@pytest.fixture
-def untrained(monkeypatch):
-    """Trainings that leave the first weights as they are."""
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A run that keeps its images, all done; while these tests run, trainings leave the first weights as they are."""
 
     def instead(network, *given, seed=0, **options):
         torch.manual_seed(seed)
@@ -38,15 +38,19 @@ def untrained(monkeypatch):
         network.ready()
         return pd.DataFrame({"validation": [0.0]})
 
-    monkeypatch.setattr(weights_step, "train_reconstructor", instead)
-    monkeypatch.setattr(weights_step, "train_reader", instead)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_step, "train_reconstructor", instead)
+        patch.setattr(weights_step, "train_reader", instead)
+        patch.setattr(stream_step, "SHARD", 8)  # two chunks of three
+        steps = steps_in(tmp_path_factory.mktemp("stored"), 24, **GIVEN)
+        as_notebooks(steps)
+        yield steps
 
 
 @pytest.fixture
-def both(untrained, tmp_path, monkeypatch):
-    """A run that keeps its images, and one that streams them; a shard is two chunks of three."""
-    monkeypatch.setattr(stream_step, "SHARD", 8)
-    return [steps_in(tmp_path / str(keep), 24, **GIVEN, keep_images=keep) for keep in (0, KEPT)]
+def streaming(stored, tmp_path):
+    """The same run, nothing of it done, that keeps few images."""
+    return steps_in(tmp_path, 24, **GIVEN, keep_images=KEPT)
 
 
 def as_notebooks(steps):
@@ -69,11 +73,9 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_tables_stamps_and_kept_pixels_are_those_of_a_run_that_keeps_all(both):
-    stored, streaming = both
+def test_tables_stamps_and_kept_pixels_are_those_of_a_run_that_keeps_all(stored, streaming):
     assert len(streaming.stream.shards(4)) == 2 and len(streaming.stream.shards(8)) == 1
-    for steps in both:
-        as_notebooks(steps)
+    as_notebooks(streaming)
     assert tables_of(stored) == tables_of(streaming) and len(tables_of(stored)) > 20
     folder = streaming.setup.run.folder
     assert not files_in(folder / "stream"), "tables hold the rows"
@@ -92,8 +94,7 @@ def test_tables_stamps_and_kept_pixels_are_those_of_a_run_that_keeps_all(both):
     assert np.array_equal(np.concatenate(parts), stored.images.get("unet", 4, **which)[0])
 
 
-def test_steps_of_workers_give_the_same_and_a_killed_one_loses_one_shard(both, monkeypatch):
-    stored, streaming = both
+def test_steps_of_workers_give_the_same_and_a_killed_one_loses_one_shard(stored, streaming, monkeypatch):
     made_pass, done = stream_step.Stream._pass, []
 
     def dies_at_the_sixth(self, level, pieces):
@@ -116,15 +117,13 @@ def test_steps_of_workers_give_the_same_and_a_killed_one_loses_one_shard(both, m
               for k in range(len(again.stream.shards(level, fold, split)))
               if (level, split) != (8, "validation")}  # fmt: skip
     assert len(passes) == len(set(passes)) and set(passes) == shards
-    as_notebooks(stored)
     assert tables_of(stored) == tables_of(again)
     for step in steps_of({"brain": again}):
         step.do({"brain": again})
     assert len(done) == len(passes) + 1, "a second time finds all done"
 
 
-def test_a_reader_that_changes_costs_the_readings_alone(both, monkeypatch):
-    _, streaming = both
+def test_a_reader_that_changes_costs_the_readings_alone(streaming, monkeypatch):
     as_notebooks(streaming)
     other = steps_in(streaming.setup.run.folder, 24, **GIVEN | {"segmenter_width": 4}, keep_images=KEPT)
     tables = []
@@ -136,13 +135,11 @@ def test_a_reader_that_changes_costs_the_readings_alone(both, monkeypatch):
     assert set(tables) == {"predictions", "overlap"}
 
 
-def test_arms_that_filter_may_have_a_stated_subset_of_the_images(both):
-    whole, _ = both
-    few = steps_in(whole.setup.run.folder.with_name("few"), 24, **GIVEN, keep_images=KEPT, classical_subset=3)
-    as_notebooks(whole)
+def test_arms_that_filter_may_have_a_stated_subset_of_the_images(stored, tmp_path):
+    few = steps_in(tmp_path, 24, **GIVEN, keep_images=KEPT, classical_subset=3)
     as_notebooks(few)
     for arm, n in (("grainy_of_tests", 3), ("unet", 8), ("degraded", 8)):
-        expected = whole.setup.run.read("predictions", arm=arm, level=4).query("fold == 1")
+        expected = stored.setup.run.read("predictions", arm=arm, level=4).query("fold == 1")
         table = few.setup.run.read("predictions", arm=arm, level=4).query("fold == 1")
         test = table[table["image_id"].isin(few.setup.names_of(few.setup.rows(4, 1)))]
         assert test["image_id"].nunique() == n and set(table.columns) == set(expected.columns)
@@ -154,4 +151,4 @@ def test_arms_that_filter_may_have_a_stated_subset_of_the_images(both):
     pictures = {arm: few.images.get(arm, 4, fold=1)[1].tolist() for arm in ("grainy_of_tests", "unet", "clean")}
     assert pictures["unet"] == pictures["clean"] == pictures["grainy_of_tests"]
     with pytest.raises(ValueError, match="no classical_subset then"):
-        steps_in(whole.setup.run.folder, 24, **GIVEN, classical_subset=3)
+        steps_in(stored.setup.run.folder, 24, **GIVEN, classical_subset=3)
