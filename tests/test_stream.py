@@ -148,9 +148,8 @@ def test_arms_that_filter_may_have_a_stated_subset_of_the_images(stored, tmp_pat
             table.reset_index(drop=True),
             expected[expected["image_id"].isin(table["image_id"])].reset_index(drop=True),
         )
-        measured = few.setup.run.read("quality", arm=arm, level=4).query(
-            "fold == 1 and sample == 0 and train_seed == 0"
-        )
+        measured = few.setup.run.read("quality", arm=arm, level=4)
+        measured = measured.query("fold == 1 and sample == 0 and train_seed == 0")
         assert len(measured) == n
     pictures = {arm: few.images.get(arm, 4, fold=1)[1].tolist() for arm in ("grainy_of_tests", "unet", "clean")}
     assert pictures["unet"] == pictures["clean"] == pictures["grainy_of_tests"]
