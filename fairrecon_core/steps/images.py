@@ -119,15 +119,14 @@ class ArmImages:
         ----------
         which : sequence of (arm, variant)
             Variants as from `Setup.variants`, all of one fold.
-        level : float
+        level, fold, split
+            As in `get`.
         rows : ndarray of int
-            Of those in `Setup.rows` for `level`, `fold` and `split`.
+            Of those in `Setup.rows`.
 
         Yields
         ------
-        rows : ndarray of int, shape (b,)
-        images : list of ndarray, shape (b, H, W)
-            Of each in `which`; uint16, or float32 as the cohort gives it.
+        (rows, images) : the latter a list of ndarrays (b, H, W), for each in `which`; uint16, float32 if not made
         """
         origins = {arm: self._origin(arm, level, rows, fold, split) for arm, _ in which if arm in NOT_RECONSTRUCTED}
         degrades = len(origins) < len({arm for arm, _ in which})

@@ -60,14 +60,9 @@ class Quality:
         return [pd.concat(parts) for parts in found.values()]
 
     def frames(self, which: Sequence[tuple[str, dict]], level: float, rows, images: list) -> list[pd.DataFrame]:
-        """Rows of the table of some rows of the cohort, for each (arm, variant) in `which`.
+        """Rows of the table, for each (arm, variant) in `which`, of its `images` (b, H, W) in [0, 1].
 
-        Parameters
-        ----------
-        which, level, rows
-            As in `ArmImages.made`.
-        images : list of ndarray, shape (b, H, W)
-            float32 in [0, 1], of each in `which`.
+        `which`, `level` and `rows` as in `ArmImages.made`.
         """
         cohort, names = self.setup.cohort, self.setup.names_of(rows)
         clean, inside = cohort.images_at(rows), quality.head_mask if cohort.modality == "mri" else quality.film_mask

@@ -113,12 +113,9 @@ class Setup:
         return self.run.settings.keep_images > 0
 
     def pictured(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
-        """Rows, of those in `rows`, whose pixels are kept: all, or `keep_images` at even steps of what all arms have.
+        """Rows whose pixels are kept: all that `rows` gives for `level`, `fold` and `split`, or `keep_images` of them.
 
-        Parameters
-        ----------
-        level, fold, split
-            As in `rows`.
+        Those are at even steps of the images that all arms and levels have, in the cohort's order, ends included.
         """
         n, rows = self.run.settings.keep_images, self.rows(level, fold, split)
         if n > 0:
@@ -151,7 +148,7 @@ class Setup:
         return device_of(self.run.settings.device)
 
     def ahead(self, items: Iterable) -> Iterable:
-        """The same items; where a GPU computes, the next is prepared while it works with one."""
+        """The same `items`; where a GPU computes, the next is prepared while it works with one."""
         return items if self.device == "cpu" else ahead(items)
 
     def compiled(self, module: Any) -> None:

@@ -59,15 +59,10 @@ class Stream:
 
         Parameters
         ----------
-        arms : iterable of str
-        level : float
+        arms, level
+            Whose. FileNotFoundError if weights of an arm are missing or out of date, see `Weights.path`.
         shards : iterable of int, optional
             Only these of every fold and split, from 0.
-
-        Raises
-        ------
-        FileNotFoundError
-            Weights of an arm are missing or out of date, see `Weights.path`.
         """
         self._readings.weights.make_all()
         lacking: dict[tuple, list[Piece]] = {}
