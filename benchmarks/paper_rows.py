@@ -32,7 +32,7 @@ CHEAP = [f"cheap_{k}" for k in range(1, 7)]
 RACES = {"white": 0.64, "asian": 0.12, "black": 0.05, "other": 0.17, "pacific_islander": 0.02}
 GIVEN = {"cohorts": ["chest"], "image_size": SIZE, "train": True, "keep_images": 64, "level_subset": 10**6,
          "xray_levels": [100_000, 10_000, 3_000], "classical": ["degraded", *CHEAP], "arms": [], "n_boot": 1000,
-         "min_support": 10, "device": "cpu"}  # fmt: skip
+         "min_support": 10, "device": "cpu", "inference_batch": 256}  # fmt: skip
 STAGES = ("cohort", "stream", "tables", "whole table", "audit")
 LIMITS = {"memory": 4.0, "tables": 4.0, "scratch": 30.0, "audit": 300.0}  # GiB, GB, GB, CPU seconds
 
@@ -70,6 +70,9 @@ def cheap() -> None:
 
         class Cheap(Reconstructor):
             n_tuning = 1
+
+            def chunk(self, n):
+                return n
 
             def restore(self, degraded, level, image_ids, seed, sample, measurement, share=0.1 * k):
                 return (1 - share) * degraded + share * degraded.mean(dim=(1, 2), keepdim=True)
