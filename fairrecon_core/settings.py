@@ -68,6 +68,10 @@ class Settings:
     # where it computes; nothing that is made depends on it but the last bits of what a GPU makes
     device: str = "auto"  # | cpu | cuda | mps
     inference_batch: int = 32  # images in memory, and on a GPU, at a time; halved where a GPU runs out of memory
+    compile: bool = False  # torch.compile of networks that are asked on a GPU; what it gains has not been measured
+    keep_images: int = 0  # pixels kept of an arm at a level, for pictures; 0: all. Else a shard of images is made,
+    # measured, read and forgotten: rows are the same, and readers are trained before the first image is made
+    classical_subset: int = 0  # with keep_images, test images of the arms that learn nothing and filter; 0: all
 
     # reconstructors
     train: bool = False  # False: use the shipped weights
@@ -171,6 +175,8 @@ def load_settings(profile: str = "tutorial", **overrides) -> Settings:
     values |= {name: _merged(name, values.get(name), value) for name, value in overrides.items()}
     values = {name: as_kind(name, value) for name, value in values.items()}
     settings = Settings(**{"profile": path.stem} | values)
+    if settings.keep_images < 0 or (settings.classical_subset and not settings.keep_images):
+        raise ValueError("keep_images is a number of images, or 0 for all, and no classical_subset then")
     if "published_width" in values and "published" not in (settings.mri_mode, settings.xray_mode):
         raise ValueError("published_width is of the published modes: set width, or mri_mode or xray_mode: published")
     return settings

@@ -353,7 +353,7 @@ assert np.allclose(detail(some / 2, some)[0], 1 / 4) and np.allclose(detail(some
 # %%
 figure, axes = plots.canvas(4.6 * len(every), 5.4, 2, len(every), squeeze=False, sharex=True)
 for (above, below), steps in zip(axes.T, every.values()):
-    rows = steps.setup.rows(steps.audit_level)[:64]
+    rows = steps.setup.pictured(steps.audit_level)[:64]
     clean = steps.cohort.images_at(rows)
     for arm in SHOWN[1:]:
         energy, agreement = detail(as_float(steps.images.get(arm, steps.audit_level)[0][: len(rows)]), clean)

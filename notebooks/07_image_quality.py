@@ -199,8 +199,8 @@ pd.Series(variances, name="variance").round(2).to_frame()
 # %%
 N_SAMPLES = 4
 samplers = [arm for arm in first.setup.arms() if not arm.endswith("_dc") and first.weights.network(arm).stochastic]
-few = first.setup.rows(level)[: 4 if settings.profile == "smoke" else 12]
-start = images_of(first, "degraded", level)[0][: len(few)]
+n_few = 4 if settings.profile == "smoke" else 12
+start, few = (part[:n_few] for part in images_of(first, "degraded", level))
 one_call = {"image_ids": first.setup.names_of(few), "seed": settings.seed}
 samples = np.zeros((0, *start.shape))
 if samplers:
@@ -546,8 +546,7 @@ assert np.isclose(in_db(values), in_db(moved)) and in_percent(values) > 2 * in_p
 # stack of images and a stack of clean ones. (Notebook 13 shows how such a filter becomes an arm of its own, with a curve in every figure.)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
-part = last.setup.rows(last.audit_level)[:16]
-before = images_of(last, "degraded", last.audit_level)[0][:16]
+before, part = (some[:16] for some in images_of(last, "degraded", last.audit_level))
 after = np.stack([gaussian_filter(image, 1) for image in before])
 truths = last.cohort.images_at(part)
 marks = pd.DataFrame({"degraded": measure(before, truths).mean(), "blur": measure(after, truths).mean()})

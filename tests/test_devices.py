@@ -1,5 +1,7 @@
 """The device reaches whatever computes; a GPU that is not here is played by torch's fake tensors, or by a recorder."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,38 @@ def test_images_are_degraded_on_the_device_unless_as_published(trained, monkeypa
         with OnGPU() as gpu:
             steps.images._measured(4, steps.setup.rows(4)[:3])
         assert gpu.moved == moved
+
+
+def test_the_next_chunk_is_prepared_while_a_gpu_works_with_one(trained, monkeypatch):
+    prepared = [threading.Event() for _ in range(4)]
+
+    def chunks():
+        for k, event in enumerate(prepared):
+            event.set()
+            yield k
+
+    steps, seen = steps_in(trained.setup.run.folder), []
+    assert steps.setup.ahead(seen) is seen, "the CPU has no time to spare"
+    monkeypatch.setattr(setup_step, "device_of", lambda choice: "cuda")
+    for k in steps_in(trained.setup.run.folder).setup.ahead(chunks()):
+        assert k == 3 or prepared[k + 1].wait(20), "the next one was not begun"
+        seen.append(k)
+    assert seen == [0, 1, 2, 3]
+    failing = setup_step.ahead(1 / k for k in (1, 0))
+    assert next(failing) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(failing)
+
+
+def test_networks_are_compiled_on_a_gpu_if_that_is_asked_for(trained, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
+    for device, asked, n in (("cpu", True, 0), ("cuda", False, 0), ("cuda", True, 4)):
+        monkeypatch.setattr(setup_step, "device_of", lambda choice, device=device: device)
+        steps = steps_in(trained.setup.run.folder, arms=["unet"], compile=asked)
+        with OnGPU():
+            networks = [steps.weights.load("unet"), *steps.readings.readers().values()]
+        assert len(compiled) == n and compiled == [network.net for network in networks][:n]
 
 
 def test_readers_and_lpips_go_to_the_device(trained, monkeypatch):

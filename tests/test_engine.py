@@ -115,6 +115,9 @@ def test_the_disk_is_looked_at_first_and_a_run_that_does_not_fit_is_refused(tmp_
     images = 6 * (0.2 * (brain + chest) + 4 * 64)
     assert parts["reconstructions"] == pytest.approx(images * pixels * 2 / 1e9, rel=0.01)
     assert room.gigabytes(load_settings("tutorial", train=True, new_noise=True))["training images"] == 0
+    streamed = room.gigabytes(load_settings("tutorial", train=True, keep_images=32))
+    assert streamed["reconstructions"] == pytest.approx(6 * 2 * 3 * 32 * pixels * 2 / 1e9)
+    assert streamed["rows of shards"] == streamed["tables"] == parts["tables"] and parts["rows of shards"] == 0
     assert room.room(settings, tmp_path).startswith(f"disk: about {sum(parts.values()):.1f} GB (cohorts 0.1, training")
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**10, 10**10, 10**8))
@@ -201,7 +204,7 @@ def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
         "train": {"unet": (0.5, 3)},
         "reader": {"a": (0.25, 2)},
         "images": {"degraded": 1.0, "unet": 2.0},
-        "read": 4.0,
+        "of every image": {"reading": 3.0, "LPIPS": 0.75, "other quality": 0.25},
     }
     monkeypatch.setattr(plan, "units_of", lambda settings, name, of: units)
     settings = load_settings("smoke", **TINY | {"brain_patients": 100, "level_subset": 5})
@@ -212,6 +215,7 @@ def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
     assert table["hours"].sum() * 3600 == pytest.approx(train + n_train * 2 * 0.25 + images)
     steps = pd.DataFrame({"kind": ["train", "train", "reader", "images"], "hours": [3.0, 2.0, 2.0, 4.0]})
     assert [plan.wall_hours(steps, n) for n in (1, 2, 3)] == [11.0, 8.0, 7.0]
+    assert [plan.wall_hours(steps, n, shards=True) for n in (1, 2, 4)] == [11.0, 6.0, 4.0]
     given = TINY | {"brain_patients": 100}
     assert room.hours(load_settings("smoke", **given), run_folder("smoke", given)) == ""
     text = plan.plan("smoke", given, 2)
@@ -230,5 +234,7 @@ def test_units_are_measured_for_every_kind_of_work(runs):
     units = plan.units_of(settings, name, of)
     assert set(units["train"]) == {"unet"} and set(units["images"]) == {"degraded", "unet"}
     assert (
-        all(seconds > 0 for seconds, _ in [*units["train"].values(), *units["reader"].values()]) and units["read"] > 0
+        all(seconds > 0 for seconds, _ in [*units["train"].values(), *units["reader"].values()])
+        and units["of every image"]["reading"] > 0
+        and units["of every image"]["LPIPS"] > 0
     )

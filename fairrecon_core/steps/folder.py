@@ -165,8 +165,7 @@ class Run:
         DataFrame
             The rows of all pieces, in order.
         """
-        folder = self.folder / "tables" / table
-        marks = [folder / f"made-{content_hash([sorted(parts.items())])}.json" for _, parts in pieces]
+        marks = [self._mark(table, parts) for _, parts in pieces]
         found = [self._current(table, mark, made, parts) for mark, (made, parts) in zip(marks, pieces)]
         stale = [number for number, frame in enumerate(found) if frame is None]
         for number, frame in zip(stale, compute(stale) if stale else [], strict=True):
@@ -177,8 +176,16 @@ class Run:
             found[number] = pd.concat([tables.read_parquet(path, table) for path in paths], ignore_index=True)
         return pd.concat(found, ignore_index=True)
 
-    def _current(self, table: str, mark: Path, made: Mapping, parts: dict) -> pd.DataFrame | None:
-        """The rows of a piece of work as they are on disk, if they are current; otherwise says why they are not."""
+    def _mark(self, table: str, parts: dict) -> Path:
+        """Where the stamp of a piece of work lies."""
+        return self.folder / "tables" / table / f"made-{content_hash([sorted(parts.items())])}.json"
+
+    def is_current(self, table: str, made: Mapping, **parts) -> bool:
+        """Whether `make` with the stamp `made` would read a piece of work back, in place of computing it."""
+        return not self._why_anew(self._mark(table, parts), made)[0]
+
+    def _why_anew(self, mark: Path, made: Mapping) -> tuple[str, list[Path]]:
+        """Why a piece of work is computed, "" if it is not, and its files; one of a sibling run is taken over."""
         old = read_mark(mark)
         if why(old["stamp"], made) and taken_over(self.folder, mark, made, beside=lambda found: found["files"]):
             old = read_mark(mark)
@@ -186,6 +193,11 @@ class Run:
         reason = why(old["stamp"], made)
         if not reason and not all(path.exists() and content_hash([path]) == files[path] for path in files):
             reason = "its file was changed by hand"
+        return reason, list(files)
+
+    def _current(self, table: str, mark: Path, made: Mapping, parts: dict) -> pd.DataFrame | None:
+        """The rows of a piece of work as they are on disk, if they are current; otherwise says why they are not."""
+        reason, files = self._why_anew(mark, made)
         if reason:
             self.remade(f"{table} of {' '.join(map(str, parts.values()))}", reason)
             return None

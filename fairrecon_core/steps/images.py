@@ -1,10 +1,11 @@
 """The step that makes images: those of every arm at a level, degraded and reconstructed, kept while they are current.
 
 Images lie as uint16 beside the stamp of what they were made from; `clean` and the control arms are read off the cohort.
+With the setting `keep_images` only so many lie there, and whoever needs all gets them chunk by chunk, made in memory.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
+from fairrecon_core.reconstruct.controls import NOT_RECONSTRUCTED
 from fairrecon_core.steps.folder import write_json
 from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
 from fairrecon_core.steps.siblings import taken_over
@@ -35,6 +37,7 @@ class ArmImages:
 
     def __init__(self, setup: Setup, weights: Weights):
         self.setup, self.weights = setup, weights
+        self._origins: dict[tuple, np.ndarray] = {}
 
     def get(self, arm: str, level: float, *, fold: int = 0, train_seed: int = 0, sample: int = 0, split: str = "test"):
         """Images of an arm at a level, made when missing or out of date; never starts a training.
@@ -52,7 +55,7 @@ class ArmImages:
         images : ndarray, shape (n, H, W)
             uint16, memory-mapped; float32 for `clean` and the controls.
         rows : ndarray of int
-            Rows of the cohort that they belong to.
+            Rows of the cohort that they belong to: those of `Setup.pictured`.
 
         Raises
         ------
@@ -61,11 +64,12 @@ class ArmImages:
         FileNotFoundError
             The arm's weights are missing or out of date, see `Weights.path`.
         """
-        setup, rows = self.setup, self.setup.rows(level, fold, split)
-        if arm in controls.NOT_RECONSTRUCTED:
-            return setup.cohort.images_at(rows[self.donors(arm, rows)]), rows
+        setup, rows = self.setup, self.setup.pictured(level, fold, split)
+        if arm in NOT_RECONSTRUCTED:
+            return setup.cohort.images_at(self._origin(arm, level, rows, fold, split)), rows
         folder = product_folder(setup, arm, fold, train_seed) / f"{level:g}"
-        path = folder / f"{split}{f'-{sample}' if sample else ''}.npy"
+        kept = f"-kept-{setup.run.settings.keep_images}" if setup.streams else ""
+        path = folder / f"{split}{f'-{sample}' if sample else ''}{kept}.npy"
         made_from = self.made_from(arm, level, rows, fold, train_seed, sample)
         mark = path.with_suffix(".json")
         reason = why((read_stamp(path) or {}).get("stamp"), made_from)
@@ -98,12 +102,50 @@ class ArmImages:
 
     def _reconstructed(self, arm, level, rows, degraded, fold, train_seed, sample) -> Iterator[Tensor]:
         """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
-        restore = self.weights.load(arm, fold, train_seed, level)
-        for part in self.setup.chunks(rows):
-            measurement = self._measured(level, rows[part])[1] if restore.needs_measurement else None
-            names, seed = self.setup.names_of(rows[part]), self.setup.run.settings.seed
-            options = {"image_ids": names, "seed": seed, "sample": sample, "measurement": measurement}
-            yield restore(as_float(degraded[part]), level, **options)
+        restore, parts = self.weights.load(arm, fold, train_seed, level), list(self.setup.chunks(rows))
+        measured = (self._measured(level, rows[part])[1] if restore.needs_measurement else None for part in parts)
+        for part, measurement in zip(parts, self.setup.ahead(measured), strict=True):
+            yield self._restored(restore, as_float(degraded[part]), level, rows[part], sample, measurement)
+
+    def _restored(self, restore, degraded: np.ndarray, level: float, rows, sample: int, measurement) -> Tensor:
+        """What a reconstructor makes of the degraded images of some rows."""
+        names, seed = self.setup.names_of(rows), self.setup.run.settings.seed
+        return restore(degraded, level, image_ids=names, seed=seed, sample=sample, measurement=measurement)
+
+    def made(self, which: Sequence[tuple[str, dict]], level: float, rows, fold=0, split="test") -> Iterator[tuple]:
+        """Images of several arms, made in memory as they would be stored, chunk by chunk.
+
+        Parameters
+        ----------
+        which : sequence of (arm, variant)
+            Variants as from `Setup.variants`, all of one fold.
+        level, fold, split
+            As in `get`.
+        rows : ndarray of int
+            Of those in `Setup.rows`.
+
+        Yields
+        ------
+        (rows, images) : the latter a list of ndarrays (b, H, W), for each in `which`; uint16, float32 if not made
+        """
+        origins = {arm: self._origin(arm, level, rows, fold, split) for arm, _ in which if arm in NOT_RECONSTRUCTED}
+        degrades = len(origins) < len({arm for arm, _ in which})
+        parts = list(self.setup.chunks(rows))
+        measured = (self._measured(level, rows[part]) if degrades else (None, None) for part in parts)
+        for part, (degraded, measurement) in zip(parts, self.setup.ahead(measured), strict=True):
+            here, images = rows[part], []
+            stored = as_uint16(degraded) if degrades else None
+            for arm, variant in which:
+                if arm in origins:
+                    images.append(self.setup.cohort.images_at(origins[arm][part]))
+                elif not arm_class(arm).reconstructs:
+                    images.append(stored)
+                else:
+                    restore = self.weights.load(arm, variant["fold"], variant["train_seed"], level)
+                    recorded = measurement if restore.needs_measurement else None
+                    sample = variant["sample"]
+                    images.append(as_uint16(self._restored(restore, as_float(stored), level, here, sample, recorded)))
+            yield here, images
 
     def _measured(self, level: float, rows: np.ndarray) -> tuple:
         """Degraded images, and what was recorded of them; on a GPU only as the physical modes do it."""
@@ -120,6 +162,13 @@ class ArmImages:
             return np.arange(len(rows))
         table, settings = self.setup.cohort.table.iloc[rows].reset_index(drop=True), self.setup.run.settings
         return controls.donors(arm, table, self.planted_task(), share=settings.control_share, seed=settings.seed)
+
+    def _origin(self, arm: str, level: float, rows, fold: int, split: str) -> np.ndarray:
+        """For `clean` and the control arms: rows of the cohort whose images are shown as those of `rows`."""
+        whole, key = self.setup.rows(level, fold, split), (arm, level, fold, split)
+        if key not in self._origins:
+            self._origins[key] = whole[self.donors(arm, whole)]
+        return self._origins[key][np.searchsorted(whole, rows)]
 
     @functools.cached_property
     def controls_left_out(self) -> dict[str, str]:
@@ -140,15 +189,27 @@ class ArmImages:
         """The task that the arm `planted` harms, see `controls.planted_task`."""
         return controls.planted_task(self.setup.cohort.table)
 
-    def batches(self, arm: str, level: float, **which) -> Iterator[tuple]:
-        """(images float32 (b, H, W), image_ids, masks bool or None) of an arm, in chunks; `which` as in `get`."""
-        images, rows = self.get(arm, level, **which)
-        moves = arm in controls.MASK_MOVES
-        origin = rows[self.donors(arm, rows)] if moves else rows  # a mask that moves with its image
-        masks = self.setup.cohort.masks
-        for part in self.setup.chunks(rows):
-            of_part = None if masks is None else self.setup.cohort.masks_at(origin[part])
-            yield as_float(images[part]), self.setup.names_of(rows[part]), of_part
+    def batches(self, arm: str, level: float, *, split: str = "test", **variant) -> Iterator[tuple]:
+        """(images float32 (b, H, W), image_ids, masks bool or None) of all of an arm, in chunks; `variant` as in `get`.
+
+        `arm`, `level` and `split` as there.
+        """
+        variant = {"fold": 0, "train_seed": 0, "sample": 0} | variant
+        fold, rows = variant["fold"], self.setup.rows(level, variant["fold"], split, arm)
+        if self.setup.streams or arm in NOT_RECONSTRUCTED:
+            chunks = ((here, images) for here, (images,) in self.made([(arm, variant)], level, rows, fold, split))
+        else:
+            stored = self.get(arm, level, split=split, **variant)[0]
+            chunks = ((rows[part], stored[part]) for part in self.setup.chunks(rows))
+        for here, images in chunks:
+            yield as_float(images), self.setup.names_of(here), self.masks_of(arm, level, here, fold, split)
+
+    def masks_of(self, arm: str, level: float, rows, fold: int = 0, split: str = "test") -> np.ndarray | None:
+        """Masks (n, H, W) of an arm's images of some `rows`, each of whom the image is of; None without masks."""
+        if self.setup.cohort.masks is None:
+            return None
+        moves = arm in controls.MASK_MOVES  # with its image
+        return self.setup.cohort.masks_at(self._origin(arm, level, rows, fold, split) if moves else rows)
 
 
 def write_images(path: Path, parts: Iterator, shape: tuple[int, ...]) -> None:

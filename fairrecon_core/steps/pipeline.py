@@ -21,6 +21,7 @@ from fairrecon_core.steps.images import ArmImages
 from fairrecon_core.steps.quality import Quality
 from fairrecon_core.steps.readings import Readings
 from fairrecon_core.steps.setup import Setup
+from fairrecon_core.steps.stream import Stream
 from fairrecon_core.steps.weights import Weights
 
 
@@ -33,6 +34,7 @@ class CohortSteps:
     images: ArmImages
     quality: Quality
     readings: Readings
+    stream: Stream | None = None  # where images are not kept
 
     @property
     def name(self) -> str:
@@ -65,7 +67,10 @@ def open_cohort(run: Run, name: str) -> CohortSteps:
     setup = Setup(run, name)
     weights = Weights(setup)
     images = ArmImages(setup, weights)
-    return CohortSteps(setup, weights, images, Quality(images), Readings(images))
+    quality, readings = Quality(images), Readings(images)
+    stream = Stream(images, quality, readings) if setup.streams else None
+    quality.stream = readings.stream = stream
+    return CohortSteps(setup, weights, images, quality, readings, stream)
 
 
 def open_cohorts(run: Run) -> dict[str, CohortSteps]:

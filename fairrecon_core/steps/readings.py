@@ -1,7 +1,8 @@
 """The step that reads: scores and masks of the frozen readers over every arm, made when missing or out of date."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ class Readings:
         Makes the readers; `weights.make_all()` comes first.
     """
 
+    stream: Any = None  # a `Stream`, where images are not kept
+
     def __init__(self, images: ArmImages):
         self.images, self.setup = images, images.setup
         self.weights = ReaderWeights(images.setup)
@@ -40,6 +43,15 @@ class Readings:
     def tasks(self) -> list[str]:
         """Tasks of the readers, as in `ReaderWeights.tasks`."""
         return self.weights.tasks()
+
+    def tables(self) -> list[str]:
+        """Tables that the readers fill: `predictions` if they have tasks, `overlap` if the cohort has masks."""
+        return ["predictions"] * bool(self.tasks()) + ["overlap"] * (self.setup.cohort.masks is not None)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a reader is a head on features that are kept, so that no image is read twice."""
+        return any(isinstance(reader, ImageNetReader) for reader in self.weights.blank().values())
 
     def readers(self, fold: int = 0) -> dict[str, Reader]:
         """The frozen readers of a fold by name; errors as those of `ReaderWeights.path`."""
@@ -56,17 +68,19 @@ class Readings:
         arm : str
             `clean`, an arm with images, or a control.
         """
-        run, name = self.setup.run, self.setup.cohort.name
-        tables = ["predictions"] * bool(self.tasks()) + ["overlap"] * (self.setup.cohort.masks is not None)
+        run, name, tables = self.setup.run, self.setup.cohort.name, self.tables()
         if self.setup.is_excerpt:
             return {table: run.read(table, cohort=name, arm=arm) for table in tables}
         frames: dict[str, list] = {table: [] for table in tables}
         for level in self.setup.levels_of(arm):
-            both = functools.cache(functools.partial(self._read, arm, level))
-            made_from, key = self._made_from(arm, level), {"cohort": name, "arm": arm, "level": float(level)}
+            streams = bool(self.stream) and not self.is_frozen
+            both = functools.cache(functools.partial(self.stream.readings if streams else self._read, arm, level))
+            made_from, key = self.made_from(arm, level), {"cohort": name, "arm": arm, "level": float(level)}
             for table in tables:
                 compute = lambda table=table, both=both: both()[table]
                 frames[table].append(run.make(table, compute, made_from=made_from, **key))
+            for table in tables if streams else ():
+                self.stream.forget(table, arm, level)
         return {table: pd.concat(parts, ignore_index=True) for table, parts in frames.items()}
 
     def features(self, arm: str, level: float, *, fold=0, train_seed=0, sample=0, split="test") -> tuple:
@@ -77,7 +91,7 @@ class Readings:
         arm, level, fold, train_seed, sample, split
             As in `ArmImages.get`, errors included.
         """
-        images, setup, rows = self.images, self.setup, self.setup.rows(level, fold, split)
+        images, setup, rows = self.images, self.setup, self.setup.rows(level, fold, split, arm)
         if arm in controls.NOT_RECONSTRUCTED:
             return clean_features(setup)[rows[images.donors(arm, rows)]], rows
         which = {"fold": fold, "train_seed": train_seed, "sample": sample}
@@ -85,7 +99,7 @@ class Readings:
         batches = lambda: (part for part, *_ in images.batches(arm, level, split=split, **which))
         return kept_features(setup, path, images.made_from(arm, level, rows, **which), batches), rows
 
-    def _parts(self, arm: str, level: float) -> Iterator[tuple[str, dict]]:
+    def parts(self, arm: str, level: float) -> Iterator[tuple[str, dict]]:
         """(split, variant) of everything that is read of an arm at a level."""
         tuned = self.setup.run.settings.threshold_policy == "validation_per_arm" and level == self.setup.audit_level
         validates = arm == "clean" or (tuned and arm not in controls.CONTROLS)
@@ -94,13 +108,17 @@ class Readings:
             if validates:
                 yield "validation", variant
 
-    def _made_from(self, arm: str, level: float) -> Stamp:
-        """The stamp of an arm's readings at a level."""
+    def readers_stamp(self) -> Stamp:
+        """What all readings follow from: this step and the readers of all folds; errors as those of `readers`."""
+        blank = self.weights.blank()
+        files = [self.weights.path(name, fold) for fold in self.setup.folds for name in blank]
+        return stamp("fairrecon_core.steps.readings", *map(type, blank.values()), readers=content_hash(files))
+
+    def made_from(self, arm: str, level: float, readers: Stamp | None = None) -> Stamp:
+        """The stamp of an arm's readings at a level; `readers` is that of `readers_stamp`."""
         settings, setup = self.setup.run.settings, self.setup
-        files = [self.weights.path(name, fold) for fold in setup.folds for name in self.weights.blank()]
-        kinds = [type(reader) for reader in self.weights.blank().values()]
-        splits = sorted({split for split, _ in self._parts(arm, level)})
-        made = stamp("fairrecon_core.steps.readings", *kinds, readers=content_hash(files), splits=splits)
+        splits = sorted({split for split, _ in self.parts(arm, level)})
+        made = (readers or self.readers_stamp()) | stamp(splits=splits)
         if arm in controls.NOT_RECONSTRUCTED:
             share = settings.control_share if arm in controls.CONTROLS else 0
             return made | stamp(
@@ -113,18 +131,23 @@ class Readings:
     def _read(self, arm: str, level: float) -> dict[str, pd.DataFrame]:
         """Both tables of an arm at a level."""
         found = []
-        for split, variant in self._parts(arm, level):
-            readers = self.readers(variant["fold"]).values()
-            frozen = [reader for reader in readers if isinstance(reader, ImageNetReader)]
-            classifiers = [reader for reader in readers if isinstance(reader, Classifier) and reader not in frozen]
-            segmenter = next((reader for reader in readers if isinstance(reader, Segmenter)), None)
+        for split, variant in self.parts(arm, level):
             batches = self.images.batches(arm, level, split=split, **variant)
+            predictions, overlap = self.frames(arm, level, variant, batches)
+            readers = self.readers(variant["fold"]).values()
             key = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)} | variant
-            predictions, overlap = read_arm(batches, classifiers, segmenter, **key)
-            for reader in frozen:
+            for reader in (reader for reader in readers if isinstance(reader, ImageNetReader)):
                 features, rows = self.features(arm, level, split=split, **variant)
                 names, scores = self.setup.names_of(rows), reader.scores_of(features)
                 columns = {"task": np.tile(reader.tasks, len(rows)), "score": scores.ravel()}
                 predictions = pd.DataFrame({"image_id": np.repeat(names, len(reader.tasks))} | key | columns)
             found.append((predictions, overlap))
         return {table: pd.concat(parts) for table, parts in zip(("predictions", "overlap"), zip(*found))}
+
+    def frames(self, arm: str, level: float, variant: dict, batches: Iterable[tuple]) -> tuple:
+        """Rows of both tables of some `batches` of an arm, as from `ArmImages.batches`, without those of features."""
+        readers = self.readers(variant["fold"]).values()
+        classifiers = [r for r in readers if isinstance(r, Classifier) and not isinstance(r, ImageNetReader)]
+        segmenter = next((reader for reader in readers if isinstance(reader, Segmenter)), None)
+        key = {"cohort": self.setup.cohort.name, "arm": arm, "level": float(level)} | variant
+        return read_arm(batches, classifiers, segmenter, **key)

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fairrecon_core.cohort.folder import Cohort
 from fairrecon_core.degrade import Degradation, degradation
@@ -32,7 +34,7 @@ class Setup:
     """
 
     def __init__(self, run: Run, cohort: str):
-        self.run = run
+        self.run, self._rows = run, dict[tuple, np.ndarray]()
         self.cohort: Cohort = run.cohort(cohort)
         modality, side, asked = self.cohort.modality, self.cohort.images.shape[-1], run.settings.image_size
         if run.settings.cohort_folder and side != asked:
@@ -70,7 +72,7 @@ class Setup:
                 for sample in range(self.run.settings.samples if stochastic else 1):
                     yield {"fold": fold, "train_seed": train_seed, "sample": sample}
 
-    def rows(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
+    def rows(self, level: float, fold: int = 0, split: str = "test", arm: str = "clean") -> np.ndarray:
         """Rows of the cohort that are used at a level, ascending.
 
         Parameters
@@ -79,22 +81,55 @@ class Setup:
             The audited level (and the identity) has the whole split; the others a random subset of `level_subset`.
         fold : int
         split : {"test", "validation"}
+        arm : str
+            Of arms that filter, `classical_subset` images at most, some of those of the others.
 
         Returns
         -------
         ndarray of int
             Only rows whose pixels are there.
         """
-        rows = self.cohort.select(split, "prediction", fold, with_pixels=True)
-        n_subset, seed = self.run.settings.level_subset, self.run.settings.seed
+        key = (level, fold, split, self.is_limited(arm))
+        if key not in self._rows:
+            self._rows[key] = self._selected(*key)
+        return self._rows[key]
+
+    def _selected(self, level: float, fold: int, split: str, limited: bool) -> np.ndarray:
+        rows, settings = self.cohort.select(split, "prediction", fold, with_pixels=True), self.run.settings
         whole = level in (self.audit_level, self.degradation.identity_level) or split != "test"
-        if whole or len(rows) <= n_subset:
-            return rows
-        return np.sort(np.random.default_rng([seed, fold]).permutation(rows)[:n_subset])
+        n = len(rows) if whole else min(len(rows), settings.level_subset)
+        n = min(n, settings.classical_subset) if limited and split == "test" else n
+        return rows if n == len(rows) else np.sort(np.random.default_rng([settings.seed, fold]).permutation(rows)[:n])
+
+    def is_limited(self, arm: str) -> bool:
+        """Whether an arm has `classical_subset` images: one that learns nothing, and makes something of an image."""
+        if not self.run.settings.classical_subset or arm in controls.NOT_RECONSTRUCTED:
+            return False
+        return arm_class(arm).reconstructs and not arm_class(arm).learns
+
+    @property
+    def streams(self) -> bool:
+        """Whether images are made, measured, read and forgotten, but for `keep_images`."""
+        return self.run.settings.keep_images > 0
+
+    def pictured(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
+        """Rows whose pixels are kept: all that `rows` gives for `level`, `fold` and `split`, or `keep_images` of them.
+
+        Those are at even steps of the images that all arms and levels have, in the cohort's order, ends included.
+        """
+        n, rows = self.run.settings.keep_images, self.rows(level, fold, split)
+        if n > 0:
+            parts = (self.rows(other, fold, split, arm) for other in self.levels for arm in self.arms())
+            rows = functools.reduce(np.intersect1d, parts, rows)
+            rows = rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)]
+        return rows
 
     def shared_rows(self) -> np.ndarray:
-        """Test rows of the first fold that every level has and something is to be seen on: more than one grey value."""
-        rows = functools.reduce(np.intersect1d, [self.rows(level) for level in self.levels])
+        """Test rows of the first fold that every level has and something is to be seen on: more than one grey value.
+
+        Of those whose pixels are kept, see `pictured`.
+        """
+        rows = functools.reduce(np.intersect1d, [self.pictured(level) for level in self.levels])
         flat = self.cohort.table["image_id"].iloc[rows].isin(self.cohort.info.get("one_grey_value", []))
         return rows[~flat.to_numpy()]
 
@@ -112,10 +147,30 @@ class Setup:
         """Where networks compute: what the settings ask for; ValueError if it is not there."""
         return device_of(self.run.settings.device)
 
+    def ahead(self, items: Iterable) -> Iterable:
+        """The same `items`; where a GPU computes, the next is prepared while it works with one."""
+        return items if self.device == "cpu" else ahead(items)
+
+    def compiled(self, module: Any) -> None:
+        """Compile a network that is ready, where the settings want it and a GPU computes."""
+        if self.run.settings.compile and self.device != "cpu":
+            module.compile()
+
     def placed(self, network: Any) -> Any:
         """A network or reader, told where to compute and how many images at a time."""
         network.device, network.inference_batch = self.device, self.run.settings.inference_batch
         return network
+
+
+def ahead(items: Iterable) -> Iterator:
+    """The same `items`; a thread makes the next while one is worked with. An error comes in the place of its item."""
+    source, end = iter(items), object()
+    gpu = (torch.cuda.set_device, (torch.cuda.current_device(),)) if torch.cuda.is_available() else (None, ())
+    with ThreadPoolExecutor(1, initializer=gpu[0], initargs=gpu[1]) as pool:
+        coming = pool.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, source, end)
+            yield item
 
 
 def degradation_of(settings: Settings, modality: str) -> Degradation:

@@ -164,6 +164,7 @@ class Weights:
             network = self.network(arm)
             if network.learns:
                 network.load(self.path(arm, fold, train_seed, level))
+                self.setup.compiled(getattr(network, network.saved))
             else:
                 self._tune(network, fold)
             self._ready[key] = consistency_class()(network) if is_consistent(arm) else network
@@ -306,6 +307,7 @@ class ReaderWeights:
             readers = self.blank()
             for name, reader in readers.items():
                 reader.load(self.path(name, fold))
+                self.setup.compiled(reader.net)
             self._ready[fold] = readers
         return self._ready[fold]
 

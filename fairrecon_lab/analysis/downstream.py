@@ -343,8 +343,8 @@ def task_to_show(steps) -> str:
 
 
 def median_slice(overlap: pd.DataFrame, setup) -> int:
-    """Row of the audited slice whose clean Dice is the median among those with a tumour; `setup` is the cohort's."""
-    rows = setup.rows(setup.audit_level)
+    """Row of the slice whose clean Dice is the median among those with a tumour, if `setup` has pictures of them."""
+    rows = setup.pictured(setup.audit_level)
     table = overlap.query("arm == 'clean' and fold == 0").set_index("image_id").reindex(setup.names_of(rows))
     dice = 2 * table["intersection"] / (table["predicted"] + table["actual"])
     return int(rows[place_of(dice.where(table["actual"] > 0))])
@@ -353,9 +353,9 @@ def median_slice(overlap: pd.DataFrame, setup) -> int:
 def median_positive(predictions: pd.DataFrame, setup, task: str) -> int:
     """Row of the audited image with the median clean score for a `task`, among the positives if there are any.
 
-    `setup` is the cohort's.
+    `setup` is the cohort's; only images that it has pictures of are looked at.
     """
-    rows = setup.rows(setup.audit_level)
+    rows = setup.pictured(setup.audit_level)
     table = predictions.query("arm == 'clean' and fold == 0 and task == @task").set_index("image_id")["score"]
     score = table[~table.index.duplicated()].reindex(setup.names_of(rows)).to_numpy()
     positive = (setup.cohort.table[f"y_{task}"].iloc[rows] == 1).to_numpy()

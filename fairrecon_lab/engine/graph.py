@@ -14,13 +14,15 @@ from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_core.steps.pipeline import CohortSteps, open_cohorts
 
+SHARDS = 4  # that a step streams: each is kept when it is done, and what they share is looked up once
+
 
 @dataclass(frozen=True)
 class Step:
     """One piece of a run's work: its kind, cohort, arm or reader, which one of these, and the names of what it needs.
 
-    Kinds: train (weights of an arm), reader (weights of a reader), images (of an arm at a level), quality and read
-    (rows of tables, of an arm at all levels).
+    Kinds: train (weights of an arm), reader (weights of a reader), images (of an arm at a level), stream (all rows of
+    some shards of images that are not kept), quality and read (rows of tables, of an arm at all levels).
     """
 
     kind: str
@@ -44,6 +46,8 @@ class Step:
             steps.readings.weights.make(self.what, **which)
         elif self.kind == "images":
             steps.images.get(self.what, **which)
+        elif self.kind == "stream":
+            _stream(steps, **which)
         elif self.kind == "quality":
             steps.quality.measure(self.what)
         else:
@@ -64,6 +68,9 @@ def _of_cohort(steps: CohortSteps) -> Iterator[Step]:
         for arm in dict.fromkeys(base_arm(arm) for arm in setup.arms()):
             for which in steps.weights.trainings(arm):
                 yield Step("train", name, arm, tuple(which.items()))
+    if steps.stream:
+        yield from _streamed(steps)
+        return
     read_after = tuple(reader.name for reader in readers if setup.run.settings.train)
     for arm in sorted(setup.arms(), key=lambda arm: arm != DEGRADED):
         images = [step for level in setup.levels for step in _images(steps, arm, level)]
@@ -74,6 +81,42 @@ def _of_cohort(steps: CohortSteps) -> Iterator[Step]:
     for arm in steps.arms_read():
         if arm in controls.NOT_RECONSTRUCTED:
             yield Step("read", name, arm, needs=read_after)
+
+
+def _streamed(steps: CohortSteps) -> Iterator[Step]:
+    """The steps of a run that keeps no images: shards of every level, after all trainings; then each arm's tables."""
+    setup, name = steps.setup, steps.name
+    trained: tuple[str, ...] = ()
+    if setup.run.settings.train:
+        readers = [("reader", r, {"fold": fold}) for fold in setup.folds for r in steps.readings.weights.blank()]
+        arms = dict.fromkeys(base_arm(arm) for arm in setup.arms())
+        networks = [("train", arm, which) for arm in arms for which in steps.weights.trainings(arm)]
+        trained = tuple(Step(kind, name, what, tuple(w.items())).name for kind, what, w in [*readers, *networks])
+    shards: dict[float, tuple[str, ...]] = {}
+    for level in (setup.degradation.identity_level, *setup.levels):
+        n = steps.stream.n_shards(arms_at(steps, level), level) if steps.stream else 0
+        of_level = [
+            Step("stream", name, "shards", (("level", level), ("first", k)), trained) for k in range(0, n, SHARDS)
+        ]
+        shards[level] = tuple(step.name for step in of_level)
+        yield from of_level
+    for arm in steps.arms_read():
+        needs = tuple(step for level in setup.levels_of(arm) for step in shards[level])
+        if arm in setup.arms():
+            yield Step("quality", name, arm, needs=needs)
+        yield Step("read", name, arm, needs=needs)
+
+
+def arms_at(steps: CohortSteps, level: float) -> list[str]:
+    """Arms that a run reads at a level."""
+    return [arm for arm in steps.arms_read() if level in steps.setup.levels_of(arm)]
+
+
+def _stream(steps: CohortSteps, level: float, first: int) -> None:
+    """Make the rows of the `SHARDS` from the first on, of every arm that is read at a level."""
+    if steps.stream is None:
+        raise ValueError(f"images of {steps.name} are kept: nothing to stream (keep_images)")
+    steps.stream.make(arms_at(steps, level), level, range(int(first), int(first) + SHARDS))
 
 
 def _images(steps: CohortSteps, arm: str, level: float) -> Iterator[Step]:

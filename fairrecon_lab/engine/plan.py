@@ -23,16 +23,17 @@ from fairrecon_core.steps.setup import degradation_of
 from fairrecon_lab.engine.room import counts, gigabytes, remember, shown
 
 FEW = 2  # images that are timed
+clock = time.perf_counter  # or `time.process_time`, where other work would be counted
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds of a call an image, the second of two calls on `FEW` images."""
+    """Seconds by `clock` of a call an image, the second of two calls on `FEW` images."""
     call()
-    began = time.perf_counter()
+    began = clock()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - began) / FEW
+    return (clock() - began) / FEW
 
 
 def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
@@ -51,7 +52,7 @@ def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
     table = costs(settings)
     if table.empty:
         return f"no cohort of {settings.profile} is there: convert it first (data_scripts/)"
-    total, longest = table["hours"].sum(), wall_hours(table, n_workers)
+    total, longest = table["hours"].sum(), wall_hours(table, n_workers, shards=settings.keep_images > 0)
     shown_table = table.groupby(["cohort", "kind", "what"], sort=False).agg(
         steps=("hours", "size"), images=("images", "sum"), seconds_an_image=("unit_s", "mean"), hours=("hours", "sum")
     )
@@ -64,17 +65,19 @@ def plan(profile: str, overrides: Mapping, n_workers: int = 1) -> str:
     )
 
 
-def costs(settings: Settings) -> pd.DataFrame:
+def costs(settings: Settings, sizes: Mapping | None = None) -> pd.DataFrame:
     """Every step of a run: cohort, kind, what, images, unit_s (seconds an image), hours.
 
     Parameters
     ----------
     settings : Settings
+    sizes : mapping, optional
+        By cohort, as from `counts`; those of the cohorts that are there if left out.
     """
     rows: list[dict] = []
-    for name, of in counts(settings).items():
+    for name, of in (counts(settings) if sizes is None else sizes).items():
         units = units_of(settings, name, of)
-        levels = settings.levels(of["modality"])
+        levels, priced = settings.levels(of["modality"]), units["of every image"]
         for what, (unit, epochs) in units["train"].items():
             for _ in range(of["folds"] * len(settings.train_seeds) * (len(levels) if settings.one_level_each else 1)):
                 n = of["train"] * (2 if settings.mirror and not settings.new_noise else 1) * epochs
@@ -87,8 +90,8 @@ def costs(settings: Settings) -> pd.DataFrame:
             kind = arm_class(what)
             times = (len(settings.train_seeds) if kind.learns else 1) * (settings.samples if kind.stochastic else 1)
             for level in levels:
-                n = times * shown(settings, of, level)
-                for kind_, price in (("images", unit), ("quality and reading", units["read"])):
+                n = times * shown(settings, of, level, what)
+                for kind_, price in (("images", unit), *priced.items()):
                     rows.append({"cohort": name, "kind": kind_, "what": what, "images": n, "unit_s": price})
     table = pd.DataFrame(rows, columns=["cohort", "kind", "what", "images", "unit_s"])
     return table.assign(hours=table["images"] * table["unit_s"] / 3600)
@@ -144,7 +147,10 @@ def units_of(settings: Settings, name: str, of: Mapping) -> dict:
             )
         reader.ready()
     reading = sum(seconds_of(lambda reader=reader: reader.outputs(pixels)) for reader, _ in readers.values())
-    found["read"] = reading + seconds_of(lambda: quality.measure_arms([pixels], pixels, device=device))
+    several = np.concatenate([pixels] * quality.CHUNK)  # LPIPS takes so many at a time, or fills up
+    lpips = seconds_of(lambda: quality.lpips_of([several], several, device)) / quality.CHUNK
+    whole = seconds_of(lambda: quality.measure_arms([several], several, device=device)) / quality.CHUNK
+    found["of every image"] = {"reading": reading, "LPIPS": lpips, "other quality": max(0.0, whole - lpips)}
     return found
 
 
@@ -185,12 +191,17 @@ def _step(network, batch, device: str) -> None:
         network.optimizers()[name].step()
 
 
-def wall_hours(table: pd.DataFrame, n_workers: int) -> float:
-    """Hours of the steps in `table` with `n_workers`: the longest first, and images after all trainings."""
+def wall_hours(table: pd.DataFrame, n_workers: int, shards: bool = False) -> float:
+    """Hours of the steps in `table` with `n_workers`: the longest first, and images after all trainings.
+
+    Of `shards`, which are small, each worker does as many as any other.
+    """
     ends = [0.0] * n_workers
     for first in (True, False):
         stage = table[table["kind"].isin(["train", "reader"]) == first]
         ends = [max(ends)] * n_workers if not first else ends
+        if shards and not first:
+            return max(ends) + stage["hours"].sum() / n_workers
         for hours in sorted(stage["hours"], reverse=True):
             heapq.heapreplace(ends, min(ends) + hours)
     return max(ends)

@@ -3,12 +3,13 @@
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from fairrecon_core.cohort.folder import Cohort, load_cohort
 from fairrecon_core.learn.rows import learning_rows
+from fairrecon_core.reconstruct import DEGRADED, arm_class
 from fairrecon_core.settings import Settings, project_folder, suggest
 from fairrecon_core.steps.folder import write_json
 from fairrecon_core.steps.stamps import digest
@@ -71,22 +72,28 @@ def counts(settings: Settings) -> dict[str, dict]:
     return found
 
 
-def shown(settings: Settings, of: dict, level: float) -> int:
-    """Test images of a cohort, `of` as in `counts`, that the `settings` use at a `level`."""
-    whole = of["test"] * (of["folds"] if of["folds"] > 1 else 1)
-    subset = settings.level_subset * of["folds"]
-    return whole if level == settings.audit_level(of["modality"]) else min(whole, subset)
+def shown(settings: Settings, of: Mapping, level: float, arm: str = DEGRADED) -> int:
+    """Test images of a cohort, `of` as in `counts`, that the `settings` use at a `level` of an `arm`."""
+    whole, kind = of["test"] * (of["folds"] if of["folds"] > 1 else 1), arm_class(arm)
+    n = whole if level == settings.audit_level(of["modality"]) else min(whole, settings.level_subset * of["folds"])
+    limited = settings.classical_subset and kind.reconstructs and not kind.learns
+    return min(n, settings.classical_subset * of["folds"]) if limited else n
 
 
-def gigabytes(settings: Settings) -> dict[str, float]:
-    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables.
+def gigabytes(settings: Settings, sizes: Mapping | None = None) -> dict[str, float]:
+    """What a run puts on disk, in GB: cohorts, remembered training images, reconstructions, tables, rows of shards.
 
     Parameters
     ----------
     settings : Settings
+        With `keep_images` only so many reconstructions of an arm and level stay, and the rows of shards lie beside the
+        tables until these hold them.
+    sizes : mapping, optional
+        Images by cohort, as from `counts`; those of the cohorts that are there if left out.
     """
-    total = {"cohorts": 0.0, "training images": 0.0, "reconstructions": 0.0, "tables": 0.0}
-    for of in counts(settings).values():
+    total = {"cohorts": 0.0, "training images": 0.0, "reconstructions": 0.0, "tables": 0.0, "rows of shards": 0.0}
+    n_kept = settings.keep_images
+    for of in (counts(settings) if sizes is None else sizes).values():
         pixels, levels = of["size"] ** 2, settings.levels(of["modality"])
         everybody = of["train"] + of["validation"] + of["test"]
         total["cohorts"] += 0 if settings.cohort_folder else everybody * pixels * (3 if of["modality"] == "mri" else 1)
@@ -96,10 +103,12 @@ def gigabytes(settings: Settings) -> dict[str, float]:
         total["training images"] += (
             0 if settings.new_noise or not settings.train else (remembered * of["folds"] * len(levels) * pixels * 2)
         )
-        arms = len(settings.classical) + len(settings.arms) * len(settings.train_seeds)
-        images = arms * sum(shown(settings, of, level) for level in levels)
-        total["reconstructions"] += images * pixels * 2
+        arms = [*settings.classical, *(arm for arm in settings.arms for _ in settings.train_seeds)]
+        of_each = [shown(settings, of, level, arm) for arm in arms for level in levels]
+        images, kept = sum(of_each), [min(n, n_kept * of["folds"]) if n_kept else n for n in of_each]
+        total["reconstructions"] += sum(kept) * pixels * 2
         total["tables"] += images * (of["tasks"] + 2) * ROW
+    total["rows of shards"] = total["tables"] if n_kept else 0.0
     return {name: value / 1e9 for name, value in total.items()}
 
 
@@ -118,7 +127,8 @@ def room(settings: Settings, out: Path) -> str:
     line = f"disk: about {sum(parts.values()):.1f} GB" + (f" ({said})" if said else "")
     if needed > free:
         raise ValueError(f"{line}, but {free:.1f} GB are free at {out}: set FAIRRECON_RUNS to a larger disk, lower "
-                         "level_subset, or take new_noise: true, which remembers no training images")  # fmt: skip
+                         "level_subset, keep_images: 64 an arm, or take new_noise: true, which remembers no training "
+                         "images")  # fmt: skip
     return line
 
 
