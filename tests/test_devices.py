@@ -92,13 +92,12 @@ def test_the_next_chunk_is_prepared_while_a_gpu_works_with_one(trained, monkeypa
             yield k
 
     steps, seen = steps_in(trained.setup.run.folder), []
-    assert steps.setup.ahead(seen) is seen, "the CPU has no time to spare"
-    monkeypatch.setattr(setup_step, "device_of", lambda choice: "cuda")
-    for k in steps_in(trained.setup.run.folder).setup.ahead(chunks()):
+    assert setup_step.ahead(seen, steps.setup.device) is seen, "the CPU has no time to spare"
+    for k in setup_step.ahead(chunks(), "cuda"):
         assert k == 3 or prepared[k + 1].wait(20), "the next one was not begun"
         seen.append(k)
     assert seen == [0, 1, 2, 3]
-    failing = setup_step.ahead(1 / k for k in (1, 0))
+    failing = iter(setup_step.ahead((1 / k for k in (1, 0)), "cuda"))
     assert next(failing) == 1
     with pytest.raises(ZeroDivisionError):
         next(failing)

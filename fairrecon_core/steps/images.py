@@ -18,7 +18,7 @@ from fairrecon_core.cohort.pixels import as_float, as_uint16
 from fairrecon_core.reconstruct import DEGRADED, arm_class, consistency_class, controls, is_consistent
 from fairrecon_core.reconstruct.controls import NOT_RECONSTRUCTED
 from fairrecon_core.steps.folder import write_json
-from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
+from fairrecon_core.steps.setup import Setup, ahead, degradation_stamp, product_folder
 from fairrecon_core.steps.siblings import taken_over
 from fairrecon_core.steps.stamps import Stamp, parameters, read_stamp, stamp, why
 from fairrecon_core.steps.weights import Weights
@@ -68,7 +68,7 @@ class ArmImages:
         if arm in NOT_RECONSTRUCTED:
             return setup.cohort.images_at(self._origin(arm, level, rows, fold, split)), rows
         folder = product_folder(setup, arm, fold, train_seed) / f"{level:g}"
-        kept = f"-kept-{setup.run.settings.keep_images}" if setup.streams else ""
+        kept = f"-kept-{setup.run.settings.keep_images}" if setup.run.settings.keep_images else ""
         path = folder / f"{split}{f'-{sample}' if sample else ''}{kept}.npy"
         made_from = self.made_from(arm, level, rows, fold, train_seed, sample)
         mark = path.with_suffix(".json")
@@ -104,7 +104,7 @@ class ArmImages:
         """An arm's images of the rows, chunk by chunk, from their degraded images as they are stored."""
         restore, parts = self.weights.load(arm, fold, train_seed, level), list(self.setup.chunks(rows))
         measured = (self._measured(level, rows[part])[1] if restore.needs_measurement else None for part in parts)
-        for part, measurement in zip(parts, self.setup.ahead(measured), strict=True):
+        for part, measurement in zip(parts, ahead(measured, self.setup.device), strict=True):
             yield self._restored(restore, as_float(degraded[part]), level, rows[part], sample, measurement)
 
     def _restored(self, restore, degraded: np.ndarray, level: float, rows, sample: int, measurement) -> Tensor:
@@ -132,7 +132,7 @@ class ArmImages:
         degrades = len(origins) < len({arm for arm, _ in which})
         parts = list(self.setup.chunks(rows))
         measured = (self._measured(level, rows[part]) if degrades else (None, None) for part in parts)
-        for part, (degraded, measurement) in zip(parts, self.setup.ahead(measured), strict=True):
+        for part, (degraded, measurement) in zip(parts, ahead(measured, self.setup.device), strict=True):
             here, images = rows[part], []
             stored = as_uint16(degraded) if degrades else None
             for arm, variant in which:
@@ -196,7 +196,7 @@ class ArmImages:
         """
         variant = {"fold": 0, "train_seed": 0, "sample": 0} | variant
         fold, rows = variant["fold"], self.setup.rows(level, variant["fold"], split, arm)
-        if self.setup.streams or arm in NOT_RECONSTRUCTED:
+        if self.setup.run.settings.keep_images or arm in NOT_RECONSTRUCTED:
             chunks = ((here, images) for here, (images,) in self.made([(arm, variant)], level, rows, fold, split))
         else:
             stored = self.get(arm, level, split=split, **variant)[0]

@@ -68,7 +68,7 @@ def open_cohort(run: Run, name: str) -> CohortSteps:
     weights = Weights(setup)
     images = ArmImages(setup, weights)
     quality, readings = Quality(images), Readings(images)
-    stream = Stream(images, quality, readings) if setup.streams else None
+    stream = Stream(images, quality, readings) if setup.run.settings.keep_images else None
     quality.stream = readings.stream = stream
     return CohortSteps(setup, weights, images, quality, readings, stream)
 

@@ -89,7 +89,7 @@ class Setup:
         ndarray of int
             Only rows whose pixels are there.
         """
-        key = (level, fold, split, self.is_limited(arm))
+        key = (level, fold, split, is_limited(self.run.settings, arm))
         if key not in self._rows:
             self._rows[key] = self._selected(*key)
         return self._rows[key]
@@ -100,17 +100,6 @@ class Setup:
         n = len(rows) if whole else min(len(rows), settings.level_subset)
         n = min(n, settings.classical_subset) if limited and split == "test" else n
         return rows if n == len(rows) else np.sort(np.random.default_rng([settings.seed, fold]).permutation(rows)[:n])
-
-    def is_limited(self, arm: str) -> bool:
-        """Whether an arm has `classical_subset` images: one that learns nothing, and makes something of an image."""
-        if not self.run.settings.classical_subset or arm in controls.NOT_RECONSTRUCTED:
-            return False
-        return arm_class(arm).reconstructs and not arm_class(arm).learns
-
-    @property
-    def streams(self) -> bool:
-        """Whether images are made, measured, read and forgotten, but for `keep_images`."""
-        return self.run.settings.keep_images > 0
 
     def pictured(self, level: float, fold: int = 0, split: str = "test") -> np.ndarray:
         """Rows whose pixels are kept: all that `rows` gives for `level`, `fold` and `split`, or `keep_images` of them.
@@ -147,23 +136,32 @@ class Setup:
         """Where networks compute: what the settings ask for; ValueError if it is not there."""
         return device_of(self.run.settings.device)
 
-    def ahead(self, items: Iterable) -> Iterable:
-        """The same `items`; where a GPU computes, the next is prepared while it works with one."""
-        return items if self.device == "cpu" else ahead(items)
-
-    def compiled(self, module: Any) -> None:
-        """Compile a network that is ready, where the settings want it and a GPU computes."""
-        if self.run.settings.compile and self.device != "cpu":
-            module.compile()
-
     def placed(self, network: Any) -> Any:
         """A network or reader, told where to compute and how many images at a time."""
         network.device, network.inference_batch = self.device, self.run.settings.inference_batch
         return network
 
 
-def ahead(items: Iterable) -> Iterator:
-    """The same `items`; a thread makes the next while one is worked with. An error comes in the place of its item."""
+def is_limited(settings: Settings, arm: str) -> bool:
+    """Whether an arm has `classical_subset` images: one that learns nothing, and makes something of an image."""
+    if not settings.classical_subset or arm in controls.NOT_RECONSTRUCTED:
+        return False
+    return arm_class(arm).reconstructs and not arm_class(arm).learns
+
+
+def compiled(setup: Setup, module: Any) -> None:
+    """Compile a network that is ready, where the settings want it and a GPU computes."""
+    if setup.run.settings.compile and setup.device != "cpu":
+        module.compile()
+
+
+def ahead(items: Iterable, device: str) -> Iterable:
+    """The same `items`; where a GPU is the `device`, the next is prepared while it works with one."""
+    return items if device == "cpu" else _one_ahead(items)
+
+
+def _one_ahead(items: Iterable) -> Iterator:
+    """A thread makes the next of the `items` while one is worked with. An error comes in the place of its item."""
     source, end = iter(items), object()
     gpu = (torch.cuda.set_device, (torch.cuda.current_device(),)) if torch.cuda.is_available() else (None, ())
     with ThreadPoolExecutor(1, initializer=gpu[0], initargs=gpu[1]) as pool:

@@ -18,6 +18,7 @@ from fairrecon_core.reconstruct.controls import NOT_RECONSTRUCTED
 from fairrecon_core.steps.images import ArmImages
 from fairrecon_core.steps.quality import Quality
 from fairrecon_core.steps.readings import Readings
+from fairrecon_core.steps.setup import is_limited
 from fairrecon_core.steps.stamps import Stamp, digest
 from fairrecon_core.tables import read_parquet, with_defaults, write_parquet
 
@@ -74,7 +75,7 @@ class Stream:
             part = {"cohort": name, "arm": arm, "level": float(level)}
             if absent and not self.setup.run.is_current(table, made_from, **part):
                 for piece in absent:
-                    key = (self.setup.is_limited(arm), piece.fold, piece.split, piece.shard)
+                    key = (is_limited(self.setup.run.settings, arm), piece.fold, piece.split, piece.shard)
                     lacking.setdefault(key, []).append(piece)
         passes = [pieces for _, pieces in sorted(lacking.items())]
         for pieces in tqdm(passes, desc=f"{name} at {level:g}", unit="shard", disable=len(passes) < 2):

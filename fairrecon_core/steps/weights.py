@@ -22,7 +22,7 @@ from fairrecon_core.reconstruct import Reconstructor, arm_class, base_arm, consi
 from fairrecon_core.reconstruct.network import NetworkReconstructor
 from fairrecon_core.reconstruct.training import train_reconstructor
 from fairrecon_core.steps.features import clean_features
-from fairrecon_core.steps.setup import Setup, degradation_stamp, product_folder
+from fairrecon_core.steps.setup import Setup, compiled, degradation_stamp, product_folder
 from fairrecon_core.steps.stamps import Stamp, parameters, stamp
 from fairrecon_core.steps.weight_files import card_of, current_or_why, make_weights, refuse_stale, shipped, start_of
 
@@ -164,7 +164,7 @@ class Weights:
             network = self.network(arm)
             if network.learns:
                 network.load(self.path(arm, fold, train_seed, level))
-                self.setup.compiled(getattr(network, network.saved))
+                compiled(self.setup, getattr(network, network.saved))
             else:
                 self._tune(network, fold)
             self._ready[key] = consistency_class()(network) if is_consistent(arm) else network
@@ -307,7 +307,7 @@ class ReaderWeights:
             readers = self.blank()
             for name, reader in readers.items():
                 reader.load(self.path(name, fold))
-                self.setup.compiled(reader.net)
+                compiled(self.setup, reader.net)
             self._ready[fold] = readers
         return self._ready[fold]
 
