@@ -62,6 +62,7 @@ def test_the_setting_is_checked_and_auto_takes_a_gpu_where_there_is_one(monkeypa
 @pytest.mark.parametrize("arm", ["unet", "pix2pix", "sde", "unet_dc"])
 def test_every_network_and_all_that_it_is_given_go_to_the_device(trained, monkeypatch, arm):
     monkeypatch.setattr(setup_step, "device_of", lambda choice: "cuda")
+    monkeypatch.setattr(setup_step, "_one_ahead", iter)  # what another thread moves, `OnGPU` does not see
     steps = steps_in(trained.setup.run.folder, arms=["unet", "pix2pix", "sde"], sde_steps=2, inference_batch=3)
     with OnGPU() as gpu:
         network = steps.weights.load(arm)

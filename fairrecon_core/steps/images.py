@@ -134,7 +134,7 @@ class ArmImages:
         measured = (self._measured(level, rows[part]) if degrades else (None, None) for part in parts)
         for part, (degraded, measurement) in zip(parts, ahead(measured, self.setup.device), strict=True):
             here, images = rows[part], []
-            stored = as_uint16(degraded) if degrades else None
+            stored = as_uint16(degraded) if degrades else np.empty(0)
             for arm, variant in which:
                 if arm in origins:
                     images.append(self.setup.cohort.images_at(origins[arm][part]))
