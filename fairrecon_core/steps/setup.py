@@ -163,8 +163,12 @@ def ahead(items: Iterable, device: str) -> Iterable:
 def _one_ahead(items: Iterable) -> Iterator:
     """A thread makes the next of the `items` while one is worked with. An error comes in the place of its item."""
     source, end = iter(items), object()
-    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
-    with ThreadPoolExecutor(1, initializer=lambda: gpu is None or torch.cuda.set_device(gpu)) as pool:
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a negative one changes nothing
+
+    def same_gpu() -> None:
+        torch.cuda.set_device(gpu)
+
+    with ThreadPoolExecutor(1, initializer=same_gpu) as pool:
         coming = pool.submit(next, source, end)
         while (item := coming.result()) is not end:
             coming = pool.submit(next, source, end)
