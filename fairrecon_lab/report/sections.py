@@ -96,7 +96,7 @@ def answer(run: Contents) -> dict | None:
 
 
 def verdict_bars(cells: pd.DataFrame, arms: list[str]) -> list[dict]:
-    """One bar an arm, in the order of `arms`: where each verdict begins and ends, in per cent of the bar, and its count.
+    """One bar an arm, in the order of `arms`: of each verdict where it begins, its width (per cent) and its count.
 
     A count is written into its piece where there is room for it.
     """
