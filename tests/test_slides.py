@@ -32,6 +32,11 @@ def test_a_deck_has_title_figures_questions_and_takeaways_in_order(slides):
     assert 'alt="The idea. Streaks at the edge."' in made[1][1] and "<p>Streaks at the edge.</p>" in made[1][1]
 
 
+def test_a_sentence_that_announces_numbers_is_not_on_a_slide(slides):
+    for text, kept in (("One. Two (x; y):", "One."), ("Is it? By arm:", "Is it?"), ("By arm:", ""), ("One: two.",) * 2):
+        assert slides.ANNOUNCED.sub("", text) == kept
+
+
 def test_neither_holds_code_or_answers_and_nothing_is_fetched(slides, run, tmp_path):
     for sheet in (False, True):
         made = slides.write(run, tmp_path / str(sheet), sheet=sheet)

@@ -27,6 +27,7 @@ from fairrecon_lab.report import cell_texts
 
 DETAILS = re.compile(r"<details>\s*<summary>(?:<b>)?(.*?)</summary>.*?</details>", re.S)
 BESIDE = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]*\)")  # a link to a file that is not beside a deck
+ANNOUNCED = re.compile(r"(^|(?<=[.?!]) )[^.?!]*:$")  # a last sentence about what a slide does not show
 ROOM = '<p class="room"></p>' * 4  # lines to write on
 STYLE = """
 * { box-sizing: border-box; } body { margin: 0; color: #1a1a1a; background: #fff; font-family: system-ui, sans-serif; }
@@ -168,7 +169,8 @@ def slides_of(notebook) -> list[tuple[str, str]]:
     made = [(title(notebook), to_html("\n".join(f"- {point}" for point in points)))]
     for cell, heading, text in shown(notebook):
         if cell.cell_type == "code":
-            made += [(heading, picture(one, heading, text) + f"<p>{escape(text)}</p>") for one in pictures(cell)]
+            under = ANNOUNCED.sub("", text)
+            made += [(heading, picture(one, heading, text) + f"<p>{escape(under)}</p>") for one in pictures(cell)]
             continue
         for part in re.split(r"^(?=#+ )", cell.source, flags=re.M):
             if found := re.match(r"#+ (Check your understanding|Takeaways|Exercise)([^\n]*)\n", part):
