@@ -7,6 +7,7 @@
     python3 run.py test [pytest options]                                      run the tests
     python3 run.py lab                                                        open the notebooks in JupyterLab
     python3 run.py book [profile]                                             build the series as an offline web site
+    python3 run.py slides | sheet [profile] [--only 02]                       decks, or printable sheets without code
     python3 run.py audit SCORES.csv [PEOPLE.csv]                              audit your own model's predictions
     python3 run.py verify DIR                                                 do an audit again and compare
     python3 run.py class --students 30 --seed 7 --out class/                  a set of notebooks for each student

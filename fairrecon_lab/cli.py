@@ -8,7 +8,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`fairrecon [profile] [--only NN] [--from NN] [-p ...]`, or test, lab, book, audit, plan, verify, class, grade.
+    """`fairrecon [profile] [--only NN] [--from NN] [-p ...]`, or one of the verbs below.
 
     Parameters
     ----------
@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         return subprocess.call(
             [sys.executable, str(project_folder() / "tools" / "book.py"), *argv[1:]], cwd=project_folder()
         )
+    if verb in ("slides", "sheet"):
+        tool, more = project_folder() / "tools" / "slides.py", ["--sheet"] * (verb == "sheet")
+        return subprocess.call([sys.executable, str(tool), *argv[1:], *more], cwd=project_folder())
     if verb == "plan":
         from fairrecon_lab.auditing.plan import main as plan
 
@@ -58,7 +61,8 @@ def _series(argv: list[str]) -> int:
     """Run the notebooks of a profile, or its steps first, or say what they cost; the exit status."""
     options = argparse.ArgumentParser(
         prog="run.py",
-        description="Run the series of a profile; other verbs: test, lab, book, audit, plan, verify, class, grade.",
+        description="Run the series of a profile; other verbs: test, lab, book, slides, sheet, audit, plan, verify, "
+        "class, grade.",
     )
     options.add_argument("profile", nargs="?", default="tutorial", help="tutorial (default), smoke, ... or a .yml file")
     options.add_argument("--only", nargs="+", metavar="NN", default=[], help="only these notebooks, such as 04 07")

@@ -627,4 +627,4 @@ assert np.ptp(zeros) == 0
 # - A second-order integrator without noise does in 10 calls what Euler does in 100.
 # - The published loss teaches a noise that makes up for Euler's error; the correction is known in closed form.
 # - Early in the walk the expectation is the blurred mean; then it commits itself to one version.
-# - One sample of a perfect sampler costs 3.01 dB against the mean; the spread shows what the measurement left open.
+# - One sample of a perfect sampler costs 3.01 dB against the mean (why: notebook 07); the spread shows what the measurement left open.

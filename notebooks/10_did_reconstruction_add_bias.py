@@ -149,7 +149,7 @@ pd.DataFrame(checks)
 #
 # A *max-min* gap is the best group's rate minus the worst group's. It says how far apart the groups are, not who is ahead, and it is
 # above zero even when the groups do not differ at all. Its verdict speaks of its size: if women and men swap places, the signed rows
-# change and the gap does not. Whether all groups changed alike is asked by a row of its own, `omnibus`, of more than two groups.
+# change and the gap does not. Whether all groups changed alike is asked by a row of its own, the omnibus row (`omnibus`), of more than two groups.
 
 # %%
 from fairrecon_lab.paper.evaluation import published_audit

@@ -186,6 +186,24 @@ def test_the_launch_button_opens_the_notebook_where_a_repository_is_named(site):
     assert wanted in links
 
 
+def test_every_page_offers_its_notebook_whose_first_cell_installs(site):
+    for name in ("00_start", "02_mri"):
+        page = site / "notebooks" / f"{name}.html"
+        links = [link.get("href", "") for link in Tags(page).of("a")]
+        (offered,) = {link for link in links if link.endswith(f"{name}.ipynb") and "://" not in link}
+        notebook = nbformat.read((page.parent / offered).resolve(), as_version=4)
+        first = notebook.cells[0].source
+        compile(first, name, "exec")
+        assert f'"{REPOSITORY}"' in first and "pip" in first and "find_spec" in first
+        assert "find_spec" not in page.read_text(encoding="utf-8"), "it is not shown on the page"
+        assert notebook.cells[1].source.startswith("# ")
+
+
+def test_without_a_repository_nothing_is_installed():
+    notebook = executed(2, "MRI")
+    assert book.installing(notebook, "").cells[0].source.startswith("# 2.")
+
+
 def test_the_search_index_knows_words_of_guides_notebooks_and_docstrings(site):
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     for word in ("binder", "streak", "parquet"):

@@ -19,7 +19,7 @@ from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.settings import load_settings
 from fairrecon_lab import runner as series
 from fairrecon_lab.auditing.summary import claims
-from fairrecon_lab.report import STYLE, cell_texts, figure_texts, write_report
+from fairrecon_lab.report import LIMIT_MB, STYLE, cell_texts, figure_texts, sections, write_report
 from fairrecon_lab.report.contents import Contents
 
 TASKS = {"brain": ["tumour_grade"], "chest": ["edema", "fracture"]}
@@ -184,16 +184,52 @@ def test_the_first_screen_counts_the_verdicts_of_the_table(run):
     cells = claims(tables.read_table(run, "audit"))
     images, planted = cells[cells["arm"] != "planted"], cells[cells["arm"] == "planted"]
     text = page(run).text
-    assert f"Of {len(images)} comparisons" in text
-    for verdict, n in images["verdict"].value_counts().items():
-        assert f"{n} {verdict.replace('_', ' ')}" in text
+    hits = images["verdict"].isin(["changed", "changed_within_margin"]).sum()
+    assert f"Of {len(images)} comparisons" in text and f"{hits or 'none'} changed by more than chance" in text
+    for verdict, n in images["verdict"].value_counts().drop("changed", errors="ignore").items():
+        assert f"{n} {verdict.replace('_', ' ')} (" in text
     n = planted["verdict"].isin(["changed", "changed_within_margin"]).sum()
-    assert n > 0 and f"planted {n} of {len(planted)}" in text
+    assert n > 0 and f"planted {n} of {len(planted)} (known bias added)" in text
+
+
+def test_the_page_opens_with_two_sentences_and_one_picture_of_the_same_counts(run):
+    whole = (run / "report.html").read_text(encoding="utf-8")
+    opening = whole[whole.index('<div class="opening">') : whole.index('<p class="note"')]
+    said = re.sub(r"<[^>]+>", "", opening[: opening.index("<figure")]).strip()
+    assert len(re.findall(r"\.(?= |$)", said)) == 2 and opening.count("<svg") == 1 and "<table" not in opening
+    label = re.search(r'aria-label="([^"]*)"', opening)[1]
+    cells = claims(tables.read_table(run, "audit"))
+    for (arm, verdict), n in cells.groupby(["arm", "verdict"]).size().items():
+        mine = re.search(rf"{arm}: ([^.]*)\.", label)[1]
+        assert f"{n} {verdict.replace('_', ' ')}" in mine
+    for bar in sections.verdict_bars(cells, list(cells["arm"].unique())):
+        assert sum(piece["width"] for piece in bar["pieces"]) == pytest.approx(100, abs=0.05)
+        ends = [piece["x"] + piece["width"] for piece in bar["pieces"]]
+        assert [piece["x"] for piece in bar["pieces"][1:]] == pytest.approx(ends[:-1], abs=0.02)
+
+
+def test_every_section_answers_a_question(run):
+    heads = re.findall(r"<h2>(.*?)</h2>", (run / "report.html").read_text(encoding="utf-8"))
+    assert len(heads) > 8 and all(head.endswith("?") for head in heads), heads
+
+
+def test_the_whole_page_keeps_its_limit_and_names_the_figures_that_do_not_fit(run, tmp_path):
+    """Forty figures of 200 kB are 10.7 MB on a page; the noise cannot be packed."""
+    shutil.copytree(run, tmp_path / "run")
+    rng = np.random.default_rng(1)
+    for k in range(40):
+        (tmp_path / "run" / "figures" / f"10_large_{k:02d}.png").write_bytes(PIXEL + rng.bytes(200_000))
+    size = write_report(tmp_path / "run").stat().st_size
+    shown = page(tmp_path / "run")
+    assert LIMIT_MB == 5 and 4.2e6 < size <= 5e6
+    pictures = [image for image in shown.of("img") if "large" in image["alt"]]
+    named = re.search(r"Not shown, to keep the page below 5 MB;.*", shown.text)[0]
+    assert len(pictures) + len(set(re.findall(r"10_large_\d\d", named))) == 40 and len(pictures) >= 13
 
 
 def test_the_page_says_what_was_asked_on_which_data_and_what_is_to_be_seen(run):
     text = page(run).text
-    first = text[: text.index("Audit Image quality")]  # before the navigation
+    first = text[: text.index("How good are the images?")]  # before the navigation
     for said in ("R = 8", "10,000 photons", "repaired by unet", "by sex", "simulated MRI", "48 patients tested",
                  "120 patients tested", "PSNR (dB)", "AUROC, mean", "control: known bias added"):  # fmt: skip
         assert said in re.sub(r" ([,.:;])", r"\1", first).replace("by  ", "by "), said
@@ -300,7 +336,7 @@ def test_a_run_of_nothing_but_a_record_still_has_a_page(tmp_path):
     write_report(tmp_path)
     text = page(tmp_path).text
     assert "This run has no audit yet: notebook 10 makes it." in text and "no cohort of its own" in text
-    assert "quality (notebook 07)" in text and "What these numbers may not be used for" in text
+    assert "quality (notebook 07)" in text and "What may these numbers not be used for?" in text
 
 
 def test_tables_without_their_cohort_are_named_and_not_counted(tmp_path):
@@ -465,7 +501,7 @@ def test_nothing_sticks_out_at_phone_width_and_the_answer_is_on_the_first_screen
             driver.get((run / "report.html").resolve().as_uri())
             assert driver.execute_script("return document.documentElement.scrollWidth") <= width
             bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
-            shown = (".answer", ".note", ".card:nth-child(1)", ".card:nth-child(2)")
+            shown = (".answer", ".verdicts", ".note", *[".card:nth-child(1)"] * (width > 900))
             assert max(driver.execute_script(bottom, part) for part in shown) <= height
         assert driver.get_log("browser") == []
         asked = [entry["message"] for entry in driver.get_log("performance") if "requestWillBeSent" in entry["message"]]

@@ -11,7 +11,7 @@ from test_steps import steps_in
 from fairrecon_core.reconstruct import names
 
 TOOLS = ("book", "contact_sheet", "example", "mitigation", "pairs", "pretrain", "real_images", "results", "shipped")
-TOOLS += ("switchboard", "trained_switches", "womens_gain")
+TOOLS += ("slides", "switchboard", "trained_switches", "womens_gain")
 
 
 def tool(root, name):

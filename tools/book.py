@@ -39,6 +39,14 @@ DETAILS = re.compile(r"<details>\s*<summary>(?:<b>)?(.*?)</summary>.*?</details>
 # what the first page says of teaching: a row of its table, and two pages of its contents
 TEACHING = re.compile(r"^\* - teach\n  - .*\n|^teachers_guide\n|^answer_key\n", re.M)
 WORD = re.compile(r'\[([^\]]+)\]\(\.\./book/glossary\.md "([^:"]+): [^"]*"\)')  # a link that tools/pairs.py made
+INSTALL = """# Where fairrecon is not installed, as on Colab: fetch and install it (minutes). Elsewhere nothing happens.
+import importlib.util, os, subprocess, sys
+
+if importlib.util.find_spec("fairrecon_lab") is None:
+    subprocess.run(["git", "clone", "--depth", "1", "{repository}", "fairrecon"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./fairrecon[all]"], check=True)
+    os.environ["FAIRRECON_HOME"] = os.path.abspath("fairrecon")
+    importlib.invalidate_caches()"""
 HEADER = {"time": "Time", "memory": "memory", "needs": "needs", "makes": "makes", "paper": "In the paper"}
 
 
@@ -122,7 +130,7 @@ def gather(run: Path, source: Path, rooms: tuple | None = None, answers: bool = 
     (source / "notebooks").mkdir()
     for name, notebook in notebooks.items():
         ready = prepare(notebook) if answers else unanswered(prepare(notebook))
-        nbformat.write(ready, source / "notebooks" / f"{name}.ipynb")
+        nbformat.write(installing(ready, repository()), source / "notebooks" / f"{name}.ipynb")
     if answers:
         nbformat.write(answer_key(notebooks), source / "answer_key.ipynb")
     else:
@@ -184,6 +192,15 @@ def prepare(notebook):
             cell.outputs = [part for output in cell.outputs for part in still(output, models)]
             alt = f"{heading}. {text}".strip(" .") + "."
             cell.metadata["mystnb"] = {"image": {"alt": alt if len(alt) > 1 else "Figure of this notebook."}}
+    return notebook
+
+
+def installing(notebook, address: str):
+    """The notebook with a first cell that installs, not shown on its page, for who downloads it; needs an `address`."""
+    if address:
+        metadata = {"tags": ["remove-cell"]}
+        cell = nbformat.v4.new_code_cell(INSTALL.format(repository=address), metadata=metadata, id="install")
+        notebook.cells.insert(0, cell)
     return notebook
 
 

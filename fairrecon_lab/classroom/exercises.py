@@ -37,8 +37,7 @@ def _normal(generator, n: int, middle: float, spread: float, digits: int = 3) ->
 
 
 def _people(generator) -> dict:
-    """Eight men, then eight women; of each the first four are ill. Both groups have hits, misses and "
-    "false alarms."""
+    """Eight men, then eight women; of each the first four are ill."""
     scores = np.round(generator.uniform(0.05, 0.95, 16), 3)
     return {"truth": [1, 1, 1, 1, 0, 0, 0, 0] * 2, "sex": ["m"] * 8 + ["f"] * 8, "score": scores.tolist()}
 

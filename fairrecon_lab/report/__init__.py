@@ -1,8 +1,9 @@
 """`report.html`: one run on one page that needs nothing else - no network, no server, no other file.
 
 It reads `run.json`, the run's tables, cohorts (without their pixels) and figures, and the text around a figure in the
-executed notebook, which becomes its alternative text. What a run does not have is left out and named. The first screen
-says what was asked, on which data, and what came out; the rest is for looking up.
+executed notebook, which becomes its alternative text. What a run does not have is left out and named. The page opens
+with the answer, in two sentences and one picture; then what was asked, on which data, and what came out; the rest is
+for looking up, a section to a question. The whole page takes at most `LIMIT_MB`: figures that do not fit are named.
 """
 
 from pathlib import Path
@@ -13,10 +14,10 @@ from fairrecon_lab.paper.claims import sentences
 from fairrecon_lab.plots import VERDICT_COLOURS
 from fairrecon_lab.report import sections
 from fairrecon_lab.report.contents import Contents
-from fairrecon_lab.report.formats import VERDICTS, words
+from fairrecon_lab.report.formats import LIMIT_MB, VERDICTS, words
 from fairrecon_lab.report.pictures import cell_texts, figure_texts
 
-__all__ = ["STYLE", "cell_texts", "figure_texts", "page", "write_report"]
+__all__ = ["LIMIT_MB", "STYLE", "cell_texts", "figure_texts", "page", "write_report"]
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 templates = Environment(
@@ -56,19 +57,17 @@ def write_report(folder: str | Path, with_images: bool = False) -> Path:
 
 
 def page(run: Contents) -> str:
-    """The whole page as HTML."""
+    """The whole page as HTML, of at most `LIMIT_MB` unless its tables alone take more."""
     told = templates.get_template("sections.html.j2").module
-    parts = [(title, getattr(told, sections.MACROS[title])(found))
-             for title, make in sections.SECTIONS.items() if (found := make(run))]  # fmt: skip
-    parts = [(title.lower().replace(" ", "-"), title, text) for title, text in parts if str(text).strip()]
-    when = run.record.get("finished", run.record.get("started", ""))[:16].replace("T", " ")
+    found = {name: make(run) for name, (_title, make) in sections.SECTIONS.items()}
     first = {name: getattr(sections, name)(run) for name in ("answer", "banners", "asked", "data", "outcome")}
-    known = {
-        "profile": run.profile,
-        "when": when,
-        "style": STYLE,
-        "claims": sentences(),
-        "sections": parts,
-        "links": [part[:2] for part in parts],
-    }
-    return templates.get_template("page.html.j2").render(known | first)
+    when = run.record.get("finished", run.record.get("started", ""))[:16].replace("T", " ")
+    known = first | {"profile": run.profile, "when": when, "style": STYLE, "claims": sentences()}
+
+    def whole(pictures: dict | None) -> str:
+        texts = {name: getattr(told, name)(data) for name, data in (found | {"figures": pictures}).items() if data}
+        parts = [(name, sections.SECTIONS[name][0], text) for name, text in texts.items() if str(text).strip()]
+        return templates.get_template("page.html.j2").render(known | {"sections": parts})
+
+    room = LIMIT_MB * 1e6 - len(whole(None).encode())  # what is left for figures
+    return whole(sections.figures(run, room))

@@ -3,8 +3,9 @@
 from fairrecon_lab.auditing.formats import between, number, p_value
 from fairrecon_lab.plots import RACE_LABELS
 
-__all__ = ["VERDICTS", "between", "group", "number", "p_value", "words"]
+__all__ = ["LIMIT_MB", "VERDICTS", "between", "group", "number", "p_value", "words"]
 
+LIMIT_MB = 5  # of the whole page
 VERDICTS = {
     "changed": "the gap changed, beyond chance",
     "changed_within_margin": "it changed, and by less than the margin",

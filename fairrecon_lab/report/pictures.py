@@ -113,14 +113,19 @@ def gallery(folder: Path, most_bytes: float) -> tuple[list[dict], list[str]]:
 
 
 def _too_much(paths: list[Path], most_bytes: float) -> list[Path]:
-    """The largest files, without which the others fit; base64 takes four bytes for three."""
-    total, left_out = sum(path.stat().st_size for path in paths) * 4 / 3, []
+    """The largest files, without which the others fit."""
+    total, left_out = sum(map(_embedded, paths)), []
     for path in sorted(paths, key=lambda path: -path.stat().st_size):
         if total <= most_bytes:
             break
         left_out.append(path)
-        total -= path.stat().st_size * 4 / 3
+        total -= _embedded(path)
     return sorted(left_out)
+
+
+def _embedded(path: Path) -> float:
+    """Bytes that a figure takes on the page: base64 takes four for three, its words at most a thousand."""
+    return path.stat().st_size * 4 / 3 + 1000
 
 
 def _figure(path: Path, heading: str, text: str) -> dict:

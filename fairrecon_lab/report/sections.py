@@ -15,11 +15,16 @@ from fairrecon_core.settings import Settings
 from fairrecon_core.tables import SCHEMAS
 from fairrecon_lab.auditing.summary import summary
 from fairrecon_lab.report.contents import CONTROLS, QUALITY, Contents, changed
-from fairrecon_lab.report.formats import VERDICTS, between, group, number, p_value, words
+from fairrecon_lab.report.formats import LIMIT_MB, VERDICTS, between, group, number, p_value, words
 from fairrecon_lab.report.pictures import gallery
 
+PLAIN = {  # of the first sentence
+    "changed_within_margin": "of these, and too little to matter",
+    "equivalent": "any change is smaller than the margin",
+    "undetermined": "too few patients to tell",
+    "not_estimable": "a group is too small",
+}
 PRIMARY = ("tpr", "dice")  # measures whose every comparison is listed
-LIMIT_MB = 5  # of the page's pictures, as they are embedded
 
 
 @dataclass(frozen=True)
@@ -71,19 +76,44 @@ def agreements(run: Contents, real: list[str]) -> str:
 
 
 def answer(run: Contents) -> dict | None:
-    """What became of the claims, in counts, and how the controls fared; None without an audit."""
+    """What became of the claims and how the controls fared, in counts, with one bar an arm; None without an audit."""
     if run.claims.empty:
         return None
     controls = run.claims["arm"].isin(CONTROLS)
     cells = run.claims[~controls]
     counts = cells["verdict"].value_counts()
-    rates = [f"{arm} {len(changed(part)):,} of {len(part):,}" for arm, part in run.claims[controls].groupby("arm")]
+    rates = [{"arm": arm, "what": CONTROLS[arm].partition(": ")[2], "changed": f"{len(changed(part)):,}"}
+             | {"n": f"{len(part):,}"} for arm, part in run.claims[controls].groupby("arm")]  # fmt: skip
     return {
-        "n": len(cells),
-        "none_changed": changed(cells).empty,
-        "counts": {name: int(counts[name]) for name in VERDICTS if counts.get(name, 0)},
-        "controls": "; ".join(rates),
+        "n": f"{len(cells):,}",
+        "changed": f"{len(changed(cells)):,}" if len(changed(cells)) else "",
+        "counts": {name: f"{counts[name]:,}" for name in VERDICTS if name != "changed" and counts.get(name, 0)},
+        "plain": PLAIN,
+        "controls": rates,
+        "bars": verdict_bars(run.claims, run.arms),
+        "verdicts": [name for name in VERDICTS if (run.claims["verdict"] == name).any()],
     }
+
+
+def verdict_bars(cells: pd.DataFrame, arms: list[str]) -> list[dict]:
+    """One bar an arm, in the order of `arms`: of each verdict where it begins, its width (per cent) and its count.
+
+    A count is written into its piece where there is room for it.
+    """
+    bars = []
+    for arm in [arm for arm in arms if (cells["arm"] == arm).any()]:
+        verdicts = cells.loc[cells["arm"] == arm, "verdict"]
+        pieces, start = [], 0.0
+        for name in VERDICTS:
+            n = int((verdicts == name).sum())
+            width = 100 * n / len(verdicts)
+            if n:
+                pieces.append({"verdict": name, "n": n, "x": round(start, 2), "width": round(width, 2)})
+            start += width
+        n_changed = int(verdicts.isin(["changed", "changed_within_margin"]).sum())
+        bars.append({"arm": arm, "what": CONTROLS.get(arm, ""), "pieces": pieces, "n": f"{len(verdicts):,}"}
+                    | {"changed": n_changed})  # fmt: skip
+    return bars
 
 
 def asked(run: Contents) -> dict:
@@ -288,10 +318,10 @@ def people(run: Contents) -> list[dict]:
     return found
 
 
-def figures(run: Contents) -> dict | None:
-    """Every figure, by notebook, as far as they fit; of real patients only on request."""
+def figures(run: Contents, room: float = LIMIT_MB * 1e6) -> dict | None:
+    """Every figure, by notebook, as far as they fit into `room` bytes; of real patients only on request."""
     if run.shows_images:
-        groups, too_large = gallery(run.folder, LIMIT_MB * 1e6)
+        groups, too_large = gallery(run.folder, room)
         return {"groups": groups, "too_large": too_large, "limit_mb": LIMIT_MB} if groups or too_large else None
     n = len(list((run.folder / "figures").glob("*.png")))
     why = "not every cohort of this run is simulated, and a figure may show a patient"
@@ -340,14 +370,13 @@ def _by_network(weights) -> dict:
     return weights if isinstance(weights, dict) else {"": weights} if weights else {}
 
 
-SECTIONS = {  # title, in the order of the page, to what gives its data; the template has a macro of the same name
-    "Audit": audit,
-    "Image quality": quality,
-    "Readers": readers,
-    "Who is in the data": people,
-    "Figures": figures,
-    "Time and memory": costs,
-    "Made with": made_with,
-    "What these numbers may not be used for": lambda run: {"always": True},
+SECTIONS = {  # name of the template's macro, in the order of the page, to its question and to what gives its data
+    "audit": ("Did a gap between groups change?", audit),
+    "quality": ("How good are the images?", quality),
+    "readers": ("How well are they read?", readers),
+    "people": ("Who is in the data?", people),
+    "figures": ("What does it look like?", lambda run: None),  # comes last, into the room that the others leave
+    "costs": ("How long did it take?", costs),
+    "made_with": ("What was it made with?", made_with),
+    "unfit": ("What may these numbers not be used for?", lambda run: {"always": True}),
 }
-MACROS = dict(zip(SECTIONS, ("audit", "quality", "readers", "people", "figures", "costs", "made_with", "unfit")))
