@@ -1,17 +1,19 @@
 """Does the audit keep its promises in worlds of known truth? The table is kept in results/calibration/.
 
-    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot N] [--json FILE] [--out FOLDER]
+    python benchmarks/calibration.py [--reps 1000] [--world NAME ...] [--n-boot N] [--json FILE] [--into TABLE.csv]
     python benchmarks/calibration.py --sections [NAME ...] [--quick] [--out FOLDER]
 
 Worlds (`worlds_null.py`, `worlds_planted.py`, `worlds_single.py`) call the audit as a user does and share no code with
 it. Each figure has its Monte Carlo error; a goal is missed where the figure is out of its range by over two of them.
 `--json` is written after every 50 audits, and a later run goes on from there unless audit or worlds have changed since.
+`--into` is written after every world; worlds of the table that are not run keep their rows. `--out` is its folder.
 Sections (`worlds_engine.py`, `worlds_scores.py`) try the parts of the audit one by one.
 """
 
 import argparse
 import functools
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -30,16 +32,22 @@ import worlds_planted
 import worlds_single
 
 import fairrecon_core.audit
+import fairrecon_lab.auditing
 
-WORLDS = {world.name: world for world in (*worlds_null.WORLDS, *worlds_planted.WORLDS, *worlds_single.WORLDS)}
+MODULES = (worlds_null, worlds_planted, worlds_single)
+WORLDS = {world.name: world for module in MODULES for world in module.WORLDS}
+ALONE = ("single", "linearised", "bounds", "plan", "search")  # what worlds_single audits with, besides the core
 CHUNK = 50
 
 
 @functools.cache  # of the source that is running, also where it is edited meanwhile
-def fingerprint() -> str:
-    """Of the source of audit and worlds: figures of two different audits must not be put together."""
-    files = [Path(__file__).with_name(f"worlds_{part}.py") for part in ("tables", "null", "planted", "single")]
+def fingerprint(name: str) -> str:
+    """Of the source of a world and what it audits: figures of two different audits must not be put together."""
+    module = next(part for part in MODULES if WORLDS[name] in part.WORLDS)
+    files = [Path(__file__).with_name("worlds_tables.py"), Path(module.__file__)]
     files += sorted(Path(fairrecon_core.audit.__file__).parent.glob("*.py"))
+    if module is worlds_single:
+        files += [Path(fairrecon_lab.auditing.__file__).with_name(f"{part}.py") for part in ALONE]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
@@ -57,7 +65,7 @@ def trials(name: str, first: int, last: int, n_boot: int) -> dict[str, list[floa
 def simulate(name: str, reps: int, n_boot: int | None, state: dict, save, pool=None) -> None:
     """Bring one world to `reps` audits; what `state` holds of it already is kept."""
     n_boot = n_boot or WORLDS[name].n_boot
-    source = fingerprint()
+    source = fingerprint(name)
     kept = state.get(name, {})
     if (kept.get("n_boot"), kept.get("source")) != (n_boot, source):
         kept = {"n_boot": n_boot, "source": source, "n": 0, "seconds": 0.0, "figures": {}}
@@ -140,6 +148,24 @@ def write_json(path: str, state: dict) -> None:
     part.replace(path)
 
 
+def write_into(path: Path, table: pd.DataFrame) -> None:
+    """Put the rows of a `table` into the CSV at `path`, at once; worlds that it lacks keep the rows they have there."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    table.to_csv(text, index=False, float_format="%.6g")
+    new = pd.read_csv(io.StringIO(text.getvalue()), dtype=str, keep_default_na=False)
+    if path.exists():  # as text, so that no digit of what is kept moves
+        before = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if list(before) != list(new):
+            raise SystemExit(f"{path} has the columns {', '.join(before)}, not {', '.join(new)}: name another file")
+        new = pd.concat([before[~before["world"].isin(new["world"])], new])
+    place = {name: i for i, name in enumerate(WORLDS)}
+    new = new.sort_values("world", key=lambda names: names.map(lambda name: place.get(name, -1)), kind="stable")
+    new.to_csv(part, index=False)
+    part.replace(path)
+
+
 def read_json(path: str | None) -> dict:
     """What an earlier run left."""
     if not path or not Path(path).is_file():
@@ -150,15 +176,15 @@ def read_json(path: str | None) -> dict:
 def run_worlds(arguments) -> None:
     state = read_json(arguments.json)
     save = (lambda: write_json(arguments.json, state)) if arguments.json else lambda: None
+    into = arguments.into or (arguments.out and arguments.out / "worlds.csv")
     pool = ProcessPoolExecutor(arguments.jobs) if arguments.jobs > 1 else None
     for name in arguments.world or WORLDS:
         simulate(name, arguments.reps, arguments.n_boot, state, save, pool)
         show(table_of({name: state[name]}))
         print(f"  {state[name]['seconds']:.0f} s", flush=True)
-    table = table_of(state)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        table.to_csv(arguments.out / "worlds.csv", index=False, float_format="%.6g")
+        if into:
+            write_into(into, table_of({name: state[name]}))
+    table = table_of({name: state[name] for name in arguments.world or WORLDS})
     missed = table[table["reached"] == "NO"]
     print(f"\n{len(table)} figures, {len(missed)} goals missed in {missed['world'].nunique()} worlds")
 
@@ -180,7 +206,8 @@ planted flips, on the safe side for shifted scores.
 `worlds.csv` is the same question put to the whole audit: each row is one figure of one world, which the column `words`
 describes in plain words; `found` with its Monte Carlo `error` over `n` audits stands beside the range that was promised
 (`low`, `high`; empty: the figure informs). `source` names the code that was measured: audit and worlds, as a digest.
-Made by `python benchmarks/calibration.py --reps 1000 --json FILE --out results/calibration`, world by world.
+Made by `python benchmarks/calibration.py --reps 1000 --json FILE --into results/calibration/worlds.csv`, world by
+world.
 """
 
 
@@ -232,6 +259,7 @@ def main() -> None:
     options.add_argument("--n-boot", type=int, help="resamples of an audit (default: the world's own)")
     options.add_argument("--jobs", type=int, default=1, help="processes")
     options.add_argument("--json", metavar="FILE", help="keep the figures there, and go on from what it holds")
+    options.add_argument("--into", type=Path, metavar="CSV", help="put the worlds that are run into this table")
     options.add_argument("--sections", nargs="*", metavar="NAME", help="try the parts instead; all, or these")
     options.add_argument("--quick", action="store_true", help="sections: a fifth of the simulations")
     options.add_argument("--out", type=Path, help="folder for worlds.csv, or calibration.csv and README.md of sections")

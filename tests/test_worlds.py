@@ -255,9 +255,56 @@ def test_figures_of_another_audit_are_not_continued(monkeypatch):
     state["fold_missing"]["figures"] = {"a figure of before": [1.0] * 3}
     calibration.simulate("fold_missing", 3, 100, state, lambda: None)
     assert "a figure of before" in state["fold_missing"]["figures"]  # the same source: kept
-    monkeypatch.setattr(calibration, "fingerprint", lambda: "another")
+    monkeypatch.setattr(calibration, "fingerprint", lambda name: "another")
     calibration.simulate("fold_missing", 3, 100, state, lambda: None)
     assert list(state["fold_missing"]["figures"]) == ["refused, and the fold is named"]
+
+
+def test_a_run_of_some_worlds_keeps_the_rows_of_the_others(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new" / "worlds.csv"
+    run = lambda *options: (monkeypatch.setattr(sys, "argv", ["calibration", *map(str, options)]), calibration.main())
+    run("--world", "random_table", "fold_missing", "--reps", 1, "--n-boot", 100, "--into", file)
+    before = file.read_text().splitlines()
+    edited = [line.replace("random_table,", "a world of before,", 1) for line in before]
+    edited[1] = edited[1].replace(",1,100,", ",1,100.0,")  # kept as it is, to the last digit
+    assert edited[1] != before[1]
+    file.write_text("\n".join(edited) + "\n")
+    run("--world", "fold_missing", "--reps", 2, "--n-boot", 100, "--out", file.parent)
+    after = file.read_text().splitlines()
+    assert [line for line in edited if not line.startswith("fold_missing")] == [
+        line for line in after if not line.startswith("fold_missing")
+    ]
+    row = pd.read_csv(file).set_index("world").loc["fold_missing"]
+    assert (row["n"], row["found"], file.with_name("worlds.csv.part").exists()) == (2, 1.0, False)
+    file.write_text("another,table\n1,2\n")
+    with pytest.raises(SystemExit, match="another, table"):
+        run("--world", "fold_missing", "--reps", 1, "--n-boot", 100, "--into", file)
+
+
+def test_a_cut_run_has_written_the_worlds_before(tmp_path, monkeypatch):
+    file, plain = tmp_path / "worlds.csv", calibration.simulate
+
+    def cut(name, *rest):
+        if name == "random_table":
+            raise KeyboardInterrupt
+        plain(name, *rest)
+
+    monkeypatch.setattr(calibration, "simulate", cut)
+    names = ["fold_missing", "random_table"]
+    monkeypatch.setattr(sys, "argv", ["calibration", "--world", *names, "--reps", "1", "--into", str(file)])
+    with pytest.raises(KeyboardInterrupt):
+        calibration.main()
+    assert list(pd.read_csv(file)["world"]) == ["fold_missing"]
+
+
+def test_the_source_of_a_world_is_its_own_and_that_of_what_it_audits(monkeypatch):
+    alone, paired = calibration.fingerprint("single_two"), calibration.fingerprint("turned")
+    calibration.fingerprint.cache_clear()
+    plain = Path.read_bytes
+    changed = lambda file: plain(file) + b"#" * (file.name == "single.py" and file.parent.name == "auditing")
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert calibration.fingerprint("single_two") != alone and calibration.fingerprint("turned") == paired
+    calibration.fingerprint.cache_clear()
 
 
 def test_a_thousand_random_tables_have_more_than_ten_thousand_rows():
