@@ -18,7 +18,6 @@ html_theme = "sphinx_book_theme"
 html_title = "fairrecon"
 html_static_path = ["_static"]
 html_extra_path = ["extra"]
-html_sourcelink_suffix = ""  # a page's notebook is downloaded as .ipynb
 html_css_files = ["book.css"]
 html_context = {"default_mode": "light"}
 html_math_renderer = "mathml"
