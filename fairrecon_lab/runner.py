@@ -341,7 +341,12 @@ class _PeakMemory:
         while not self._stop.wait(0.2):
             kernels = [child for child in psutil.Process().children() if child.pid not in self._before]
             everyone = kernels + [child for kernel in kernels for child in _quietly(kernel.children, [])]
-            self.peak = max(self.peak, sum(map(_high_water, everyone)))
+            self.peak = max(self.peak, sum(map(_high_water, filter(_is_its_own, everyone))))
+
+
+def _is_its_own(process) -> bool:
+    """Not a child that was born this second and still shares its parent's memory, on its way to another program."""
+    return time.time() - _quietly(process.create_time, 0) > 1
 
 
 def _high_water(process) -> int:

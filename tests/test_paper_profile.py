@@ -198,6 +198,7 @@ def test_settings_of_the_run_reach_what_they_name(paper, started):
     rows = [len(brain.setup.rows(level)) for level in brain.levels]
     assert len(set(rows)) == 1, "every level has all test images"
     assert (settings.n_boot, settings.image_size, settings.age_cut_years) == (1000, 256, 0)
+    assert (settings.keep_images, settings.classical_subset) == (64, 2000), "see test_stream.py for what they do"
     assert settings.train and settings.cohorts == tuple(MODALITY) and settings.cohort_folder == "data"
 
 
@@ -205,7 +206,7 @@ def test_every_line_of_the_profile_is_followed_here():
     """A setting that joins the profile has to join a test as well."""
     followed = {"recipes", "one_level_each", "new_noise", "mirror", "n_validation", "precision", "start_from", "width",
                 "segmenter_width", "sampler", "tasks", "level_subset", "n_boot", "image_size", "age_cut_years", "train",
-                "cohorts", "cohort_folder"}  # fmt: skip
+                "cohorts", "cohort_folder", "keep_images", "classical_subset"}  # fmt: skip
     assert set(PAPER) == followed
 
 

@@ -84,9 +84,8 @@ def answer(run: Contents) -> dict | None:
     counts = cells["verdict"].value_counts()
     rates = [{"arm": arm, "what": CONTROLS[arm].partition(": ")[2], "changed": f"{len(changed(part)):,}"}
              | {"n": f"{len(part):,}"} for arm, part in run.claims[controls].groupby("arm")]  # fmt: skip
-    return {
-        "n": f"{len(cells):,}",
-        "changed": f"{len(changed(cells)):,}" if len(changed(cells)) else "",
+    n = {"n": f"{len(cells):,}", "changed": f"{len(changed(cells)):,}" if len(changed(cells)) else ""}
+    return n | {
         "counts": {name: f"{counts[name]:,}" for name in VERDICTS if name != "changed" and counts.get(name, 0)},
         "plain": PLAIN,
         "controls": rates,
