@@ -63,7 +63,9 @@ def reduced(cohorts: Path) -> dict:
     """Overrides that make the `paper` profile small, whatever it says; `cohorts` holds the converted data."""
     said = yaml.safe_load((ROOT / "notebooks/profiles/paper.yml").read_text(encoding="utf-8"))
     usual = {field.name: field.default for field in fields(Settings) if field.name != "published_width"}
-    return smaller(usual | said) | {"cohort_folder": str(cohorts)}
+    small = smaller(usual | said) | {"cohort_folder": str(cohorts)}
+    small["recipes"]["classifier"]["backbone"] = {"mri": "efficientnet_lite0", "xray": "resnet18_half"}  # both kinds
+    return small
 
 
 def convert(script, *arguments):
