@@ -340,8 +340,8 @@ class _PeakMemory:
     def _watch(self):
         while not self._stop.wait(0.2):
             kernels = [child for child in psutil.Process().children() if child.pid not in self._before]
-            everyone = kernels + [child for kernel in kernels for child in _quietly(kernel.children, [])]
-            self.peak = max(self.peak, sum(map(_high_water, filter(_is_its_own, everyone))))
+            theirs = [child for kernel in kernels for child in _quietly(kernel.children, []) if _is_its_own(child)]
+            self.peak = max(self.peak, sum(map(_high_water, kernels + theirs)))
 
 
 def _is_its_own(process) -> bool:
