@@ -73,8 +73,8 @@ class Run:
 
     def has(self, name: str) -> bool:
         """Whether this run (or the shipped example) has the table or cohort `name`."""
-        bases = [self.folder, self._example] if self._lends() else [self.folder]
-        return any((base / kind / name).is_dir() for base in bases for kind in ("tables", "cohorts"))
+        there = lambda base: any((base / kind / name).is_dir() for kind in ("tables", "cohorts"))
+        return there(self.folder) or (there(self._example) and self._lends())
 
     def _lends(self) -> bool:
         """Whether the example may stand in: this run has nothing of its own, or the same cohorts and settings."""
