@@ -12,5 +12,7 @@ def test_an_audit_holds_the_arms_of_its_run_and_nothing_that_was_drawn(root, pro
     audit = pd.read_csv(root / "results" / profile / "audit.csv")
     known = {"clean", *settings["classical"], *settings["arms"], "placebo", "planted"}
     assert set(audit["arm"]) | set(audit["baseline_arm"]) <= known
-    measured = pd.read_csv(root / "results" / profile / "performance.csv")["quantity"]
+    performance = pd.read_csv(root / "results" / profile / "performance.csv")
+    assert set(performance["arm"]) <= known
+    measured = performance["quantity"]
     assert ("segmentation" in set(audit["task"])) == measured.str.startswith("dice").any()

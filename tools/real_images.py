@@ -37,8 +37,8 @@ def audits(run, steps, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         if attribute not in fairness.known_attributes(steps.cohort.table, settings.n_folds):
             continue
         for rows in tables.values():
-            rows = rows[rows["arm"].isin(["clean", *steps.arms_read()])]  # no arm that an exercise made
-            rows = rows[rows["arm"].eq("clean") | rows["level"].eq(steps.audit_level)].assign(cohort=steps.name)
+            audited = rows["arm"].eq("clean") | rows["level"].eq(steps.audit_level)
+            rows = rows[audited & rows["arm"].isin(real.own_arms(settings))].assign(cohort=steps.name)
             options = {"n_boot": settings.n_boot, "min_support": settings.min_support, "seed": settings.seed}
             options |= {"reference": REFERENCE[attribute], "margin": MARGIN}
             found = audit_change(rows, steps.cohort.table, attribute, **options)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort
-from fairrecon_core.reconstruct.controls import CONTROLS
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
+from fairrecon_lab.analysis import real
 from fairrecon_lab.analysis.patients import dice_table
 from fairrecon_lab.auditing.by_hand import auroc
 from fairrecon_lab.auditing.summary import signed_cells
@@ -50,6 +50,11 @@ def auroc_interval(truth, score, patient) -> tuple[float, float, float]:
     return auroc(truth, score), *np.nanquantile(found, [0.025, 0.975])
 
 
+def _of(table: pd.DataFrame, arms: set[str]) -> pd.DataFrame:
+    """Rows of some arms."""
+    return table[table["arm"].isin(arms)]
+
+
 def performance(run, cohort, level: float) -> pd.DataFrame:
     """One row per arm and quantity at the audited level: value, low, high, n of images and patients."""
     patients, name = cohort.table.set_index("image_id")["patient_id"], cohort.name
@@ -59,7 +64,8 @@ def performance(run, cohort, level: float) -> pd.DataFrame:
         people = patients.reindex(images).nunique()
         rows.append([name, arm, level, quantity, *np.round(triple, 4), len(images), people])
 
-    quality = run.read("quality", cohort=name, level=level)
+    own = real.own_arms(run.settings)
+    quality = _of(run.read("quality", cohort=name, level=level), own)
     base = quality[quality["arm"] == "degraded"].set_index("image_id")["psnr_db"]
     for arm, part in quality.groupby("arm", sort=False):
         who = patients[part["image_id"]].to_numpy()
@@ -67,9 +73,10 @@ def performance(run, cohort, level: float) -> pd.DataFrame:
             add(arm, column, interval(part[column].to_numpy(), who), part["image_id"])
         gain = part["psnr_db"].to_numpy() - base[part["image_id"]].to_numpy()
         add(arm, "psnr_db less degraded", interval(gain, who), part["image_id"])
-    predictions = run.read("predictions", cohort=name) if run.has("predictions") else pd.DataFrame(columns=["arm"])
+    empty = pd.DataFrame(columns=["arm", "task"])
+    predictions = _of(run.read("predictions", cohort=name), own) if run.has("predictions") else empty
     read = cohort.masks is not None and (run.folder / "tables" / "overlap").exists()  # not the example's
-    overlap = run.read("overlap", cohort=name) if read else None
+    overlap = _of(run.read("overlap", cohort=name), own) if read else None
     by_image = cohort.table.set_index("image_id")
     splits = {fold: cohort.splits(fold) for fold in range(cohort.info["n_folds"])}
 
@@ -110,8 +117,8 @@ def main(profile: str) -> int:
     found = pd.concat(tables)
     found.to_csv(out / "performance.csv", index=False)
     audit = signed_cells(run.read("audit"))
-    known = {"clean", *settings.classical, *settings.arms, *CONTROLS}  # no arm that only a lesson made
-    audit = audit[audit["arm"].isin(known) & audit["baseline_arm"].isin(known)]
+    own = real.own_arms(settings)
+    audit = audit[audit["arm"].isin(own) & audit["baseline_arm"].isin(own)]
     audit[AUDIT_COLUMNS].round(4).to_csv(out / "audit.csv", index=False)
     for chart in CHARTS:
         # drawn overlaps stand in where there are no masks

@@ -24,7 +24,7 @@ from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_core.steps.setup import degradation_of
 from fairrecon_core.steps.weight_files import SHIPPED, SIMULATED
-from fairrecon_lab.analysis import mechanism
+from fairrecon_lab.analysis import mechanism, real
 from fairrecon_lab.simulate import simulate
 
 MATCHED = {"head size": ["head_share"], "head size, slice": ["head_share", "place"], "degraded PSNR": ["baseline"]}
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     tables = {"shipped": zero_shot(cohort, nets, degradation, level)}
     if (run.folder / "tables" / "quality").exists():
         found = run.read("quality", cohort=name, level=level)
-        tables["trained"] = found[found["arm"].isin([*settings.classical, *settings.arms])]
+        tables["trained"] = found[found["arm"].isin(real.own_arms(settings))]
     out = project_folder() / "results" / asked.profile
     found = pd.concat([differences(table, facts, weights) for weights, table in tables.items()])
     found.round(4).to_csv(out / "sex_psnr.csv", index=False)

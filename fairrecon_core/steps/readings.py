@@ -51,7 +51,7 @@ class Readings:
     @property
     def is_frozen(self) -> bool:
         """Whether a reader is a head on features that are kept, so that no image is read twice."""
-        return any(isinstance(reader, ImageNetReader) for reader in self.weights.blank().values())
+        return any(isinstance(reader, ImageNetReader) for reader in self.weights.untrained.values())
 
     def readers(self, fold: int = 0) -> dict[str, Reader]:
         """The frozen readers of a fold by name; errors as those of `ReaderWeights.path`."""
@@ -110,9 +110,9 @@ class Readings:
 
     def readers_stamp(self) -> Stamp:
         """What all readings follow from: this step and the readers of all folds; errors as those of `readers`."""
-        blank = self.weights.blank()
-        files = [self.weights.path(name, fold) for fold in self.setup.folds for name in blank]
-        return stamp("fairrecon_core.steps.readings", *map(type, blank.values()), readers=content_hash(files))
+        readers = self.weights.untrained
+        files = [self.weights.path(name, fold) for fold in self.setup.folds for name in readers]
+        return stamp("fairrecon_core.steps.readings", *map(type, readers.values()), readers=content_hash(files))
 
     def made_from(self, arm: str, level: float, readers: Stamp | None = None) -> Stamp:
         """The stamp of an arm's readings at a level; `readers` is that of `readers_stamp`."""

@@ -4,6 +4,7 @@ Weights are made by `make`, which a notebook calls by name. Whoever asks for the
 is told so, and starts no training.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,6 +225,11 @@ class ReaderWeights:
             made["segmenter"] = Segmenter(**parted(self._recipe(Segmenter))[0])
         return {name: self.setup.placed(reader) for name, reader in made.items()}
 
+    @functools.cached_property
+    def untrained(self) -> dict[str, Reader]:
+        """`blank`, made once: to be asked for names and stamps, never to be trained or loaded."""
+        return self.blank()
+
     def _recipe(self, kind: type[Reader]) -> dict:
         """All options of a kind of reader and of its training, those of the settings' `recipes` above all."""
         settings, cohort = self.setup.run.settings, self.setup.cohort
@@ -282,12 +288,12 @@ class ReaderWeights:
     def make_all(self) -> None:
         """`make` for all readers and folds."""
         for fold in self.setup.folds:
-            for name in self.blank():
+            for name in self.untrained:
                 self.make(name, fold)
 
     def made_from(self, name: str, fold: int = 0) -> Stamp:
         """The stamp of a reader that is trained in the run."""
-        reader, cohort = self.blank()[name], self.setup.cohort.info["content_hash"]
+        reader, cohort = self.untrained[name], self.setup.cohort.info["content_hash"]
         options = self._options(name, fold) | {"reader": parameters(reader) | reader.settings, "cohort": cohort}
         return stamp(type(reader), "fairrecon_core.predict.training", **options)
 

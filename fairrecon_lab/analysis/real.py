@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from fairrecon_core.predict.imagenet import ImageNetReader
-from fairrecon_core.settings import project_folder
+from fairrecon_core.reconstruct.controls import CONTROLS
+from fairrecon_core.settings import Settings, project_folder
 from fairrecon_core.steps.features import clean_features
 from fairrecon_lab.analysis import downstream
 from fairrecon_lab.analysis.estimates import mean_of
@@ -22,6 +23,11 @@ from fairrecon_lab.analysis.estimates import mean_of
 CHANGED = ("changed", "changed_within_margin")
 ATTRIBUTES = {"sex": "female", "age_group": "old"}  # column, and the value that a reader looks for
 POWER = 0.8
+
+
+def own_arms(settings: Settings) -> set[str]:
+    """Arms of a run that its results speak of: those of its settings, and no arm that only a lesson made."""
+    return {"clean", *settings.classical, *settings.arms, *CONTROLS}
 
 
 def informative_tasks(clean: pd.DataFrame) -> list[str]:

@@ -62,7 +62,7 @@ def steps_of(every: dict[str, CohortSteps]) -> list[Step]:
 def _of_cohort(steps: CohortSteps) -> Iterator[Step]:
     setup, name = steps.setup, steps.name
     readers = [Step("reader", name, reader, (("fold", fold),)) for fold in setup.folds
-               for reader in steps.readings.weights.blank()]  # fmt: skip
+               for reader in steps.readings.weights.untrained]  # fmt: skip
     if setup.run.settings.train:
         yield from readers
         for arm in dict.fromkeys(base_arm(arm) for arm in setup.arms()):
@@ -88,7 +88,7 @@ def _streamed(steps: CohortSteps) -> Iterator[Step]:
     setup, name = steps.setup, steps.name
     trained: tuple[str, ...] = ()
     if setup.run.settings.train:
-        readers = [("reader", r, {"fold": fold}) for fold in setup.folds for r in steps.readings.weights.blank()]
+        readers = [("reader", r, {"fold": fold}) for fold in setup.folds for r in steps.readings.weights.untrained]
         arms = dict.fromkeys(base_arm(arm) for arm in setup.arms())
         networks = [("train", arm, which) for arm in arms for which in steps.weights.trainings(arm)]
         trained = tuple(Step(kind, name, what, tuple(w.items())).name for kind, what, w in [*readers, *networks])
