@@ -8,10 +8,10 @@ project's simulated brains and chests, so that a network has something to learn.
     python tests/fake_downloads.py FOLDER      # both downloads, 24 and 90 patients, to try the paper's recipe on
 """
 
+import argparse
 import functools
 import gzip
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -302,5 +302,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
+    asked = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    asked.add_argument("folder", type=Path, help="where both downloads go")
+    where = asked.parse_args().folder
     print(write_ucsf(where / "PKG-UCSF-PDGM"), write_chexpert(where / "CheXpert"))

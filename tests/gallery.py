@@ -3,7 +3,7 @@
 python tests/gallery.py FOLDER [NAME ...]     saves the pictures, as wide as a notebook shows them
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,4 +230,7 @@ def save(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    save(Path(sys.argv[1]), sys.argv[2:])
+    asked = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("names", nargs="*", help="beginnings of the figures' names; all if left out")
+    save(**vars(asked.parse_args()))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from fairrecon_core.learn.loop import Batch
 from fairrecon_core.learn.recipes import OF_TRAINING
@@ -116,7 +117,7 @@ def units_of(settings: Settings, name: str, of: Mapping) -> dict:
     degrading = seconds_of(lambda: degrade(pixels, level, names))
     found: dict = {"train": {}, "reader": {}, "images": {}}
     _, measured = degrade.measure(pixels, level, names)
-    for arm in (*settings.classical, *settings.arms):
+    for arm in tqdm((*settings.classical, *settings.arms), desc=f"timing arms on {name}", unit="arm"):
         kind = arm_class(arm)
         options = kind.options(settings, modality)
         if kind.learns:
