@@ -75,6 +75,7 @@ def test_a_contact_sheet_shows_the_largest_disagreements_one_a_patient(root, tmp
     with pytest.raises(ValueError, match="in pairs"):
         contact.disagreement({"a": base})
     steps = steps_in(tmp_path, arms=[], classical=["degraded", "tv", "nlm"])
+    assert contact.arms_of(steps) == ["tv", "nlm"]  # none learns, so all that reconstruct may disagree
     figure, lines = contact.sheet(steps, ["tv", "nlm"], 3)
     assert (
         len(lines) == 3

@@ -2,7 +2,8 @@
 
     python tools/contact_sheet.py lgg [--images 12] [--arms unet pix2pix sde] [--out FILE]
 
-Disagreement of an image is the largest root mean square difference between two learning arms, at the audited level.
+Disagreement of an image is the largest root mean square difference between two learning arms (where only one learns,
+between any two that reconstruct), at the audited level.
 One row an image: clean, degraded, the arms, and where two arms differ most. At most one image a patient. The sheet is
 written into the run's folder (`contact_<cohort>.png`) and holds pictures of patients: it stays out of results/ and of
 the repository.
@@ -82,16 +83,22 @@ def sheet(steps, arms: list[str], n_images: int) -> tuple[Figure, list[str]]:
         draw_difference(line[-1], stacks[one][at] - stacks[other][at], f"{one} minus {other}\n")
         line[-1].title.set_fontsize(7)
         name = table["image_id"][at]
-        line[0].set_ylabel(name, fontsize=7)
+        line[0].set_ylabel(name if len(name) < 30 else f"{name[:13]} ... {name[-13:]}", fontsize=7)
         lines.append(f"{name}: {one} and {other} differ by {size[at]:.3f} (root mean square)")
     return figure, lines
+
+
+def arms_of(steps) -> list[str]:
+    """Arms that may disagree: those that learn, or, where only one does, all that reconstruct."""
+    learns = [arm for arm in steps.setup.arms() if arm_class(arm).learns]
+    return learns if len(learns) > 1 else [arm for arm in steps.setup.arms() if arm_class(arm).reconstructs]
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("profile")
     options.add_argument("--images", type=int, default=12, help="rows of the sheet (12)")
-    options.add_argument("--arms", nargs="+", help="arms that may disagree (all that learn)")
+    options.add_argument("--arms", nargs="+", help="arms that may disagree (all that learn, or reconstruct)")
     options.add_argument("--cohorts", nargs="+", help="cohorts of the run (all)")
     options.add_argument("--out", type=Path, help="folder (the run's)")
     options.add_argument("-p", action="append", default=[], metavar="KEY=VALUE", help="as of run.py")
@@ -100,7 +107,7 @@ def main() -> None:
     _, run = begin(arguments.profile, overrides)
     for name in arguments.cohorts or run.settings.cohorts:
         steps = open_cohort(run, name)
-        arms = arguments.arms or [arm for arm in steps.setup.arms() if arm_class(arm).learns]
+        arms = arguments.arms or arms_of(steps)
         figure, lines = sheet(steps, arms, arguments.images)
         path = (arguments.out or run.folder) / f"contact_{name}.png"
         figure.savefig(path, dpi=110)
