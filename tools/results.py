@@ -1,6 +1,7 @@
 """Put the small tables and charts of a finished run into results/<profile>/, and print what README shows.
 
     python tools/results.py lgg
+    python tools/results.py lgg -p train_seeds=[0,1,2] -p arms=[unet,unet_dc] --into lgg_seeds   # with overrides
 
 Means with 95 % patient-bootstrap intervals, the audit's signed cells, charts without pixels of patients, and run.json
 with the command, commit, settings, time and memory of every step.
@@ -8,6 +9,7 @@ with the command, commit, settings, time and memory of every step.
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort
-from fairrecon_core.settings import project_folder
+from fairrecon_core.settings import as_kind, project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.analysis import real
 from fairrecon_lab.analysis.patients import dice_table
@@ -105,10 +107,16 @@ def performance(run, cohort, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def main(profile: str) -> int:
-    """Write the results of a profile; returns the exit status."""
-    settings, run = begin(profile)
-    out = project_folder() / "results" / profile
+def main(argv: list[str] | None = None) -> int:
+    """Write the results of a run; returns the exit status."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("profile", nargs="?", default="lgg")
+    options.add_argument("-p", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run.py")
+    options.add_argument("--into", metavar="NAME", help="folder in results/ (the profile's name)")
+    asked = options.parse_args(argv)
+    overrides = {key: as_kind(key, value) for key, value in (text.split("=", 1) for text in asked.settings)}
+    settings, run = begin(asked.profile, overrides)
+    out = project_folder() / "results" / (asked.into or asked.profile)
     out.mkdir(parents=True, exist_ok=True)
     tables = []
     for name in settings.cohorts:
@@ -126,7 +134,8 @@ def main(profile: str) -> int:
         if not drawn and (run.folder / "figures" / f"{chart}.png").exists():
             shutil.copy(run.folder / "figures" / f"{chart}.png", out / f"{chart}.png")
     record = json.loads((run.folder / "run.json").read_text())
-    record = {"command": f"python3 run.py {profile}"} | record
+    given = "".join(f" -p {shlex.quote(text)}" for text in asked.settings)
+    record = {"command": f"python3 run.py {asked.profile}{given}"} | record
     (out / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     text = [f"{v:.3f} [{lo:.3f}, {hi:.3f}]" for v, lo, hi in zip(found["value"], found["low"], found["high"])]
     wide = found.assign(text=text).pivot_table(
@@ -140,6 +149,4 @@ def main(profile: str) -> int:
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("profile", nargs="?", default="lgg")
-    sys.exit(main(options.parse_args().profile))
+    sys.exit(main())
