@@ -280,7 +280,7 @@ def smoke_run(tmp_path_factory) -> Path:
     runs, done = base / "smoke-runs", base / "smoke-runs.done"
     with FileLock(base / "smoke-runs.lock"):
         if not done.exists():
-            environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT))
+            environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT), FAIRRECON_LEGIBLE="1")
             command = [sys.executable, "-m", "fairrecon_lab.cli", "smoke"]
             made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert made.returncode == 0, made.stderr[-4000:]

@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from browser_tools import smoke_run
 
+from fairrecon_lab.plots.watched import unreadable
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
@@ -40,6 +42,15 @@ def test_every_slider_has_drawn_its_picture(smoke):
         assert len(pictures) >= n_cells, f"{path.name}: {n_cells} sliders, {len(pictures)} pictures"
         with_widgets += bool(n_cells)
     assert with_widgets >= 4
+
+
+@pytest.mark.series
+def test_every_figure_of_every_notebook_can_be_read_at_a_thousand_pixels(smoke):
+    """What the run noted while it drew; `tools/legible.py` asks the same of the tutorial."""
+    record = json.loads((smoke / "run.json").read_text())
+    assert unreadable(record) == []
+    shown = {name: len(entry["legible"]) for name, entry in record["notebooks"].items()}
+    assert min(shown.values()) >= 1 and sum(shown.values()) >= 90, shown
 
 
 @pytest.mark.series

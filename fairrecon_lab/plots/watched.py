@@ -28,6 +28,8 @@ def watch() -> None:
 
     def print_figure(figure, *args, **options):
         picture = show(figure, *args, **options)
+        if picture is None:
+            return None
         entry = {"action": "note", "path": None, "legible": {f"{next(serial):02} {named(figure)}": flaws(figure)}}
         with Path(log).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
