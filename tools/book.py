@@ -149,7 +149,7 @@ def gather(run: Path, source: Path, rooms: tuple | None = None, answers: bool = 
     (source / "extra").mkdir()
     if (run / "report.html").exists():
         shutil.copy(run / "report.html", source / "extra" / "report.html")
-    if (source / "index.md").read_text("utf-8").count("explorer.html"):
+    if record.get("profile") and has_explorer(run):
         write_still(Run(run, load_settings(record["profile"])), source / "extra" / "explorer.html")
     facts = {"profile": record.get("profile", run.name), "report": (run / "report.html").exists()}
     facts |= {"repository": repository(), "version": fairrecon_core.__version__, "simulated": simulated(run)}

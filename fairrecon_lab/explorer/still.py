@@ -89,9 +89,8 @@ def column(scene: Scene) -> str:
         for address in ADDRESS.findall(states[key]):
             images.setdefault(address, len(images))
         states[key] = ADDRESS.sub(lambda found: f'src="@{images[found[1]]}"', states[key])
-    facts = json.dumps({"states": states, "images": [smaller(one) for one in images], "said": said}).replace(
-        "</", "<\\/"
-    )
+    facts = {"states": states, "images": [smaller(one) for one in images], "said": said}
+    held = json.dumps(facts).replace("</", "<\\/")
     controls = "".join(control(name, values, scene) for name, values in options.items())
     return (
         f'<section class="still-column"><h2>{html.escape(scene.title)}</h2><div class="still-controls">{controls}</div>'
