@@ -38,12 +38,12 @@ ARMS = ["degraded", *FILTERS, *(arm for arm in ("unet", "pix2pix") if arm in set
 # %% [markdown]
 # ## One pixel first
 # Everything below happens to one pixel before it happens to an image. Call *residual* what the degraded image (mu) lacks
-# there: z = x − mu. Let the measurement leave two stories open: the pixel is 0.15 too bright (chance 0.3, give or take
-# 0.03), or 0.10 too dark (chance 0.7, give or take 0.05).
+# there: z = x − mu. Let the measurement leave two stories open: the pixel is 0.15 too bright (chance 0.4, give or take
+# 0.03), or 0.10 too dark (chance 0.6, give or take 0.04).
 
 # %%
 rng = np.random.default_rng(settings.seed)
-chance, middle, spread = np.array([0.3, 0.7]), np.array([-0.15, 0.10]), np.array([0.03, 0.05])
+chance, middle, spread = np.array([0.4, 0.6]), np.array([-0.15, 0.10]), np.array([0.03, 0.04])
 
 
 def true_residuals(n):
@@ -143,8 +143,8 @@ def expected(z, t):
 
 
 # %% [markdown]
-# **What to look for:** early (t = 20) z says which story it is, and the expectation jumps from one to the other. Late
-# (t = 100) it is a flat line at the mean: the noisy pixel says nothing.
+# **What to look for:** with little noise (t = 20) the expectation is nearly z itself. At t = 60 the curve bends: z still says
+# which of the two stories it is, and hardly more. At t = 100 the curve is flat at the mean: the noisy pixel says nothing.
 
 # %%
 figure, ax = plots.canvas(6, 2.8)
@@ -225,8 +225,8 @@ for ax, (sampler, calls) in zip(axes, (("euler", 100), ("ode2", 10))):
 looks = [{"color": plots.colour_of("clean")}, *({"color": plots.colour_of("sde"), "linestyle": line} for line in ":-")]
 plots.distributions(axes[2], ends, dict(zip(ends, looks)), bins=bins, stat="density", y=True)
 axes[2].axhline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label="the mean")
-axes[2].set(xlabel="Density", title="where they end")
-axes[2].legend(frameon=False, fontsize=8)
+axes[2].set(xlabel="Density", title="where they end", xlim=(0, 13))
+axes[2].legend(frameon=False, fontsize=9, loc="upper right")
 axes[0].set_ylabel("Residual z (simulated pixel)")
 run.figure(figure, "06_toy")
 
