@@ -576,7 +576,7 @@ from fairrecon_lab.widgets import slider_image
 WHERE = {"level": ("audited", "least noise", "most noise"), "layer": ("layer4", "layer3")}
 for name, task in shown.items():
     choices = {"task": tuple(steps_of[name].readings.tasks()), "arm": tuple(steps_of[name].setup.arms()), **WHERE}
-    slider_image(look_at, **choices, start={"task": task})
+    display(slider_image(look_at, **choices, start={"task": task}))
 
 # %% [markdown]
 # ## Check your understanding

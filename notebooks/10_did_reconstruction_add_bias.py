@@ -218,7 +218,8 @@ fairness.flagged_both_ways(audits, published)
 #
 # Here and in every figure with a margin, the drawn line is the 95 % interval of the cell, and *equivalent* is said exactly where the whole line lies between the
 # dotted ones. *Changed* asks for more than a line beside zero: its p-value is adjusted over the family, so one line in twenty may miss zero
-# although nothing happened.
+# although nothing happened. **What to look for:** does the line of `planted` leave zero where the harm was planted, and nowhere else? Does any line of a
+# network?
 
 
 # %%

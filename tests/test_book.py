@@ -71,7 +71,7 @@ def executed(number, title):
         code('run.figure(draw(), "one")', picture()),
         code("slider_image(draw)", slider, tags=["widget"]),
         code("frames_slider(draw)", new_output("display_data", {"text/html": moving})),
-        new_markdown_cell("## Check your understanding\nWhich is larger?"),
+        new_markdown_cell("## Check your understanding\nWhich is larger? See [notebook 00](00_start.ipynb)."),
         code("assert 2 > 1", picture(), tags=["solution"]),
         new_markdown_cell(
             "Why?\n\n<details><summary>Possible answer</summary>\nBecause.\n</details>\n\n## Takeaways\n- it"

@@ -11,6 +11,8 @@ from browser_tools import smoke_run
 
 from fairrecon_lab.plots.watched import unreadable
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
@@ -34,6 +36,9 @@ def test_every_slider_has_drawn_its_picture(smoke):
         widgets = [cell for cell in notebook.cells if "widget" in cell.metadata.get("tags", [])]
         drawn_before = [cell for cell in widgets if "frames_slider(" in cell.source]
         n_cells = len(widgets) - len(drawn_before)
+        shows = lambda cell: any({WIDGET, "text/html"} & set(output.get("data", {})) for output in cell.outputs)
+        unseen = [cell.source[-80:] for cell in widgets if not shows(cell)]
+        assert not unseen, f"{path.name}: a slider is made and never shown: {unseen}"
         for cell in drawn_before:
             page = "".join(o["data"].get("text/html", "") for o in cell.outputs if "data" in o)
             assert page.count("data:image/png;base64,") >= 5, f"{path.name}: a pre-drawn slider without its pictures"

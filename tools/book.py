@@ -268,11 +268,12 @@ def answer_key(notebooks: dict):
 
 
 def below(cell):
-    """The cell without what is no exercise, its headings one level deeper, its folded answers open."""
+    """The cell without what is no exercise: headings one level deeper, folded answers open, links from where the key is."""
     cell = copy.deepcopy(cell)
     if cell.cell_type == "markdown":
         text = re.sub(r"(?s).*(?=^## Check your understanding)", "", cell.source, count=1, flags=re.M)
         text = re.split(r"^(?:\*\*Against|## Takeaways)", text, flags=re.M)[0]
+        text = re.sub(r"\]\((?=\d\d_\w+\.ipynb\))", "](notebooks/", text)  # the key lies one folder above the notebooks
         cell.source = re.sub(r"^#+ ", "### ", text, flags=re.M).replace("<details>", "<details open>")
     return cell
 
