@@ -268,7 +268,7 @@ def answer_key(notebooks: dict):
 
 
 def below(cell):
-    """The cell without what is no exercise: headings a level deeper, folded answers open, links from where the key is."""
+    """The cell without what is no exercise: headings a level deeper, folded answers open, links as from the key."""
     cell = copy.deepcopy(cell)
     if cell.cell_type == "markdown":
         text = re.sub(r"(?s).*(?=^## Check your understanding)", "", cell.source, count=1, flags=re.M)
