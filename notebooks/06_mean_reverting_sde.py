@@ -63,7 +63,9 @@ plots.distributions(ax, {"truth": truth}, {"truth": {"color": plots.colour_of("c
 ax.axvline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label=f"mean {truth.mean():+.3f}")
 ax.set(xlabel="Residual z (simulated pixel)", ylabel="Density")
 ax.legend(frameon=False, fontsize=9)
-print(f"within 0.02 of the mean: {np.mean(abs(truth - truth.mean()) < 0.02):.1%} of all true residuals")
+near_the_mean = np.mean(abs(truth - truth.mean()) < 0.02)
+assert near_the_mean < 0.03, "the mean should lie where the truth is not"
+print(f"within 0.02 of the mean: {near_the_mean:.1%} of all true residuals")
 figure
 
 # %% [markdown]
@@ -144,7 +146,7 @@ def expected(z, t):
 
 # %% [markdown]
 # **What to look for:** with little noise (t = 20) the expectation is nearly z itself. At t = 60 the curve bends: z still says
-# which of the two stories it is, and hardly more. At t = 100 the curve is flat at the mean: the noisy pixel says nothing.
+# which of the two stories it is, and little else. At t = 100 the curve is flat at the mean: the noisy pixel says nothing.
 
 # %%
 figure, ax = plots.canvas(6, 2.8)
@@ -152,6 +154,8 @@ grid = np.linspace(-0.2, 0.2, 201)
 for t, line in ((20, ":"), (60, "--"), (100, "-")):
     ax.plot(grid, expected(grid, t), line, color=plots.colour_of("sde"), label=f"t = {t}")
 ax.axhline(truth.mean(), color=plots.colour_of("unet"), linewidth=0.8)
+assert abs(expected(grid, 20) - grid / alpha[20]).max() < 0.03 < 0.2 < np.ptp(expected(grid, 60))
+assert np.ptp(expected(grid, 100)) < 0.03, "from pure noise nothing can be told but the mean"
 ax.set(xlabel="Noisy residual z (simulated pixel)", ylabel="Expected residual")
 ax.legend(frameon=False, fontsize=9)
 figure

@@ -80,8 +80,8 @@ read = {"clean": [0.9, 0.6, 0.4, 0.2, 0.8, 0.7, 0.3, 0.1], "repaired": [0.9, 0.4
 by_hand = {"tpr": (1 / 2 - 2 / 2) - (2 / 2 - 2 / 2), "fpr": (0 / 2 - 0 / 2) - (1 / 2 - 0 / 2)}
 
 # %% [markdown]
-# The audit takes two tables, one of scores and one of people, and finds the same two changes. With eight people it cannot tell them from
-# chance, and says so: *undetermined*.
+# The audit takes two tables, one of scores and one of people, and finds the same two changes. Eight people are too few to tell them from
+# chance: the interval has no ends, and the verdict is *undetermined*.
 
 # %%
 scores = pd.concat([pd.DataFrame({"image_id": who, "task": "finding", "arm": a, "score": s}) for a, s in read.items()])

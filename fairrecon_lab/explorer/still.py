@@ -61,7 +61,20 @@ h1 { font-size: 24px; margin: 4px 0; } p { margin: 4px 0 12px; max-width: 80em; 
 
 
 def write_still(run: Run, path: Path) -> Path:
-    """Draw the page into the file `path`; only simulated patients are shown."""
+    """Draw the page into the file `path`; only simulated patients are shown.
+
+    Parameters
+    ----------
+    run : Run
+        Its settings give seed, image size and levels; its weights and thresholds are used where it has them.
+    path : Path
+        Is replaced; its folder must exist.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
     columns = [column(scene) for scene in scenes(run) if scene.simulated]
     title = "The degradation explorer: what is lost on the way to the reader, and for whom?"
     said = (
@@ -79,7 +92,13 @@ def write_still(run: Run, path: Path) -> Path:
 
 
 def column(scene: Scene) -> str:
-    """HTML of one cohort: its controls, and every state that they can reach."""
+    """HTML of one cohort: its controls, and every state that they can reach.
+
+    Parameters
+    ----------
+    scene : Scene
+        A simulated cohort.
+    """
     options = choices(scene)
     states, said, images = {}, {}, {}
     for place in product(*(range(len(values)) for values in options.values())):
@@ -108,7 +127,17 @@ def smaller(address: str) -> str:
 
 
 def choices(scene: Scene) -> dict[str, list[tuple[str, object]]]:
-    """Texts and values of each control; the first shown first."""
+    """Texts and values of each control; the first shown first.
+
+    Parameters
+    ----------
+    scene : Scene
+
+    Returns
+    -------
+    dict of str to list of (str, value)
+        patient, do, world, level, arm; levels from clean to degraded most.
+    """
     task, mode = question(scene), scene.modes[0]
     people = list(scene.patients(task).items())
     found = {"present": [], "absent": []}
@@ -141,7 +170,17 @@ def drawn(scene: Scene, value: dict) -> tuple[str, str]:
 
 
 def control(name: str, values: list[tuple[str, object]], scene: Scene) -> str:
-    """A range for the level, a menu for everything else; both move by mouse and key."""
+    """A range for the level, a menu for everything else; both move by mouse and key.
+
+    Parameters
+    ----------
+    name : str
+        Key of `LABELS`.
+    values : list of (str, value)
+        From `choices`; a state is named by positions in them.
+    scene : Scene
+        Gives unit and first level.
+    """
     label = LABELS[name] or ("acceleration R" if scene.modality == "mri" else "photons per bin")
     texts = [text for text, _ in values]
     if name != "level":
