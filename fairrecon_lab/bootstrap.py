@@ -41,7 +41,7 @@ def patient_bootstrap(
     n_boot, seed : int
         Resamples of patients; their seed.
     alpha : float
-        One less the coverage.
+        One minus the coverage.
     baseline : array, shape (rows,), optional
         The same rows under the baseline: the result is the paired difference, statistic(values) - statistic(baseline).
     per : {"row", "patient"}

@@ -33,6 +33,7 @@ from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash
 from fairrecon_lab.analysis.support import left_out
 from fairrecon_lab.engine.lock import held, now
 from fairrecon_lab.engine.room import check, hours, room
+from fairrecon_lab.plots.watched import STARTS_WITH
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
 
@@ -272,7 +273,8 @@ class _Engine(NBClientEngine):
         quiet = ["--IPKernelApp.log_level=ERROR"]  # else every kernel warns that it talks over TCP
         log = logging.getLogger("papermill")
         # what a kernel writes is on disk when its cell ends, so it need not be asked, for some seconds, to leave
-        how = {"extra_arguments": quiet, "shutdown_kernel": "immediate"}
+        watched = [f"--IPKernelApp.exec_lines={STARTS_WITH}"] if os.environ.get("FAIRRECON_LEGIBLE") else []
+        how = {"extra_arguments": quiet + watched, "shutdown_kernel": "immediate"}
         how |= {"kernel_manager_class": OwnKernel}
         client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, log=log, **how)
         return client.execute(env=os.environ.copy())

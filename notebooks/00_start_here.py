@@ -38,6 +38,19 @@ pipe = plots.pipe_figure(
 run.figure(pipe, "00_pipe")
 
 # %% [markdown]
+# The numbers follow the image. People who have never met a fairness metric do better in another order: **who** is in the data, **what**
+# would be unfair, and only then the images.
+#
+# | if you | read | and leave for later |
+# |---|---|---|
+# | are new to fairness metrics | 00, 01, **09**, then 02 to 08 and 10 | 11 to 16 |
+# | know metrics, new to imaging | 00 to 08, 10 | 09, 11 to 16 |
+# | have one afternoon | 00, 02, 09, 10 | all others |
+# | want the papers checked | 00, 09, 10, 11, 12, 14 | 04 to 08 |
+# | bring a reconstructor or a cohort | 00, 09, 10, 13 | all others |
+#
+# [Notebook 09](09_fairness_by_hand.ipynb) needs nothing but eight invented people; every notebook says at its top which ones it builds on.
+#
 # ## One patient, three images
 # Below is a simulated patient with a glioma, in a FLAIR image. Simulated: a computer drew this brain from an atlas
 # and a seed, so we know exactly where the tumour is and nobody's privacy is at stake (notebook 01 tells how).

@@ -391,14 +391,15 @@ print(f"{needed:,.0f} test patients")
 assert 10_000 < needed < 15_000, "a fifth of the paper's 56 810 is just about enough"
 
 # %% [markdown]
-# **2.** Which single knob lowers the *true* TPR of women's oedema? Try each with `reference_rates`.
+# **2.** Which single knob lowers the *true* TPR of women's oedema? Predict, then try each: `Bias(0, 0, 0, conspicuity=1)`
+# opens one and shuts the others, and `reference_rates("chest", "edema", bias=...).tpr` gives the TPR of both sexes.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 gaps = {}
 for knob in ("anatomy", "prevalence", "acquisition", "conspicuity", "label"):
     off = {"anatomy": 0, "prevalence": 0, "acquisition": 0}
     tpr = reference_rates("chest", "edema", bias=Bias(**(off | {knob: 1}))).tpr
-    gaps[knob] = tpr["female"] - tpr["male"]
+    gaps[knob] = float(tpr["female"] - tpr["male"])
 print({knob: round(gap, 3) for knob, gap in gaps.items()})
 assert min(gaps, key=gaps.get) == "conspicuity" and abs(gaps["label"]) < 1e-9
 

@@ -508,8 +508,8 @@ slider_image(
 # **1.** How many pixels does one output pixel of a U-Net with four steps depend on, in one direction? Two 3 x 3
 # convolutions add 4 pixels at full size, 8 one step down, and so on, on the way down and up (at the bottom once). That
 # sum is nearly right. For the exact number follow the first and the last pixel that output pixel 128 depends on: two
-# convolutions move them apart by 2 each, going up pixel i comes from i // 2, going down from 2 i and 2 i + 1. Then let
-# the gradient tell: it is zero where the output does not look.
+# convolutions move them apart by 2 each, going up pixel i comes from i // 2, going down from 2 i and 2 i + 1. (The
+# solution checks the number by the gradient: it is zero where the output does not look.)
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 from unittest.mock import patch

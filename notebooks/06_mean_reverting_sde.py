@@ -1,6 +1,6 @@
 # %% [markdown]
 # # 6. The mean-reverting SDE: one image out of many
-# - **You will** diffuse a residual to noise and write down where it ends; walk back by hand where the exact answer is
+# - **You will** diffuse a residual to noise, one pixel first; walk back by hand where the exact answer is
 #   known; replace 100 network calls by 10; find out what the published loss teaches; watch a reconstruction appear;
 #   draw several samples, and read their mean and their spread
 # - **Time** 2.5 min to run, about 70 min to work through, **memory** 1200 MB (tutorial); **needs** 01; **makes** reconstructions and quality: SDE
@@ -35,37 +35,65 @@ ARMS = ["degraded", *FILTERS, *(arm for arm in ("unet", "pix2pix") if arm in set
 # built to draw *any* possibility, each as often as it is true. What the measurement leaves open then shows in the
 # difference between its samples.
 
+# %% [markdown]
+# ## One pixel first
+# Everything below happens to one pixel before it happens to an image. Call *residual* what the degraded image (mu) lacks
+# there: z = x − mu. Let the measurement leave two stories open: the pixel is 0.15 too bright (chance 0.4, give or take
+# 0.03), or 0.10 too dark (chance 0.6, give or take 0.04).
 
 # %%
+rng = np.random.default_rng(settings.seed)
+chance, middle, spread = np.array([0.4, 0.6]), np.array([-0.15, 0.10]), np.array([0.03, 0.04])
+
+
+def true_residuals(n):
+    """Residuals as they are in truth."""
+    story = rng.choice(2, n, p=chance)
+    return middle[story] + spread[story] * rng.standard_normal(n)
+
+
 # %% [markdown]
-# ## A residual that is forgotten
-# Call the degraded image mu and what it lacks the *residual*, z = x - mu. Let z decay towards zero while noise is
-# added, in T = 100 small steps with rates theta. That is a *mean-reverting* stochastic differential equation: the
-# image x drifts to mu, not to nothing. After t steps
+# **What to look for:** the dashed line is the mean, the answer of notebook 04. It lies between the heaps, where the truth
+# hardly ever is. We want a machine that draws from *both* heaps, each as often as it is true.
+
+# %%
+truth, bins = true_residuals(200_000), np.linspace(-0.3, 0.3, 61)
+figure, ax = plots.canvas(6, 2.6)
+plots.distributions(ax, {"truth": truth}, {"truth": {"color": plots.colour_of("clean")}}, bins=bins, stat="density")
+ax.axvline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label=f"mean {truth.mean():+.3f}")
+ax.set(xlabel="Residual z (simulated pixel)", ylabel="Density")
+ax.legend(frameon=False, fontsize=9)
+near_the_mean = np.mean(abs(truth - truth.mean()) < 0.02)
+assert near_the_mean < 0.03, "the mean should lie where the truth is not"
+print(f"within 0.02 of the mean: {near_the_mean:.1%} of all true residuals")
+figure
+
+# %% [markdown]
+# ## Forward: a residual that is forgotten
+# Let z decay towards zero in T = 100 small steps, and add a little normal noise (epsilon) at each. The pixel then drifts
+# to mu, not to nothing: a *mean-reverting* stochastic differential equation, SDE. After t steps
 #
 # $$z_t = \alpha_t\, z_0 + \sigma_t\, \varepsilon, \qquad \sigma_t = \lambda \sqrt{1 - \alpha_t^2}$$
 #
-# with normal noise and lambda = 10/255, about four per cent of the grey scale. By hand: rates along a cosine, and the
-# time step such that alpha ends at 0.005.
+# Alpha is the share of the residual that is left; it falls from 1 to 0.005. Sigma is the noise that has come in; it
+# rises from 0 to lambda = 10/255, four per cent of the grey scale. By hand: rates theta along a cosine, and the time
+# step such that alpha ends at 0.005. The core has the same schedule:
 
 # %%
+from fairrecon_core.reconstruct.sde import SCHEDULE, walk_back
+
 T, scale = 100, 10 / 255
 fall = np.cos((np.arange(T + 3) / (T + 2) + 0.008) / 1.008 * np.pi / 2) ** 2
 theta = 1 - fall[1:-1] / fall[0]  # of steps 0 ... T; the first is not walked
 dt = -np.log(0.005) / theta[1:].sum()
 alpha = np.exp(-dt * np.concatenate([[0], np.cumsum(theta[1:])]))
 sigma = scale * np.sqrt(1 - alpha**2)
-
-# %%
-from fairrecon_core.reconstruct.sde import SCHEDULE, walk_back
-
 assert np.allclose(alpha, SCHEDULE.alpha) and np.allclose(sigma, SCHEDULE.sigma)
 
 # %% [markdown]
-# Do a hundred small steps really end where the formula says? Walk 20 000 residuals of 0.3 forward.
+# Do many small steps really end where the formula says? Walk 20 000 residuals of 0.3 forward.
 
 # %%
-rng = np.random.default_rng(settings.seed)
 z = np.full(20_000, 0.3)
 for t in range(1, 61):
     drift = theta[t] * dt
@@ -74,9 +102,21 @@ print(f"after 60 steps: mean {z.mean():.4f} (formula {0.3 * alpha[60]:.4f}), spr
 assert abs(z.mean() - 0.3 * alpha[60]) < 0.01 and abs(z.std() / sigma[60] - 1) < 0.04
 
 # %% [markdown]
-# On an image, each of five times with fresh noise. **What to look for:** at the end it is the degraded image with
-# faint grain, and all that it lacked has gone. The way back starts there: the start is known for every patient without
-# knowing the clean image.
+# **What to look for:** the two heaps move together and blur. At t = 100 they are one heap around zero, and nobody can
+# tell any more which story a pixel came from. So the way back may start there *without knowing the clean image*.
+
+# %%
+heaps = {f"t = {t}": alpha[t] * truth + sigma[t] * rng.standard_normal(len(truth)) for t in (0, 40, 60, 100)}
+lines = [{"color": plots.colour_of("sde"), "linestyle": line} for line in (":", "-.", "--", "-")]
+figure, ax = plots.canvas(6, 2.6)
+plots.distributions(ax, heaps, dict(zip(heaps, lines)), bins=bins, stat="density")
+ax.set(xlabel="Residual z (simulated pixel)", ylabel="Density")
+ax.legend(frameon=False, fontsize=9)
+figure
+
+# %% [markdown]
+# The same on an image, each pixel a residual of its own. At the end it is the degraded image with faint grain, and all
+# that it lacked has gone.
 
 # %%
 row = last.setup.shared_rows()[0]
@@ -88,16 +128,13 @@ titles = [f"t = {t}, {alpha[t]:.0%} left" if t else "t = 0, clean" for t in time
 plots.image_row([*noised, mu], [*titles, "degraded"], note=plots.origin(last.cohort), height=2.2)
 
 # %% [markdown]
-# ## The way back, where the answer is known
-# To walk back one needs, for a noisy z at time t, the *expected* residual. A network will estimate it; here we choose
-# a problem small enough to know it. One pixel, two possible stories: it is 0.15 too bright (chance 0.3) or 0.10 too
-# dark (chance 0.7), give or take 0.03 and 0.05. Bayes' rule says which story a noisy z supports, and what to expect
-# within it.
+# ## Back, first idea: what to expect
+# To walk back one needs one thing only: for a noisy z at time t, the residual that is to be *expected*. For images a
+# network will estimate it. For our pixel Bayes' rule gives it exactly: how well does z fit each story, and what is to be
+# expected within that story?
+
 
 # %%
-chance, middle, spread = np.array([0.3, 0.7]), np.array([-0.15, 0.10]), np.array([0.03, 0.05])
-
-
 def expected(z, t):
     """Expected residual z_0 for each noisy z at time t, exactly."""
     variance = alpha[t] ** 2 * spread**2 + sigma[t] ** 2
@@ -107,15 +144,32 @@ def expected(z, t):
     return (story * (middle + alpha[t] * spread**2 / variance * away)).sum(axis=1)
 
 
-def true_residuals(n):
-    """Residuals as they are in truth."""
-    story = rng.choice(2, n, p=chance)
-    return middle[story] + spread[story] * rng.standard_normal(n)
+# %% [markdown]
+# **What to look for:** with little noise (t = 20) the expectation is nearly z itself. At t = 60 the curve bends: z still says
+# which of the two stories it is, and little else. At t = 100 the curve is flat at the mean: the noisy pixel says nothing.
 
+# %%
+figure, ax = plots.canvas(6, 2.8)
+grid = np.linspace(-0.2, 0.2, 201)
+for t, line in ((20, ":"), (60, "--"), (100, "-")):
+    ax.plot(grid, expected(grid, t), line, color=plots.colour_of("sde"), label=f"t = {t}")
+ax.axhline(truth.mean(), color=plots.colour_of("unet"), linewidth=0.8)
+assert abs(expected(grid, 20) - grid / alpha[20]).max() < 0.03 < 0.2 < np.ptp(expected(grid, 60))
+assert np.ptp(expected(grid, 100)) < 0.03, "from pure noise nothing can be told but the mean"
+ax.set(xlabel="Noisy residual z (simulated pixel)", ylabel="Expected residual")
+ax.legend(frameon=False, fontsize=9)
+figure
 
 # %% [markdown]
-# The published way back takes all hundred steps, each with the drift reversed, a pull towards what is expected, and
-# fresh noise (*Euler*).
+# ## Back, second idea: the score
+# The forward step shrank z and added noise. One step back stretches z again, and would by itself carry the noise along.
+# What takes the noise out is a pull towards values that are more frequent at that time. It is called the *score*, and
+# follows from the expectation:
+#
+# $$\mathrm{score} = \frac{\alpha_t\, E(z_0 \mid z) - z}{\sigma_t^2}$$
+#
+# The published way back (*Euler*) takes all hundred steps: stretch, pull, and a little fresh noise, so that different
+# walks end in different places.
 
 # %%
 n = 10_000
@@ -130,9 +184,25 @@ numbers = iter(noises)
 assert np.allclose(z, walk_back(expected, start, lambda: next(numbers), SCHEDULE, "euler"))
 
 # %% [markdown]
-# Each step costs a network call: 4.5 million for the 45 000 chest films of the paper. But z / lambda is a standard
-# diffusion, for which better integrators are known: `ode2` follows the equivalent equation *without* noise, solves its
-# linear part exactly, and extrapolates the rest from the last two calls. Ten calls are enough:
+# ## How close is it? The Wasserstein distance
+# We started from pure noise; did z end as the truth does? Compare two sets of numbers by sorting both and taking the mean
+# distance between partners: how far each would have to be carried to turn one set into the other. On three numbers:
+
+# %%
+from scipy.stats import wasserstein_distance
+
+some, others = [6, 1, 2], [3, 2, 4]
+by_hand = np.mean([abs(1 - 2), abs(2 - 3), abs(6 - 4)])  # sorted: 1 2 6 and 2 3 4
+assert np.isclose(by_hand, wasserstein_distance(some, others))
+print(f"Euler, 100 calls: {1000 * wasserstein_distance(z, truth):.1f} thousandths of the grey scale from the truth")
+print(f"the mean alone: {1000 * wasserstein_distance([truth.mean()], truth):.1f} thousandths")
+
+# %% [markdown]
+# ## Ten calls in place of a hundred
+# Each step costs a call of the network: 4.5 million for the 45 000 chest films of the paper. But z / lambda is a standard
+# diffusion, for which better integrators are known. `ode2` has no noise on its way: it follows an equation that moves the
+# heaps in the same way, solves its simple part exactly, and extrapolates the rest from the last two calls.
+# **What to look for:** smooth paths where Euler's tremble, and the same two heaps at the end.
 
 
 # %%
@@ -149,33 +219,28 @@ def recorded(sampler, n_steps, n=60):
 
 
 figure, axes = plots.canvas(10, 3.2, 1, 3, sharey=True)
+ends = {"truth": truth}
 for ax, (sampler, calls) in zip(axes, (("euler", 100), ("ode2", 10))):
     ax.plot(*recorded(sampler, calls), color=plots.colour_of("sde"), linewidth=0.6, alpha=0.5)
     ax.invert_xaxis()
     ax.set(xlabel="t", title=f"{sampler}, {calls} calls")
-truth = true_residuals(200_000)
-found = {
-    key: walk_back(expected, start, lambda: rng.standard_normal(n), SCHEDULE, *key)
-    for key in (("euler", 100), ("ode2", 10))
-}
-ends = {"truth": truth} | {f"{sampler}, {calls}": values for (sampler, calls), values in found.items()}
+    drawn_noise = lambda: rng.standard_normal(n)
+    ends[f"{sampler}, {calls}"] = walk_back(expected, start, drawn_noise, SCHEDULE, sampler, calls)
 looks = [{"color": plots.colour_of("clean")}, *({"color": plots.colour_of("sde"), "linestyle": line} for line in ":-")]
-plots.distributions(axes[2], ends, dict(zip(ends, looks)), bins=np.linspace(-0.3, 0.3, 61), stat="density", y=True)
+plots.distributions(axes[2], ends, dict(zip(ends, looks)), bins=bins, stat="density", y=True)
 axes[2].axhline(truth.mean(), color=plots.colour_of("unet"), linestyle="--", label="the mean")
-axes[2].set(xlabel="Density", title="where they end")
-axes[2].legend(frameon=False, fontsize=8)
+axes[2].set(xlabel="Density", title="where they end", xlim=(0, 13))
+axes[2].legend(frameon=False, fontsize=9, loc="upper right")
 axes[0].set_ylabel("Residual z (simulated pixel)")
 run.figure(figure, "06_toy")
 
 # %% [markdown]
-# **What to look for:** both end in two heaps of the right size. The dashed line is the answer of notebook 04, the
-# mean: it lies between the heaps, where the truth hardly ever is. How close are the heaps? Distance between found and
-# true (Wasserstein, x 1000; samples of this size cannot do better than about 1):
+# The core has two more. `posterior` takes the expectation for the truth at each step, which with few steps spreads the
+# samples too little. `sde2` is `ode2` with fresh noise. Distance to the truth, x 1000 (samples of this size cannot do
+# better than about 1), by the number of calls:
+
 
 # %%
-from scipy.stats import wasserstein_distance
-
-
 def distance(denoise, sampler, n_steps, n=20_000):
     """Wasserstein distance x 1000 between the sampler's end points and the truth."""
     z = walk_back(denoise, scale * rng.standard_normal(n), lambda: rng.standard_normal(n), SCHEDULE, sampler, n_steps)
@@ -191,8 +256,8 @@ assert table["ode2"][10] < table["euler"][100] + 3 and table["posterior"][10] > 
 pd.DataFrame(table).rename_axis("calls").round(1)
 
 # %% [markdown]
-# ## What the published loss teaches
-# Our network learns the noise by squared error; its optimum is the expected residual, as above. The published loss
+# ## Aside: what the published loss teaches
+# You may skip this at first reading; nothing below needs it. Our network learns the noise by squared error; its optimum is the expected residual, as above. The published loss
 # compares the *Euler step* with the exact one instead. Its best noise is therefore not the true one: it makes up for
 # Euler's error. Put both steps equal, and solve for the noise that the network has to answer:
 
@@ -239,10 +304,9 @@ table.rename_axis("calls of ode2").round(1)
 # (The published loss is also an absolute error, whose optimum is a median; that cannot be taken out.)
 #
 # ## One sample, and the mean of many
-# A second small problem, with a measurement: x is normal around 0.5 with spread 0.2, mu is x plus noise of 0.1. The
-# best single guess is the mean given mu, and its squared error is known. A perfect sampler errs twice: by what is
-# open, and by drawing at random. So one sample has **twice** the squared error, and the mean of m samples 1 + 1/m
-# times.
+# One draw cannot be as near to the truth as the mean is. Notebook 07 shows why: one sample of a perfect sampler has
+# *twice* the squared error of the best guess, the mean of m samples 1 + 1/m times. Is ours perfect, if the expectation
+# is? A second small problem, with a measurement: x is normal around 0.5 with spread 0.2, mu is x plus noise of 0.1.
 
 # %%
 x = 0.5 + 0.2 * rng.standard_normal(20_000)
@@ -269,8 +333,7 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# Three decibels lost, and nothing is wrong with the sampler: that is the price of an image that looks like one. Keep
-# it in mind for the comparison with U-Net below; notebook 07 takes it further.
+# Three decibels lost, and nothing is wrong with the sampler. Keep it in mind for the comparison with U-Net below.
 #
 # ## The network
 # It sees z, mu and the level, and is told t; a U-Net again. What samples is a running mean of its weights over
@@ -388,7 +451,7 @@ table.groupby(["cohort", "sampler"]).mean().round(3)
 # ## Several samples of one patient
 # Eight ways back from eight different noises. **What to look for:** where the *spread* is bright, the samples
 # disagree: that is where the measurement left the answer open, and where the mean is blurred. Compare it with the
-# actual error at the right.
+# actual error beside it.
 
 
 # %%
@@ -410,7 +473,8 @@ def show_samples(cohort):
     image, samples = drawn[cohort]
     mean, spread, error = samples.mean(0), samples.std(0, ddof=1), abs(samples.mean(0) - image)
     top = float(np.quantile(error, 0.995))
-    figure, axes = plots.canvas(13, 2.7, 1, 6)
+    figure, axes = plots.canvas(8.4, 6, 2, 3)
+    axes = axes.ravel()
     pictures = [image, samples[0], samples[1], mean]
     titles = [
         "clean",

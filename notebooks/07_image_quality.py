@@ -25,6 +25,9 @@ steps_of = open_cohorts(run)
 first = next(iter(steps_of.values()))
 
 # %% [markdown]
+# The last part compares women and men, young and old. If a *gap between subgroups* is new to you, read the first half of notebook 09
+# before; it needs nothing.
+#
 # What is not the lesson, such as the drawing of a table or the loop over arms, lies in `fairrecon_lab.analysis` and is imported where it is
 # first used. One helper stays here: the images of an arm at a noise level, in [0, 1], beside the rows of the cohort that they show.
 

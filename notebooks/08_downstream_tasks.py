@@ -122,8 +122,8 @@ if isinstance(reader, Classifier):
 # %% [markdown]
 # ## Every reader over every arm
 # One call per arm: images in batches, scores and pixel counts out, no image kept in memory. `clean` is read on validation images too, for
-# the thresholds. `placebo` and `planted` are the control arms: patients who swap images with their likes, and women whose findings are
-# replaced by images without; what they add to a gap is zero, and known. Then the **whole** tables are read back, so that an arm that
+# the thresholds. Two are control arms: in `placebo` patients swap images with their likes, which adds exactly nothing to a gap; in
+# `planted` some women with a finding show the image of a woman without it, which adds a harm of known size. Then the **whole** tables are read back, so that an arm that
 # you added is in everything below.
 
 # %%
@@ -165,7 +165,20 @@ for name in classified[:1]:
 
 # %% [markdown]
 # ## AUROC by hand
-# The chance that a random positive gets a higher score than a random negative, ties counted half. Compare all pairs. The unit matters: a
+# The chance that a random positive gets a higher score than a random negative, ties counted half. Compare all pairs. Two people are ill
+# (scores .9 and .4), three are not (.6, .4, .3): the first wins three times, the second once and a half of three:
+
+# %%
+from sklearn.metrics import roc_auc_score
+
+from fairrecon_lab.auditing.by_hand import auroc
+
+by_hand = (3 + (0 + 1 / 2 + 1)) / (2 * 3)
+ill, scores = np.array([1, 1, 0, 0, 0]), np.array([0.9, 0.4, 0.6, 0.4, 0.3])
+assert by_hand == auroc(ill, scores) == roc_auc_score(ill, scores) == 0.75
+
+# %% [markdown]
+# Now the patients. The unit matters: a
 # brain has several slices, and its patient's score is the **median** over them (the published rule), unless the question differs from
 # slice to slice, as "is there a tumour on it"; a chest film stands for itself.
 # With folds every image is read by the readers that never trained on its patient, and all folds are pooled.
@@ -173,10 +186,6 @@ for name in classified[:1]:
 # Labels lie in the cohort, recorded ones as `y_...` and, where patients are simulated, true ones as `true_...`.
 
 # %%
-from sklearn.metrics import roc_auc_score
-
-from fairrecon_lab.auditing.by_hand import auroc
-
 tested = {
     n: downstream.on_test_images(rows, steps_of[n].cohort, steps_of[n].setup.folds) for n, rows in predictions.items()
 }
@@ -567,7 +576,7 @@ from fairrecon_lab.widgets import slider_image
 WHERE = {"level": ("audited", "least noise", "most noise"), "layer": ("layer4", "layer3")}
 for name, task in shown.items():
     choices = {"task": tuple(steps_of[name].readings.tasks()), "arm": tuple(steps_of[name].setup.arms()), **WHERE}
-    slider_image(look_at, **choices, start={"task": task})
+    display(slider_image(look_at, **choices, start={"task": task}))
 
 # %% [markdown]
 # ## Check your understanding

@@ -19,6 +19,9 @@ from fairrecon_core.steps.folder import begin
 settings, run = begin(profile, overrides)
 
 # %% [markdown]
+# This notebook needs no image and none of those before it. Read it right after notebook 01 if true and false positive rates are new to
+# you: from notebook 07 on they are used.
+#
 # ## Eight people
 # A reader looks at eight images and gives each a score between 0 and 1 for "this patient has the finding". `truth` is what the record
 # says. The decision is 1 where the score reaches the threshold. The people are invented.

@@ -298,7 +298,8 @@ run.figure(pictures.switchboard(whole, whose, "evaluation"), "11_switchboard_eva
 # number and no conclusion; say which of the two you mean. Intervals of shares are rough: a cell is called changed, or not.
 #
 # ## Check your understanding
-# **1.** Which single cell of Table 5 contradicts itself most plainly, using nothing but the print and its colours?
+# **1.** Which single cell of Table 5 contradicts itself most plainly, using nothing but the print and its colours? In `published.changes()` each
+# cell has its `change` from the baseline, and a `colour` (better or worse) where the paper calls that change significant.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 odd = published.changes().query("colour != '' and change == 0")

@@ -370,7 +370,8 @@ seed_claims.verdicts_of_run(ours.tables["audit"]) if "audit" in ours.tables else
 # few findings, and that reconstruction does change gaps. What does not stand: that it harms one sex, and that mitigation helps.
 #
 # ## Check your understanding
-# **1.** A seventh group joins, with as many patients as AI/AN. All groups have equal rates. What happens to the printed EOP of fracture? Predict, then run.
+# **1.** A seventh group joins, with as many patients as AI/AN. All groups have equal rates. What happens to the printed EOP of fracture? Predict, then
+# run: `chance.null_gaps`, as at the beginning, takes the shares of as many groups as you give it.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 six = chance.subgroup_shares("race")
@@ -382,7 +383,7 @@ print(f"equal rates, six groups: {expected[0]:.3f}; seven: {expected[1]:.3f}")
 assert expected[1] > expected[0], "a maximum over more noise is larger, and nobody is treated worse"
 
 # %% [markdown]
-# **2.** How many test patients would the brain study need to detect a change of .05 in the TPR gap by sex, with 10 % flips? Pooling all 501 cases by
+# **2.** (With `minimal_detectable_effect` and `se_from_flips`, as for the brain above.) How many test patients would the brain study need to detect a change of .05 in the TPR gap by sex, with 10 % flips? Pooling all 501 cases by
 # cross-validation is free. Is it enough?
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}

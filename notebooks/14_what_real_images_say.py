@@ -137,7 +137,8 @@ zero.pivot_table(index="arm", columns="profile", values="value").round(2)
 # %% [markdown]
 # ## Check your understanding
 # A cell of 100 patients has a minimal detectable effect of .28, and a margin of .05. How many patients would make it equivalent? First guess
-# whether it is nearer to 300 or to 3 000.
+# whether it is nearer to 300 or to 3 000. Two facts help. A minimal detectable effect is 1.96 + .84 = 2.8 standard errors. And for *equivalent*,
+# with power .8 where nothing changed, 1.96 + 1.28 standard errors have to fit into the margin.
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 error = 0.28 / (1.96 + 0.84)  # the standard error behind the effect: .1

@@ -93,7 +93,7 @@ shown[["threshold", "quantity", "subgroup", "control", "skewed", "other", "value
 # reconstructor and nothing else; and *own*, chosen on the arm's own validation images, the twin's as well. A method that makes images look cleaner moves all
 # scores, and at the old threshold that looks like a change of everybody's rates.
 #
-# *control* is the network without the skew, *skewed* the one that is repaired, *other* the twin, *value* the method; *delta* is method less twin. One
+# *control* is the network without the skew, *skewed* the one that is repaired, *other* the twin, *value* the method; *delta* is method minus twin. One
 # training seed and about a hundred test patients: look at how wide the intervals are before you believe a sign.
 #
 # ## The study

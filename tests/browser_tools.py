@@ -199,6 +199,17 @@ class Page:
         self.script("arguments[0].focus()", element)
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def keys(self, keys: str) -> None:
+        """Type into what has the focus; a control key at the beginning is held for the rest."""
+        from selenium.webdriver import ActionChains, Keys
+
+        actions = ActionChains(self.driver)
+        if keys[0] == Keys.CONTROL:
+            actions.key_down(Keys.CONTROL).send_keys(keys[1:]).key_up(Keys.CONTROL)
+        else:
+            actions.send_keys(keys)
+        actions.perform()
+
     def drag(self, handle, pixels: float) -> None:
         """Take an element with the mouse, move it sideways in steps, let go."""
         from selenium.webdriver import ActionChains
@@ -256,6 +267,20 @@ def run_all(page: Page, address: str, notebook: str, seconds: float = 180) -> No
     assert not errors, f"{notebook}: {errors[0]}"
 
 
+def cell_with(page: Page, text: str):
+    """The first cell of the open notebook that shows `text`, scrolled to; scrolls on while it is not drawn."""
+    cells = "[...document.querySelectorAll('.jp-Notebook .jp-Cell')]"
+    found = f"return {cells}.find(cell => cell.innerText.includes(arguments[0]))"
+    if cell := page.script(found, text):
+        page.script("arguments[0].scrollIntoView({block: 'center'})", cell)
+        return cell
+    page.script(
+        "const o = document.querySelector('.jp-WindowedPanel-outer'); if (!o) return; const end = o.scrollHeight - 5;"
+        "o.scrollTop = o.scrollTop + o.clientHeight >= end ? 0 : o.scrollTop + 600"
+    )
+    return None
+
+
 ERROR = ".jp-Notebook .jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
 
 
@@ -280,7 +305,7 @@ def smoke_run(tmp_path_factory) -> Path:
     runs, done = base / "smoke-runs", base / "smoke-runs.done"
     with FileLock(base / "smoke-runs.lock"):
         if not done.exists():
-            environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT))
+            environment = dict(os.environ, FAIRRECON_RUNS=str(runs), FAIRRECON_HOME=str(ROOT), FAIRRECON_LEGIBLE="1")
             command = [sys.executable, "-m", "fairrecon_lab.cli", "smoke"]
             made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert made.returncode == 0, made.stderr[-4000:]

@@ -71,7 +71,7 @@ def executed(number, title):
         code('run.figure(draw(), "one")', picture()),
         code("slider_image(draw)", slider, tags=["widget"]),
         code("frames_slider(draw)", new_output("display_data", {"text/html": moving})),
-        new_markdown_cell("## Check your understanding\nWhich is larger?"),
+        new_markdown_cell("## Check your understanding\nWhich is larger? See [notebook 00](00_start.ipynb)."),
         code("assert 2 > 1", picture(), tags=["solution"]),
         new_markdown_cell(
             "Why?\n\n<details><summary>Possible answer</summary>\nBecause.\n</details>\n\n## Takeaways\n- it"
@@ -192,16 +192,33 @@ def test_every_page_offers_its_notebook_whose_first_cell_installs(site):
         links = [link.get("href", "") for link in Tags(page).of("a")]
         (offered,) = {link for link in links if link.endswith(f"{name}.ipynb") and "://" not in link}
         notebook = nbformat.read((page.parent / offered).resolve(), as_version=4)
-        first = notebook.cells[0].source
+        title, first = notebook.cells[0].source, notebook.cells[1].source
         compile(first, name, "exec")
         assert f'"{REPOSITORY}"' in first and "pip" in first and "find_spec" in first
         assert "find_spec" not in page.read_text(encoding="utf-8"), "it is not shown on the page"
-        assert notebook.cells[1].source.startswith("# ")
+        assert title.startswith("# ") and "find_spec" not in "".join(cell.source for cell in notebook.cells[2:])
 
 
-def test_without_a_repository_nothing_is_installed():
-    notebook = executed(2, "MRI")
-    assert book.installing(notebook, "").cells[0].source.startswith("# 2.")
+def test_every_page_opens_its_notebook_on_colab_where_a_repository_is_named(site):
+    links = [link.get("href", "") for link in Tags(site / "notebooks/02_mri.html").of("a")]
+    assert "https://colab.research.google.com/github/someone/fairrecon/blob/main/notebooks/02_mri.ipynb" in links
+
+
+def test_without_a_repository_nothing_is_installed_and_with_one_once():
+    count = lambda notebook: sum("find_spec" in cell.source for cell in notebook.cells)
+    assert count(book.installing(executed(2, "MRI"), "")) == 0
+    named = book.installing(executed(2, "MRI"), REPOSITORY)
+    assert count(named) == 1 and count(book.installing(named, REPOSITORY)) == 1, "a source may have it already"
+
+
+def test_the_explorer_is_offered_where_all_cohorts_are_simulated(tmp_path):
+    index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    offered = lambda: "explorer.html" in book.with_links(index, {}, tmp_path, {"profile": "smoke"})
+    assert not offered(), "no cohort: nothing to draw"
+    for name, facts in (("brain", {"simulator_version": 1}), ("mine", {})):
+        (tmp_path / "cohorts" / name).mkdir(parents=True)
+        (tmp_path / "cohorts" / name / "cohort.json").write_text(json.dumps(facts))
+        assert offered() == (name == "brain"), "never an image of a real patient"
 
 
 def test_the_search_index_knows_words_of_guides_notebooks_and_docstrings(site):

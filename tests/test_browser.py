@@ -13,6 +13,11 @@ import browser_tools as tools
 import nbformat
 import pytest
 
+from fairrecon_core.steps.folder import begin
+from fairrecon_lab.classroom.exercises import EXERCISES
+from fairrecon_lab.classroom.grading import grade_class
+from fairrecon_lab.classroom.sets import BLANK, make_class
+from fairrecon_lab.explorer.still import write_still
 from fairrecon_lab.plots import canvas
 from fairrecon_lab.widgets import drawn_page, frames_slider, slider_image
 
@@ -235,7 +240,57 @@ def test_sliders_drawn_for_the_book_move_by_key_and_by_mouse_without_a_kernel(pa
     assert not page.severe()
 
 
+# ---------------------------------------------------------------------------------------------------- a class
+
+
+def test_an_answer_typed_in_jupyterlab_is_graded(page, tmp_path):
+    """A right answer by one student and a wrong one by the other, typed into the cell, saved, and marked."""
+    from selenium.webdriver import Keys
+
+    source = tools.ROOT / "notebooks" / "00_start_here.ipynb"
+    record = make_class(2, 7, tmp_path / "class", [source])
+    right = EXERCISES["00"].reference
+    with tools.serving("lab", tmp_path / "class", tmp_path / "scratch") as address:
+        for student, typed in (("student_01", right), ("student_02", "answer = 0.123")):
+            path = tmp_path / "class" / student / source.name
+            page.open(f"{address}/lab/tree/{student}/{source.name}?reset")
+            page.wait(lambda: tools.cell_with(page, BLANK.splitlines()[0]), "the answer cell is not shown", 120)
+            editor = tools.cell_with(page, BLANK.splitlines()[0]).find_element("css selector", ".cm-content")
+            editor.click()
+            for keys in (Keys.CONTROL + "a", Keys.DELETE, typed, Keys.CONTROL + "s"):
+                page.keys(keys)
+            page.wait(lambda path=path, typed=typed: json.dumps(typed)[1:-1] in path.read_text(), "it was not saved")
+            page.screenshot(f"class_{student}")
+            tools.stop_kernels(address)
+    table = grade_class(tmp_path / "class").set_index("student")
+    assert table["points"].to_dict() == dict(zip(record["students"], (1, 0)))
+
+
 # ---------------------------------------------------------------------------------------------------- the explorer
+
+
+def test_the_drawn_explorer_moves_by_key_and_mouse_and_asks_for_nothing(page, runs, tmp_path):
+    from selenium.webdriver import Keys
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAIRRECON_RUNS", str(runs))
+        drawn = write_still(begin("smoke")[1], tmp_path / "explorer.html")
+    page.open(drawn.as_uri())
+    html = "return document.querySelectorAll('.still-shown')[arguments[0]].innerHTML"
+    moved = lambda number, before: page.wait(lambda: page.script(html, number) != before, "nothing changed", 10)
+    for number, column in enumerate(page.all(".still-column")):
+        for control in column.find_elements("css selector", "input, select"):
+            before, slides = page.script(html, number), control.get_attribute("type") == "range"
+            page.press(control, *([Keys.ARROW_LEFT] if slides else [Keys.ARROW_DOWN, Keys.ENTER]))
+            moved(number, before)
+            if slides:
+                before = page.script(html, number)
+                page.drag(control, control.size["width"] / 2)
+                moved(number, before)
+    assert number == 1, "two modalities"
+    asked = page.script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert not [address for address in asked if not address.startswith("data:")] and not page.severe()
+    page.screenshot("explorer_drawn")
 
 
 @pytest.fixture(scope="module")

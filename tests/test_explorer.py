@@ -1,18 +1,23 @@
 """The explorer: what it shows is what the core computes, and every control changes it."""
 
+import base64
 import dataclasses
+import json
 import math
+import re
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.degrade import degradation
 from fairrecon_core.predict.quality import psnr_db
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run
-from fairrecon_lab.explorer import Choice, explorer, scenes
-from fairrecon_lab.explorer.page import mark, number, strip
+from fairrecon_lab.explorer import Choice, explorer, scenes, still
+from fairrecon_lab.explorer.page import grey, mark, number, strip
 from fairrecon_lab.explorer.scenes import matched_score
 from fairrecon_lab.simulate import counterfactual
 
@@ -146,6 +151,46 @@ def test_the_notebook_is_in_step_with_its_source(root, monkeypatch):
 
     source = root / "notebooks" / "explorer.py"
     assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == paired(source)
+
+
+# drawn beforehand
+
+
+@pytest.fixture(scope="module")
+def drawn_page(run, tmp_path_factory):
+    return still.write_still(run, tmp_path_factory.mktemp("still") / "explorer.html")
+
+
+def test_every_state_of_the_drawn_page_is_there_and_asks_for_nothing(drawn_page):
+    text = drawn_page.read_text(encoding="utf-8")
+    columns = [json.loads(facts) for facts in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    assert len(columns) == 2 and not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", text)
+    for facts, controls in zip(columns, text.split("<section")[1:]):
+        sizes = [controls[: controls.index("status")].count("<option")]
+        assert sizes[0] > 10 and set(facts["states"]) == set(facts["said"])
+        used = {int(i) for state in facts["states"].values() for i in re.findall(r'src="@(\d+)"', state)}
+        assert used == set(range(len(facts["images"])))
+        assert len(set(facts["images"])) == len(facts["images"]), "a shared picture is stored once"
+
+
+def test_a_drawn_state_is_what_the_live_explorer_shows(by_name):
+    scene = by_name["chest"]
+    options = still.choices(scene)
+    truths = [scene.see(Choice(number, 10_000, "physical", "tv", still.question(scene))).truth
+              for _, number in options["patient"]]  # fmt: skip
+    assert truths == ["present", "present", "absent", "absent"]
+    value = {name: values[-1][1] for name, values in options.items()}
+    page, said = still.drawn(scene, value)
+    assert "as recorded: " in page and page.count("<img") == 4 and "Patient" in said
+    first = still.drawn(scene, {name: values[0][1] for name, values in options.items()})[0]
+    assert "as recorded: " not in first and first != page
+
+
+def test_grey_pictures_are_kept_without_loss():
+    image = np.random.default_rng(0).random((16, 16))
+    address = still.smaller(grey(image))
+    pixels = np.asarray(Image.open(BytesIO(base64.b64decode(address.split(",")[1]))).convert("L"))
+    assert address.startswith("data:image/webp") and np.array_equal(pixels, np.round(image * 255).astype(np.uint8))
 
 
 # a cohort that is not simulated

@@ -1,5 +1,6 @@
 """Figures can be read at the size at which they are shown; and the checks that say so can fail."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fairrecon_lab import plots
-from fairrecon_lab.plots import legible
+from fairrecon_lab.plots import legible, watched
 
 NAMES = [gallery.__name__ for gallery in GALLERIES]
 
@@ -85,6 +86,28 @@ def test_a_tick_that_is_not_drawn_does_not_count():
     ax.set_xlim(0, 1)
     assert legible.overlapping_text(figure) == [("one", "two")]
     assert "far away" not in [line.words for line in legible.drawn_text(figure)]
+
+
+# ---------------------------------------------------------------------- while a notebook runs
+def test_a_watched_notebook_notes_the_flaws_of_what_it_shows(tmp_path, monkeypatch):
+    from IPython.core import pylabtools
+
+    log = tmp_path / "trace"
+    monkeypatch.setattr(pylabtools, "print_figure", pylabtools.print_figure)  # put back afterwards
+    monkeypatch.setenv("FAIRRECON_TRACE", str(log))
+    watched.watch()
+    watched.watch()
+    assert pylabtools.print_figure(two_words(0.1)) is None, "IPython shows no figure without axes"
+    for gap in (1.5, 0.1):
+        figure = two_words(gap)
+        figure.subplots().set_axis_off()
+        assert pylabtools.print_figure(figure)
+    notes = [json.loads(line)["legible"] for line in log.read_text().splitlines()]
+    assert [list(note.values()) for note in notes] == [[[]], [["'first' lies on 'second'"]]], "each asked once"
+    record = {"notebooks": {"05_x": {"legible": notes[0] | notes[1]}}}
+    assert watched.unreadable(record) == ["05_x, figure 02 first / second: 'first' lies on 'second'"]
+    with pytest.raises(ValueError, match="06_y were not asked"):
+        watched.unreadable({"notebooks": {"05_x": {"legible": {}}, "06_y": {}}})
 
 
 # ---------------------------------------------------------------------- colours

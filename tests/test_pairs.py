@@ -1,6 +1,8 @@
 """Notebook pairs: the .py decides, the .ipynb follows byte for byte."""
 
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -135,3 +137,37 @@ def test_a_hard_term_before_its_link_is_found():
     assert unlinked(['An [arm](../book/glossary.md "x") and arms', "`changed_within_margin`"])[0].startswith(
         r"\bchanged"
     )
+
+
+def test_where_a_repository_is_named_a_pair_installs_what_is_missing_and_only_that(root, folder, monkeypatch):
+    """The cell is run: with the package nothing is called, without it a clone and an installation of it."""
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    import pairs as tool
+
+    monkeypatch.setattr(tool, "repository", lambda clone: "https://example.org/someone/fairrecon")
+    text = tool.paired(folder / "01_one.py")
+    title, install, parameters = json.loads(text)["cells"][:3]
+    assert title["cell_type"] == "markdown" and parameters["metadata"]["tags"] == ["parameters"]
+    assert install["metadata"]["tags"] == ["install"] and install["metadata"]["jupyter"] == {"source_hidden": True}
+    called, source = [], "".join(install["source"])
+    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
+    monkeypatch.setenv("FAIRRECON_HOME", "as it was")
+    exec(source, {})
+    assert called == [] and os.environ["FAIRRECON_HOME"] == "as it was"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(source, {})
+    (clone, made), fetched = called, os.environ["FAIRRECON_HOME"]
+    assert clone[:2] == ["git", "clone"] and clone[-2] == "https://example.org/someone/fairrecon"
+    assert made[:4] == [sys.executable, "-m", "pip", "install"] and made[-1] == f"./{clone[-1]}[all]"
+    assert fetched == os.path.abspath(clone[-1])
+
+
+def test_a_saved_installing_cell_is_not_doubled(root, folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "tools"))
+    import pairs as tool
+
+    (folder / "01_one.py").write_text(SOURCE.replace("\n# %% tags=", '\n# %% tags=["install"]\n1\n\n# %% tags=', 1))
+    tags = lambda: [cell["metadata"].get("tags") for cell in json.loads(tool.paired(folder / "01_one.py"))["cells"]]
+    assert ["install"] not in tags()
+    monkeypatch.setattr(tool, "repository", lambda clone: "https://example.org/x")
+    assert tags().count(["install"]) == 1

@@ -9,6 +9,10 @@ import nbformat
 import pytest
 from browser_tools import smoke_run
 
+from fairrecon_lab.plots.watched import unreadable
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
@@ -32,6 +36,9 @@ def test_every_slider_has_drawn_its_picture(smoke):
         widgets = [cell for cell in notebook.cells if "widget" in cell.metadata.get("tags", [])]
         drawn_before = [cell for cell in widgets if "frames_slider(" in cell.source]
         n_cells = len(widgets) - len(drawn_before)
+        shows = lambda cell: any({WIDGET, "text/html"} & set(output.get("data", {})) for output in cell.outputs)
+        unseen = [cell.source[-80:] for cell in widgets if not shows(cell)]
+        assert not unseen, f"{path.name}: a slider is made and never shown: {unseen}"
         for cell in drawn_before:
             page = "".join(o["data"].get("text/html", "") for o in cell.outputs if "data" in o)
             assert page.count("data:image/png;base64,") >= 5, f"{path.name}: a pre-drawn slider without its pictures"
@@ -40,6 +47,15 @@ def test_every_slider_has_drawn_its_picture(smoke):
         assert len(pictures) >= n_cells, f"{path.name}: {n_cells} sliders, {len(pictures)} pictures"
         with_widgets += bool(n_cells)
     assert with_widgets >= 4
+
+
+@pytest.mark.series
+def test_every_figure_of_every_notebook_can_be_read_at_a_thousand_pixels(smoke):
+    """What the run noted while it drew; `tools/legible.py` asks the same of the tutorial."""
+    record = json.loads((smoke / "run.json").read_text())
+    assert unreadable(record) == []
+    shown = {name: len(entry["legible"]) for name, entry in record["notebooks"].items()}
+    assert min(shown.values()) >= 1 and sum(shown.values()) >= 90, shown
 
 
 @pytest.mark.series

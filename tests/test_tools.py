@@ -10,8 +10,8 @@ from test_steps import steps_in
 
 from fairrecon_core.reconstruct import names
 
-TOOLS = ("book", "contact_sheet", "example", "mitigation", "pairs", "pretrain", "real_images", "results", "shipped")
-TOOLS += ("slides", "switchboard", "trained_switches", "womens_gain")
+TOOLS = ("book", "contact_sheet", "example", "legible", "mitigation", "pairs", "pretrain", "real_images", "results")
+TOOLS += ("shipped", "slides", "switchboard", "trained_switches", "womens_gain")
 
 
 def tool(root, name):

@@ -3,9 +3,10 @@
     python tools/book.py [profile] [--out FOLDER] [--no-answers]
 
 The site is FOLDER/html, by default in _book/<profile>/. `--no-answers` leaves out solutions, folded answers, the answer
-key and the teacher's guide: a book to hand out. Notebooks that the run lacks are run first. Nothing is executed here:
-the site shows what the run gave. A slider moves over pictures that the run drew beforehand; where a run has none, its
-last picture stands in for it. Any warning of Sphinx is an error.
+key and the teacher's guide: a book to hand out. Notebooks that the run lacks are run first. No notebook is executed
+here: the site shows what the run gave. A slider moves over pictures that the run drew beforehand; where a run has none,
+its last picture stands in for it. Only the explorer's page is drawn here (simulated patients; two minutes). Any warning
+of Sphinx is an error.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -25,8 +25,10 @@ import nbformat
 import fairrecon_core
 import fairrecon_lab
 from fairrecon_core.settings import load_settings, project_folder
-from fairrecon_core.steps.folder import run_folder
+from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_lab import plots
+from fairrecon_lab.classroom import install
+from fairrecon_lab.explorer.still import write_still
 from fairrecon_lab.report import cell_texts
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -39,14 +41,6 @@ DETAILS = re.compile(r"<details>\s*<summary>(?:<b>)?(.*?)</summary>.*?</details>
 # what the first page says of teaching: a row of its table, and two pages of its contents
 TEACHING = re.compile(r"^\* - teach\n  - .*\n|^teachers_guide\n|^answer_key\n", re.M)
 WORD = re.compile(r'\[([^\]]+)\]\(\.\./book/glossary\.md "([^:"]+): [^"]*"\)')  # a link that tools/pairs.py made
-INSTALL = """# Where fairrecon is not installed, as on Colab: fetch and install it (minutes). Elsewhere nothing happens.
-import importlib.util, os, subprocess, sys
-
-if importlib.util.find_spec("fairrecon_lab") is None:
-    subprocess.run(["git", "clone", "--depth", "1", "{repository}", "fairrecon"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./fairrecon[all]"], check=True)
-    os.environ["FAIRRECON_HOME"] = os.path.abspath("fairrecon")
-    importlib.invalidate_caches()"""
 HEADER = {"time": "Time", "memory": "memory", "needs": "needs", "makes": "makes", "paper": "In the paper"}
 
 
@@ -155,6 +149,8 @@ def gather(run: Path, source: Path, rooms: tuple | None = None, answers: bool = 
     (source / "extra").mkdir()
     if (run / "report.html").exists():
         shutil.copy(run / "report.html", source / "extra" / "report.html")
+    if record.get("profile") and has_explorer(run):
+        write_still(Run(run, load_settings(record["profile"])), source / "extra" / "explorer.html")
     facts = {"profile": record.get("profile", run.name), "report": (run / "report.html").exists()}
     facts |= {"repository": repository(), "version": fairrecon_core.__version__, "simulated": simulated(run)}
     (source / "book.json").write_text(json.dumps(facts))
@@ -166,11 +162,14 @@ def simulated(run: Path) -> bool:
     return all("simulator_version" in info for info in infos)
 
 
+def has_explorer(run: Path) -> bool:
+    """Whether the explorer can be drawn: the run has cohorts, all of them simulated."""
+    return simulated(run) and any(run.glob("cohorts/*/cohort.json"))
+
+
 def repository() -> str:
     """The public repository by pyproject's `[project.urls]`; empty while none is named there."""
-    text = (BOOK.parent / "pyproject.toml").read_text("utf-8")
-    urls = {name.lower(): url for name, url in tomllib.loads(text)["project"].get("urls", {}).items()}
-    return next((urls[name] for name in ("repository", "source", "homepage") if name in urls), "")
+    return install.repository(BOOK.parent)
 
 
 # ---------------------------------------------------------------------- notebooks
@@ -196,11 +195,9 @@ def prepare(notebook):
 
 
 def installing(notebook, address: str):
-    """The notebook with a first cell that installs, not shown on its page, for who downloads it; needs an `address`."""
-    if address:
-        metadata = {"tags": ["remove-cell"]}
-        cell = nbformat.v4.new_code_cell(INSTALL.format(repository=address), metadata=metadata, id="install")
-        notebook.cells.insert(0, cell)
+    """The notebook with the cell that installs, not shown on its page, for who downloads it; needs an `address`."""
+    for cell in filter(install.is_install, install.with_install(notebook, address).cells):
+        cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
     return notebook
 
 
@@ -271,11 +268,12 @@ def answer_key(notebooks: dict):
 
 
 def below(cell):
-    """The cell without what is no exercise, its headings one level deeper, its folded answers open."""
+    """The cell without what is no exercise: headings a level deeper, folded answers open, links as from the key."""
     cell = copy.deepcopy(cell)
     if cell.cell_type == "markdown":
         text = re.sub(r"(?s).*(?=^## Check your understanding)", "", cell.source, count=1, flags=re.M)
         text = re.split(r"^(?:\*\*Against|## Takeaways)", text, flags=re.M)[0]
+        text = re.sub(r"\]\((?=\d\d_\w+\.ipynb\))", "](notebooks/", text)  # the key lies one folder above the notebooks
         cell.source = re.sub(r"^#+ ", "### ", text, flags=re.M).replace("<details>", "<details open>")
     return cell
 
@@ -290,6 +288,8 @@ def with_links(text: str, notebooks: dict, run: Path, record: dict) -> str:
     """Fill a guide: `[[04]]` becomes a link where there is such a notebook, `<!-- catalogue -->` the table of all."""
     row = '* - see what this run gave\n  - <a href="report.html">The report of the run</a>, on one page\n'
     text = text.replace("<!-- report -->", row if (run / "report.html").exists() else "")
+    row = '* - try it out\n  - <a href="explorer.html">The explorer</a>: one patient, measured less, repaired, read\n'
+    text = text.replace("<!-- explorer -->", row if record.get("profile") and has_explorer(run) else "")
     by_number = {name[:2]: name for name in notebooks}
 
     def link(match):

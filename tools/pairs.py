@@ -5,7 +5,8 @@
 
 The same .py always gives the same bytes: cell ids come from a cell's text and place, and there are no outputs. A word
 of book/glossary.md is linked where a notebook uses it first, with its meaning as a tooltip; so is each other notebook
-that is named by its number.
+that is named by its number. Where pyproject.toml names a public repository, the .ipynb gets a folded cell below its
+title that installs what is missing, so that Colab can open it; the .py does not.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+
+from fairrecon_lab.classroom.install import repository, with_install
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 GLOSSARY = FOLDER.parent / "book" / "glossary.md"
@@ -49,7 +52,7 @@ METADATA = {
 
 def paired(source: Path) -> str:
     """The text of the .ipynb that belongs to a percent-format .py."""
-    notebook = jupytext.read(source)
+    notebook = with_install(jupytext.read(source), "")  # JupyterLab may have saved it into the .py
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen, words = Counter(), glossary()
@@ -63,6 +66,7 @@ def paired(source: Path) -> str:
             head = cell is notebook.cells[0]
             cell.source = _notebooks_linked(cell.source, others, head)
             cell.source = cell.source if head else _words_linked(cell.source, words)
+    with_install(notebook, repository(GLOSSARY.parents[1]))
     nbformat.validate(notebook)
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT) + "\n"
 

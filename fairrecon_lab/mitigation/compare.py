@@ -95,7 +95,7 @@ def effects(one: dict, other: dict, groups: Sequence[str], n_boot: int = 2000, s
     one, other : dict
         From `by_group`, with the same images and seeds: an arm and what it is compared with.
     groups : sequence of str
-        Two subgroups; the gap is the first less the second.
+        Two subgroups; the gap is the first minus the second.
     n_boot : int
         Resamples of patients, and of training seeds where there are at least two.
     seed : int

@@ -63,7 +63,10 @@ def drawn_text(figure: Figure, width_px: float = 1000) -> list[Drawn]:
 
 def overlapping_text(figure: Figure, width_px: float = 1000) -> list[tuple[str, str]]:
     """Pairs of lines of text of which one lies on the other, on a page of `width_px` CSS pixels."""
-    lines = drawn_text(figure, width_px)
+    return _overlapping(drawn_text(figure, width_px))
+
+
+def _overlapping(lines: list[Drawn]) -> list[tuple[str, str]]:
     pairs = [(a, b) for i, a in enumerate(lines) for b in lines[i + 1 :] if _share(a.box, b.box)]
     return [(a.words, b.words) for a, b in pairs]
 
@@ -76,12 +79,19 @@ def _share(a: Bbox, b: Bbox) -> bool:
 
 def small_text(figure: Figure, width_px: float = 1000, least: float = 7.0) -> list[str]:
     """Lines of text below `least` points (1/72 inch, 96 CSS pixels an inch) on a page of `width_px` CSS pixels."""
-    return [f"{one.words!r}: {one.points:.1f} pt" for one in drawn_text(figure, width_px) if one.points < least - 0.01]
+    return _small(drawn_text(figure, width_px), least)
+
+
+def _small(lines: list[Drawn], least: float = 7.0) -> list[str]:
+    return [f"{one.words!r}: {one.points:.1f} pt" for one in lines if one.points < least - 0.01]
 
 
 def cut_text(figure: Figure, width_px: float = 1000) -> list[str]:
     """Lines of text that leave the figure on a page of `width_px` CSS pixels."""
-    lines = drawn_text(figure, width_px)
+    return _cut(drawn_text(figure, width_px), figure, width_px)
+
+
+def _cut(lines: list[Drawn], figure: Figure, width_px: float) -> list[str]:
     width, height = np.array(figure.get_size_inches()) * _shown_width(figure, width_px) / figure.get_figwidth()
     inside = lambda box: box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
     return [one.words for one in lines if not inside(one.box)]
@@ -105,7 +115,8 @@ def hidden_data(figure: Figure) -> list[str]:
 
 def flaws(figure: Figure, width_px: float = 1000) -> list[str]:
     """All that makes a figure hard to read on a page of `width_px` CSS pixels, in words; empty if nothing does."""
-    found = [f"{a!r} lies on {b!r}" for a, b in overlapping_text(figure, width_px)]
-    found += [f"small: {text}" for text in small_text(figure, width_px)]
-    found += [f"cut off: {text!r}" for text in cut_text(figure, width_px)]
+    lines = drawn_text(figure, width_px)  # drawn once for all three
+    found = [f"{a!r} lies on {b!r}" for a, b in _overlapping(lines)]
+    found += [f"small: {text}" for text in _small(lines)]
+    found += [f"cut off: {text!r}" for text in _cut(lines, figure, width_px)]
     return found + [f"the legend from {text!r} hides data" for text in hidden_data(figure)]
