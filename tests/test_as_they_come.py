@@ -504,6 +504,25 @@ def spoilt(data, text: str) -> bytes:
     )
 
 
+def test_texts_of_parquet_are_categories_of_texts_and_numbers_stay_numbers(tmp_path):
+    ids = pd.Series(["007", "7", " 07 ", None, "", "7"])
+    frame = pd.DataFrame({"a": ids, "b": ids.astype("category"), "c": pd.array(ids, dtype="string"), "n": range(6),
+                          "x": [0.5] * 6, "z": [True] * 6, "k": pd.Categorical([3, 1, 3, 1, 3, 1])})  # fmt: skip
+    frame.to_parquet(tmp_path / "ids.parquet")
+    found = read_outside(tmp_path / "ids.parquet")
+    for name in "abc":
+        assert isinstance(found[name].dtype, pd.CategoricalDtype)
+        assert found[name].astype(object).where(found[name].notna(), None).tolist() == [
+            "007",
+            "7",
+            "07",
+            None,
+            None,
+            "7",
+        ]
+    assert [found[name].dtype.kind for name in "nxz"] == ["i", "f", "b"] and found["k"].tolist() == [3, 1, 3, 1, 3, 1]
+
+
 def test_parquet_keeps_ids_and_names(tmp_path):
     for frame, name in ((P, "p.parquet"), (C.assign(patient_id=C["patient_id"].astype("category")), "c.parquet")):
         frame.to_parquet(tmp_path / name)

@@ -7,6 +7,7 @@ def number(value: float, digits: int, sign: bool = False) -> str:
     """A number of so many digits with a true minus sign; a dash for NaN."""
     if math.isnan(value):
         return "–"
+    value = 0.0 if math.isfinite(value) and round(value, digits) == 0 else value  # no -0.00
     return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
 
 

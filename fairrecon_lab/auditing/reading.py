@@ -46,7 +46,8 @@ def read_outside(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns as text (categories), but for `NUMBERS`, which are float64; a Parquet file keeps its types.
+        Columns as text (categories), but for `NUMBERS`, which are float64; what is no text in a Parquet file keeps its
+        type.
 
     Raises
     ------
@@ -136,8 +137,17 @@ def _read_parquet(data: bytes, path: Path) -> pd.DataFrame:
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
     if nested:
         raise ValueError(f"{path}, column {nested[0]!r} holds lists or structures: one value a cell is needed")
+    words = [i for i, field in enumerate(table.schema) if _is_text(field.type)]
+    for i in words:  # each distinct text is one object, and is read once
+        table = table.set_column(i, table.schema.field(i).name, table.column(i).dictionary_encode())
     frame = table.replace_schema_metadata(None).to_pandas()
+    frame = frame.assign(**{name: _category(frame[name]) for name in (frame.columns[i] for i in words)})
     return frame.rename(columns={name: str(name).strip() for name in frame.columns})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _as_utf8(data: bytes, path: Path, notes: list) -> bytes:
@@ -198,7 +208,9 @@ def _read_csv(data: bytes, path: Path, notes: list, wanted: tuple = ("image_id",
         )
     if not table.num_rows:
         raise ValueError(f"{path} has a header and no rows")
-    columns = {name: _category(table.column(i)) for i, name in enumerate(shown) if name}
+    columns = {
+        name: _category(table.column(i).unify_dictionaries().to_pandas()) for i, name in enumerate(shown) if name
+    }
     if delimiter != ",":
         notes.append(f"{path.name} is separated by {delimiter!r}")
     return pd.DataFrame(columns)
@@ -220,9 +232,9 @@ def _parse(data: bytes, names: list, delimiter: str, threads: bool, bad: list) -
     )
 
 
-def _category(column: pa.ChunkedArray) -> pd.Categorical:
-    """A dictionary column as categories without blanks at their ends; the empty text is missing."""
-    codes, names = text_codes(column.unify_dictionaries().to_pandas())
+def _category(column: pd.Series) -> pd.Categorical:
+    """A column of text as categories without blanks at their ends; the empty text is missing."""
+    codes, names = text_codes(column)
     return pd.Categorical.from_codes(codes, names)
 
 
