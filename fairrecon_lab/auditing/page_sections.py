@@ -195,7 +195,8 @@ def _forest(title: str, part: pd.DataFrame, unit: str, most: int, which: int) ->
                              row.word, plain_words(row, which)),
     } for row in drawn.itertuples()]  # fmt: skip
     counts = [(word, int((part["word"] == word).sum())) for word in VERDICTS]
-    return {"title": title, "unit": unit, "told": "estimate [95 % interval]", "axis": figures.axis(limit, digits, unit), "strips": strips, "left": left_out(len(drawn), len(part)),
+    return {"title": title, "unit": unit, "told": "estimate [95 % interval]", "axis": figures.axis(limit, digits, unit),
+            "strips": strips, "left": left_out(len(drawn), len(part)),
             "counts": [(word, VERDICTS[word][which], n) for word, n in counts if n]}  # fmt: skip
 
 

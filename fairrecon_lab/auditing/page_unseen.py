@@ -81,8 +81,8 @@ def bounds_section(table: pd.DataFrame | None, why: str = "") -> dict:
     turn = n - int(sure.sum()) - int(same.sum())
     text = [
         f"Not recorded: {'; '.join(lost)}. They may belong to any subgroup, and an image may or may not show the "
-        f"finding. Of the {n} gaps that they could move, {_count(sure.sum())} beyond chance and {_count(same.sum())} smaller than the margin "
-        f"whatever is true of them; {_count(turn)} open."
+        f"finding. Of the {n} gaps that they could move, {_count(sure.sum())} beyond chance and {_count(same.sum())} "
+        f"smaller than the margin whatever is true of them; {_count(turn)} open."
     ]
     widest = (gaps["high"] - gaps["low"]).idxmax()
     text.append(f"The unrecorded matter most for {_bounds_words(gaps.loc[widest])}")
@@ -97,10 +97,11 @@ def _count(n) -> str:
 
 def _bounds_words(row) -> str:
     digits = decimals_of(unit_of(row["metric"]))
-    ends = f"{between(row['low'], row['high'], digits, sign=True)}"
-    band = f"{between(row['ci_low'], row['ci_high'], digits, sign=True)}"
-    return (f"{_head(row)}: {row['subgroup']} less {row['reference']} is {number(row['value'], digits, sign=True)} among "
-            f"the recorded and {ends} over all that the others could be; with sampling error {band}.")  # fmt: skip
+    ends = between(row["low"], row["high"], digits, sign=True)
+    band = between(row["ci_low"], row["ci_high"], digits, sign=True)
+    own = number(row["value"], digits, sign=True)
+    return (f"{_head(row)}: {row['subgroup']} less {row['reference']} is {own} among the recorded and {ends} over all "
+            f"that the others could be; with sampling error {band}.")  # fmt: skip
 
 
 def _head(row) -> str:
@@ -216,4 +217,5 @@ def _search_forest(metric: str, part: pd.DataFrame, drawn: pd.DataFrame) -> dict
     verdicts = part["flagged"].map({True: "different", False: "undetermined"})
     return {"title": f"{label_of(metric)}: {'below' if better == 'higher' else 'above'} 0 is worse", "unit": unit,
             "axis": figures.axis(limit, digits, unit), "told": "estimate [bound: worse by that at least]",
-            "strips": strips, "left": left_out(len(drawn), len(part), "surest of {} comparisons"), "counts": _counts(verdicts, SEARCHED)}  # fmt: skip
+            "strips": strips, "left": left_out(len(drawn), len(part), "surest of {} comparisons"),
+            "counts": _counts(verdicts, SEARCHED)}  # fmt: skip
