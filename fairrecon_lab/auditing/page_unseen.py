@@ -159,8 +159,8 @@ def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
     if not parts:
         return None, f"No intersection has {max(LEAST_SUPPORT, options.min_support)} patients: nothing to search."
     table = pd.concat(parts, ignore_index=True).assign(n_searches=n)
-    order = ["p_adjusted", "n_patients"]
-    table = table.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
+    surest = np.lexsort([-table["bound"].abs(), table["p_adjusted"]])
+    table = table.iloc[surest].reset_index(drop=True)
     return table.assign(p_adjusted=np.minimum(table["p_adjusted"] * n, 1.0)), ""
 
 

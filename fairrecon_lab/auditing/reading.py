@@ -283,19 +283,22 @@ def _with_points(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame[[column]].assign(**{column: pd.Series(np.array([*new, None], dtype=object)[codes])})
 
 
-def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=None, split="test") -> pd.DataFrame:
+def people(predictions, cohort, attributes=("sex",), *, baseline_arm="clean", arms=None, split="test") -> dict:
     """How many patients and images are left at every step from the cohort table to the audit.
 
     Parameters
     ----------
-    predictions, cohort, attribute, baseline_arm, arms, split
+    predictions, cohort, baseline_arm, arms, split
         As in `change.audit_change`; a `baseline_arm` of None: rates are audited, nothing is compared.
+    attributes : sequence of str, or of sequences of str
+        Columns that are audited one by one, or crossed.
 
     Returns
     -------
-    DataFrame
-        Columns `step patients images`: recorded, with a result, asked for (split, or own fold), with baseline and arm,
-        with a label (of a table with scores), with a known attribute; the last row is who is audited.
+    dict of DataFrame
+        By attribute ("sex and race" where they are crossed). Columns `step patients images`: recorded, with a result,
+        asked for (split, or own fold), with baseline and arm, with a label (of a table with scores), with a known
+        attribute; the last row is who is audited.
     """
     if baseline_arm is None:
         steps = _steps_alone(predictions, cohort, arms, split)
@@ -308,15 +311,17 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
         tasks = [f"y_{task}" for task in text_codes(predictions["task"])[1]]
         known = [~is_word(names)[codes] for codes, names in (text_codes(cohort[name]) for name in tasks)]
         steps["with a label"] = np.logical_or.reduce(known)
-    names = [attribute] if isinstance(attribute, str) else list(attribute)
-    groups = pd.DataFrame({name: as_groups(cohort[name])[0] for name in names})
-    column = intersect(groups, names)[1]
-    steps[f"with known {' and '.join(names)}"] = (column != "unknown").to_numpy()
     left, found = np.ones(len(cohort), bool), []
     for step, keep in steps.items():
         left = left & keep
         found.append({"step": step, "patients": len(np.unique(patient[left])), "images": int(left.sum())})
-    return pd.DataFrame(found)
+    out = {}
+    for names in ([each] if isinstance(each, str) else list(each) for each in attributes):
+        groups = pd.DataFrame({name: as_groups(cohort[name])[0] for name in names})
+        last, crossed = left & intersect(groups, names)[1].ne("unknown").to_numpy(), " and ".join(names)
+        row = {"step": f"with known {crossed}", "patients": len(np.unique(patient[last])), "images": int(last.sum())}
+        out[crossed] = pd.DataFrame([*found, row])
+    return out
 
 
 def _steps_alone(predictions, cohort, arms, split) -> dict[str, np.ndarray]:

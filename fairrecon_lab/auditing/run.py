@@ -81,7 +81,7 @@ def audited(tables: Standard, options) -> Found:
         Of `options.parse`; errors as in `run`.
     """
     arms, baseline = _arms(tables, options)
-    rates, changes, steps, kinds = [], [], {}, [tables.scores, tables.measures]
+    rates, changes, kinds = [], [], [tables.scores, tables.measures]
     kinds = [results for results in kinds if results is not None]
     cuts = functools.cache(lambda kind: _cuts(kinds[kind], tables, baseline, options))  # once changes were audited
     for names in tables.attributes:
@@ -90,7 +90,7 @@ def audited(tables: Standard, options) -> Found:
             one, two = _audited(kinds[kind], tables, attribute, arms, baseline, functools.partial(cuts, kind), options)
             rates.append(one)
             changes += [two] if two is not None else []
-        steps[" and ".join(names)] = _steps(kinds[0], tables, attribute, arms, baseline, options)
+    steps = _steps(kinds[0], tables, arms, baseline, options)
     who, shared = _who(next(iter(steps.values())), options), {"arms": arms, "thresholds": cuts(0), **_shared(options)}
     found = Found(_stacked(rates), _stacked(changes) if changes else None, tables, who, steps=steps, shared=shared)
     every = [note for table in (found.rates, found.changes) if table is not None for note in table.attrs["notes"]]
@@ -221,9 +221,9 @@ def _with_units(table: pd.DataFrame, options) -> pd.DataFrame:
     return table.assign(unit=own.where(own.notna(), table["unit"]))
 
 
-def _steps(results, tables, attribute, arms, baseline, options) -> pd.DataFrame:
+def _steps(results, tables, arms, baseline, options) -> dict[str, pd.DataFrame]:
     others = None if arms is None else [arm for arm in arms if arm != baseline]
-    return people(results, tables.cohort, attribute, baseline_arm=baseline, arms=others, split=options.split)
+    return people(results, tables.cohort, tables.attributes, baseline_arm=baseline, arms=others, split=options.split)
 
 
 def _who(steps: pd.DataFrame, options) -> str:
