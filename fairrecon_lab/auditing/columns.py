@@ -32,6 +32,11 @@ NAMES = {
     "split": ("split", "subset partition set fold dataset phase"),
 }  # fmt: skip
 OPTIONS = {"image_id": "id", "patient_id": "patient", "split": "split"}  # options that are not called as the role
+HINT = re.compile(  # what a name says of its values, in brackets at its end: Pneumonia (Y/N), Age (years)
+    r"\s*[(\[]\s*(?:y(?:es)?\s*[/|,]\s*no?|[01]\s*[/|,-]\s*[01]|[mf]\s*/\s*[mf]|t(?:rue)?\s*/\s*f(?:alse)?|years?|yrs?|y|%"
+    r"|binary|bool(?:ean)?)\s*[)\]]\s*$",
+    re.IGNORECASE,
+)
 SEX = ("sex", "gender", "patientsex", "patientgender", "biologicalsex")
 _SCORE = "score|probability|proba|probs|prob|prediction|preds|pred|logits|logit"
 _LABEL = "label|target|truth|true|groundtruth|ground_truth|gt"
@@ -40,8 +45,8 @@ LABEL_NAME = re.compile(rf"(?:y_true|y|{_LABEL})_(?P<a>.+)|(?P<b>.+)_(?:y_true|y
 
 
 def plain(name: str) -> str:
-    """The letters and digits of a `name`, in small letters."""
-    return "".join(letter for letter in str(name).casefold() if letter.isalnum())
+    """The letters and digits of a `name`, in small letters, without a `HINT`."""
+    return "".join(letter for letter in HINT.sub("", str(name)).casefold() if letter.isalnum())
 
 
 def listed(names) -> str:
@@ -164,7 +169,7 @@ def marked(frame: pd.DataFrame, pattern: re.Pattern, taken=()) -> dict[str, list
 
 def _joined(name: str) -> str:
     """A name with one underscore for what parts its words."""
-    return re.sub(r"[\s.\-:/_]+", "_", str(name).strip())
+    return re.sub(r"[\s.\-:/_]+", "_", HINT.sub("", str(name)).strip())
 
 
 def task_name(column: str) -> str:
@@ -176,7 +181,7 @@ def task_name(column: str) -> str:
         match = re.compile(pattern.pattern, re.IGNORECASE).fullmatch(_joined(column))
         if match:
             return match["a"] or match["b"]
-    return column.strip()
+    return HINT.sub("", column).strip()
 
 
 def wide(results: pd.DataFrame, people: pd.DataFrame, taken=()) -> tuple[dict[str, tuple[str, str]], list[str]]:

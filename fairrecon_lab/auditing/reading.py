@@ -65,6 +65,8 @@ def read_outside(path: str | Path) -> pd.DataFrame:
         frame = _read_parquet(data, path)
     elif data[:2] == b"PK" or data[:4] == b"\xd0\xcf\x11\xe0":
         raise ValueError(f"{path} is a spreadsheet or a zip archive: save the sheet as CSV (UTF-8)")
+    elif re.match(rb"\s*(\[\s*[\[{]|{\s*\")", data):
+        raise ValueError(f"{path} is JSON: write the table as CSV (UTF-8) or Parquet")
     else:
         frame = _read_csv(_as_utf8(data, path, notes), path, notes)
     frame.attrs = {"file": path.name, "notes": notes}
@@ -256,6 +258,9 @@ def _check_names(names: list[str], path: Path) -> list[str]:
     if twice is not None:
         places = ", ".join(str(i + 1) for i, name in enumerate(shown) if name == twice)
         raise ValueError(f"{path} row 1 names column {twice!r} twice (columns {places}): rename or drop one")
+    if len(names) > 2 and 2 * sum(map(bool, shown)) <= len(names):
+        raise ValueError(f"{path} row 1 names {sum(map(bool, shown))} of {len(names)} columns, {shown[0][:60]!r} first: "
+                         "if it is a title, take away what stands above the header")  # fmt: skip
     if len(names) == 1 and not re.fullmatch(r"[\w .\-]{1,100}", shown[0]):
         raise ValueError(f"{path} row 1 names no columns ({shown[0][:60]!r}): save the table as CSV (UTF-8)")
     return shown

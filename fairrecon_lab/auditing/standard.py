@@ -20,6 +20,7 @@ from fairrecon_lab.auditing.columns import (
     OPTIONS,
     SEX,
     find,
+    is_labels,
     listed,
     marked,
     named,
@@ -101,6 +102,12 @@ def _attributes(frames, options) -> list[list[str]]:
     """The attribute's columns as the files write them."""
     asked, columns = options.attribute or [["sex"]], [name for frame in frames for name in frame.columns]
     own = {plain(name): name for name in reversed(columns)}
+    for text in (text for names in asked for text in names if text not in columns):
+        for frame in frames:
+            hits = [name for name in frame.columns if plain(name) == plain(text)]
+            if len(hits) > 1:
+                raise ValueError(f"{frame.attrs['file']}: columns {listed(hits)} could all be {text!r}: say "
+                                 f"--attribute '{hits[0]}'")  # fmt: skip
     sexes = [own[name] for name in SEX if name in own]
     alike = lambda name: own.get(plain(name)) or (sexes[0] if sexes and plain(name) in SEX else name)
     found = [[name if name in columns else alike(name) for name in names] for names in asked]
@@ -335,12 +342,26 @@ def _only_task(out: Standard, source: dict, options) -> str:
     if len(there) == 1 and len(next(iter(there.values()))) == 1:
         return task_name(next(iter(there.values()))[0])
     if not there:
-        raise ValueError(f"no labels for the scores of {results.attrs['file']}; columns are {list(people.columns)}: "
-                         "say --label COLUMN")  # fmt: skip
+        return _only_labels(out, results, people, options)
     found = [name for names in there.values() for name in names]
     raise ValueError(
         f"the results lack 'task', and there are labels {listed(found)}: say --label COLUMN, or --task COLUMN"
     )
+
+
+def _only_labels(out: Standard, results: pd.DataFrame, people: pd.DataFrame, options) -> str:
+    """The one column of labels, whatever it is called; refused where there is none, or several."""
+    taken = {*ROLES, *KEYS, *OVERLAP, *(name for names in out.attributes for name in names)}
+    taken |= {named(results, name, "--value") for name, _, _ in options.value}
+    found = [
+        name for name in people.columns if name not in taken and plain(name) not in SEX and is_labels(people[name])
+    ]
+    if len(found) != 1:
+        which = f"; {listed(found)} could all be" if found else ""
+        raise ValueError(f"no labels for the scores of {results.attrs['file']}{which}; columns are "
+                         f"{list(people.columns)}: say --label COLUMN")  # fmt: skip
+    out.notes.insert(0, f"label = {found[0]!r}, the only column of labels (--label COLUMN for another)")
+    return task_name(found[0])
 
 
 def _placed(out: Standard, column: str, source: pd.DataFrame, told: pd.Series, shown: str) -> pd.DataFrame:
