@@ -59,7 +59,8 @@ def read_outside(path: str | Path) -> pd.DataFrame:
     """
     path, notes = Path(path), []
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give the path of a CSV or Parquet file")
+        what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
+        raise FileNotFoundError(f"{what}: give the path of a CSV or Parquet file")
     data = _unpacked(path)
     if data[:4] == b"PAR1":
         frame = _read_parquet(data, path)
@@ -258,8 +259,9 @@ def _check_names(names: list[str], path: Path) -> list[str]:
     if twice is not None:
         places = ", ".join(str(i + 1) for i, name in enumerate(shown) if name == twice)
         raise ValueError(f"{path} row 1 names column {twice!r} twice (columns {places}): rename or drop one")
-    if len(names) > 2 and 2 * sum(map(bool, shown)) <= len(names):
-        raise ValueError(f"{path} row 1 names {sum(map(bool, shown))} of {len(names)} columns, {shown[0][:60]!r} first: "
+    n_named = sum(map(bool, shown))
+    if len(names) > 2 and 2 * n_named <= len(names):
+        raise ValueError(f"{path} row 1 names {n_named} of {len(names)} columns, {shown[0][:60]!r} first: "
                          "if it is a title, take away what stands above the header")  # fmt: skip
     if len(names) == 1 and not re.fullmatch(r"[\w .\-]{1,100}", shown[0]):
         raise ValueError(f"{path} row 1 names no columns ({shown[0][:60]!r}): save the table as CSV (UTF-8)")

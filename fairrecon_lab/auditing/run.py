@@ -322,7 +322,7 @@ def versions() -> dict[str, str]:
 
 def with_files(error: Exception, options) -> str:
     """The `error` in one line that names a file of the `options`, and columns as they are called there."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).replace("pass split=...", "say --split NAME") or type(error).__name__
     names = [Path(name).name for name in (options.results, options.cohort, *(options.masks or ())) if name]
     return text if any(name in text for name in names) else f"{text} ({', '.join(names)})"
 
