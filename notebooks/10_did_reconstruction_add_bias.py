@@ -444,6 +444,28 @@ pd.DataFrame({"baseline gap": base, "average change": drift.round(4), "share tha
 # is more prominent for sex" is, at least in part, geometry. The signed change above does not have this problem.
 
 # %% [markdown]
+# ## One model, on one page
+# Whoever has one model and nothing to compare it with asks a simpler question: which rates does each subgroup get, and which gaps are beyond
+# chance? `AuditReport` answers it from the same two tables, here for the clean images alone; from a shell `fairrecon audit` makes the page
+# of two files, whatever their columns are called.
+
+# %%
+from fairrecon_lab.auditing.page import AuditReport
+
+alone = predictions[last].query("arm == 'clean'").drop(columns="arm")
+one_page = AuditReport.of(alone, cohorts[last].table, "sex", margin=settings.margin, n_boot=1000, seed=settings.seed)
+one_page
+
+# %% [markdown]
+# **What to look for:** the first sentence counts gaps of TPR and FPR between women and men. Is any finding beyond chance, and in whose
+# favour? How many gaps are *provably* smaller than the margin, and how many can nobody tell from these patients? The table says it too:
+
+# %%
+claimed = one_page.rates.query("role == 'primary' and subgroup != ''")
+print(claimed["verdict"].value_counts().to_dict())
+assert len(claimed) == 2 * alone["task"].nunique(), "one gap in TPR and one in FPR for each task"
+
+# %% [markdown]
 # ## Check your understanding
 # **1.** Tighten the margin from .05 to .02. Which verdicts can change, and in which direction? Predict, then count: `audit_change` takes
 # `margin=`, and `verdict` is a column of its table.

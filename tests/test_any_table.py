@@ -196,6 +196,26 @@ def test_without_patients_it_says_so_at_the_top_and_without_ids_rows_are_images(
     assert "NO PATIENTS" not in out and f"{N // 2} of {N // 2} patients" in out
 
 
+def test_a_hurried_file_is_answered_and_what_was_taken_is_said(tmp_path, capsys):
+    hurried = ONE.rename(
+        columns={"patient_id": "Patient ID", "age": "Age (years)", "sex": "Gender", "score": "edema prob"}
+    )
+    hurried["Edema (Y/N)"] = np.where(hurried.pop("label") == 1, "Y", "N")
+    table, text = rows(tmp_path, hurried, capsys=capsys, arguments=["--attribute", "sex", "age"])
+    plain, _ = rows(tmp_path, ONE, capsys=capsys, arguments=["--attribute", "sex", "age"])
+    np.testing.assert_array_equal(table["value"], plain["value"])
+    assert set(table["task"]) == {"Edema"}
+    assert "label 'Edema (Y/N)'" in text and set(table["attribute"]) == {"Gender", "Age (years)"}
+
+
+def test_the_only_labels_are_the_label_whatever_they_are_called(tmp_path, capsys):
+    table, text = rows(tmp_path, OWN, capsys=capsys)
+    plain, _ = rows(tmp_path, ONE, capsys=capsys)
+    np.testing.assert_array_equal(table["value"], plain["value"])
+    assert set(table["task"]) == {"edema"}
+    assert "label = 'edema', the only column of labels" in text
+
+
 def test_splits_are_understood_or_refused(tmp_path, capsys):
     split = np.where(np.arange(N) // 2 < 30, "Dev", np.where(np.arange(N) // 2 < 40, "Training", "hold-out"))
     status, out, _ = run(tmp_path, ONE.assign(split=split), capsys=capsys)
@@ -349,6 +369,7 @@ def changed(frame, row, **values):
     return frame
 
 
+OWN = ONE.drop(columns="label").assign(edema=ONE["label"])  # the label is called as the finding
 TWICE = pd.concat([ONE, ONE.iloc[[3]]], ignore_index=True)
 TWO_MINDS = pd.concat(
     [LONG.assign(arm="a"), changed(LONG, 5, label=1 - LONG["label"][5]).assign(arm="b")], ignore_index=True
@@ -420,6 +441,18 @@ FAULTS = {  # name: (tables, options, words of the line)
                                     "a.csv row 2: patient 'p000' is not in b.csv"),
     "no images in the second": ((SCORES, COHORT.drop(columns="image_id")), (), "the cohort lacks 'image_id'"),
     "a stranger": ((changed(SCORES, 3, image_id="nobody"), COHORT), (), "'nobody' (a.csv row 5)"),
+    "two findings without a mark": ((OWN.assign(fracture=1),), (), "'edema', 'fracture' could all be"),
+    "a 2 in the only labels": ((changed(OWN, 7, edema=2),), (), "found 2.0 (a.csv row 9, column 'edema')"),
+    "a maybe in the only labels": ((changed(OWN, 7, edema="maybe"),), (), "found 'maybe' (a.csv row 9"),
+    "a sum at the end": ((changed(OWN, 160, image_id="Total", patient_id="", edema=71),), (), "a.csv row 162"),
+    "the score as an attribute": ((OWN,), ("--attribute", "score"), "column 'score' is the score, no attribute"),
+    "a patient as an attribute": ((OWN.rename(columns={"patient_id": "Subject"}),), ("--attribute", "subject"),
+                                  "column 'Subject' names people"),
+    "two ages": ((ONE.assign(**{"Age (y)": 1, "AGE": 2}).drop(columns="age"),), ("--attribute", "age"),
+                 "columns 'Age (y)', 'AGE' could all be 'age'"),
+    "an age below zero": ((changed(ONE, 4, age=-3),), ("--attribute", "age"), "a.csv row 6, column 'age': -3 is no"),
+    "a title": (("Export of May,,,\nimage_id,sex,score,label\n1,f,.5,1\n",), (), "row 1 names 1 of 4 columns"),
+    "JSON": (('[{"image_id": 1, "score": 0.5}]\n',), (), "a.csv is JSON"),
     "a header twice": (("image_id,sex,sex,score,label\n1,f,m,.5,1\n",), (), "names column 'sex' twice"),
     "half a spreadsheet": ((b"PK\x03\x04" + bytes(90),), (), "a.csv is a spreadsheet or a zip archive"),
 }  # fmt: skip

@@ -6,6 +6,7 @@ decides, and two columns of one tier are refused, with the option that tells the
 
 import re
 
+import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.engine import text_codes
@@ -32,6 +33,12 @@ NAMES = {
     "split": ("split", "subset partition set fold dataset phase"),
 }  # fmt: skip
 OPTIONS = {"image_id": "id", "patient_id": "patient", "split": "split"}  # options that are not called as the role
+HINT = re.compile(  # what a name says of its values, in brackets at its end: Pneumonia (Y/N), Age (years)
+    r"\s*[(\[]\s*(?:y(?:es)?\s*[/|,]\s*no?|[01]\s*[/|,-]\s*[01]|[mf]\s*/\s*[mf]|t(?:rue)?\s*/\s*f(?:alse)?|years?|yrs?|y|%"
+    r"|binary|bool(?:ean)?)\s*[)\]]\s*$",
+    re.IGNORECASE,
+)
+LABELS = frozenset(("0", "1", "0.0", "1.0", *LABEL_WORDS, *UNCERTAIN))
 SEX = ("sex", "gender", "patientsex", "patientgender", "biologicalsex")
 _SCORE = "score|probability|proba|probs|prob|prediction|preds|pred|logits|logit"
 _LABEL = "label|target|truth|true|groundtruth|ground_truth|gt"
@@ -40,8 +47,8 @@ LABEL_NAME = re.compile(rf"(?:y_true|y|{_LABEL})_(?P<a>.+)|(?P<b>.+)_(?:y_true|y
 
 
 def plain(name: str) -> str:
-    """The letters and digits of a `name`, in small letters."""
-    return "".join(letter for letter in str(name).casefold() if letter.isalnum())
+    """The letters and digits of a `name`, in small letters, without a `HINT`."""
+    return "".join(letter for letter in HINT.sub("", str(name)).casefold() if letter.isalnum())
 
 
 def listed(names) -> str:
@@ -121,10 +128,62 @@ def _words(values: pd.Series) -> list[str]:
     return [name.lower() for name in text_codes(values)[1]]
 
 
-def is_labels(values: pd.Series) -> bool:
-    """Whether all of the `values` are labels, or words for none."""
-    words = set(_words(values)) - UNKNOWN_WORDS
-    return bool(words) and words <= {"0", "1", "0.0", "1.0", *LABEL_WORDS, *UNCERTAIN}
+def is_labels(values: pd.Series, share: float = 1.0) -> bool:
+    """Whether all of the `values`, or a `share` of them, are labels, or words for none."""
+    codes, names = text_codes(values)
+    words, counts = [name.lower() for name in names], np.bincount(codes[codes >= 0], minlength=len(names))
+    good = np.array([word in LABELS for word in words], bool)
+    fits = good | np.array([word in UNKNOWN_WORDS for word in words], bool)
+    return bool(good.any() and counts[fits].sum() >= share * counts.sum())
+
+
+def only_labels(frame: pd.DataFrame, taken=()) -> list[str]:
+    """Columns of a `frame` that hold labels, whatever they are called; else those that nearly do.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    taken : collection of str
+        Columns that are something else.
+    """
+    free = [name for name in frame.columns if name not in taken and plain(name) not in SEX]
+    return [name for name in free if is_labels(frame[name])] or [name for name in free if is_labels(frame[name], 0.9)]
+
+
+def attributes(frames: list[pd.DataFrame], asked: list[list[str]]) -> list[list[str]]:
+    """The attributes' columns as the files write them.
+
+    Parameters
+    ----------
+    frames : list of DataFrame
+    asked : list of list of str
+        Of every audit, the columns that are crossed; without any, sex.
+
+    Raises
+    ------
+    ValueError
+        There is no such column, or several, or it names people.
+    """
+    asked, columns = asked or [["sex"]], [name for frame in frames for name in frame.columns]
+    own = {plain(name): name for name in reversed(columns)}
+    sexes = [own[name] for name in SEX if name in own]
+    alike = lambda name: own.get(plain(name)) or (sexes[0] if sexes and plain(name) in SEX else name)
+    for text in (text for names in asked for text in names if text not in columns):
+        for frame in frames:
+            hits = [name for name in frame.columns if plain(name) == plain(text)]
+            if len(hits) > 1:
+                raise ValueError(f"{frame.attrs['file']}: columns {listed(hits)} could all be {text!r}: say "
+                                 f"--attribute '{hits[0]}'")  # fmt: skip
+    found = [[name if name in columns else alike(name) for name in names] for names in asked]
+    absent = [name for names in found for name in names if name not in columns]
+    if absent:
+        raise ValueError(f"the cohort has no attribute {absent}; its columns are {list(frames[-1].columns)}: "
+                         "say --attribute COLUMN")  # fmt: skip
+    people = {word for tier in NAMES["patient_id"] for word in tier.split()}
+    odd = next((name for names in found for name in names if plain(name) in people), None)
+    if odd is not None:
+        raise ValueError(f"column {odd!r} names people, no groups: --attribute names a column such as sex")
+    return found
 
 
 def is_numbers(values: pd.Series) -> bool:
@@ -164,7 +223,7 @@ def marked(frame: pd.DataFrame, pattern: re.Pattern, taken=()) -> dict[str, list
 
 def _joined(name: str) -> str:
     """A name with one underscore for what parts its words."""
-    return re.sub(r"[\s.\-:/_]+", "_", str(name).strip())
+    return re.sub(r"[\s.\-:/_]+", "_", HINT.sub("", str(name)).strip())
 
 
 def task_name(column: str) -> str:
@@ -176,7 +235,7 @@ def task_name(column: str) -> str:
         match = re.compile(pattern.pattern, re.IGNORECASE).fullmatch(_joined(column))
         if match:
             return match["a"] or match["b"]
-    return column.strip()
+    return HINT.sub("", column).strip()
 
 
 def wide(results: pd.DataFrame, people: pd.DataFrame, taken=()) -> tuple[dict[str, tuple[str, str]], list[str]]:

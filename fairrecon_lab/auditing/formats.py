@@ -4,10 +4,10 @@ import math
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:
-    """A number of so many digits with a true minus sign; a dash for NaN."""
+    """A number of so many digits with a true minus sign, none before 0; a dash for NaN."""
     if math.isnan(value):
         return "–"
-    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
+    return f"{value:{'+' if sign else ''}z,.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
 
 
 def p_value(value: float) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fairrecon_lab.auditing import page_figures as figures
 from fairrecon_lab.auditing import page_sections as sections
-from fairrecon_lab.auditing import run
+from fairrecon_lab.auditing import page_unseen, run
 from fairrecon_lab.auditing.options import parse
 from fairrecon_lab.auditing.standard import standard
 
@@ -35,13 +35,16 @@ class AuditReport:
     ----------
     rates, changes : DataFrame
         The tables; `changes` is None with one arm.
+    unrecorded, search : DataFrame
+        Bounds for the unrecorded, and subgroups against everybody else; None where there is nothing to say.
     text : str
         The summary that a shell shows.
     """
 
     def __init__(self, found: run.Found, options):
         self.rates, self.changes, self.text = found.rates, found.changes, found.text
-        self._page = page(found, options)
+        self._contents = contents(found, options)
+        self.unrecorded, self.search = (self._contents["unseen"][name]["table"] for name in ("bounds", "search"))
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, cohort: pd.DataFrame | None = None, attribute="sex", **choices: Any):
@@ -82,11 +85,13 @@ class AuditReport:
 
     def save(self, path: str | Path) -> Path:
         """Write the page to `path`, in one step."""
-        return run.write_whole(path, self._page.encode())
+        return run.write_whole(path, rendered(self._contents).encode())
 
     def _repr_html_(self) -> str:
+        """The page without its whole tables, which are most of its bytes: a notebook has them as DataFrames."""
+        brief = html.escape(rendered(self._contents | {"tables": []}), quote=True)
         return (f'<iframe title="audit" sandbox="" style="width:100%;height:48rem;border:1px solid #d4d8dc" '
-                f'srcdoc="{html.escape(self._page, quote=True)}"></iframe>')  # fmt: skip
+                f'srcdoc="{brief}"></iframe>')  # fmt: skip
 
 
 def page(found: run.Found, options) -> str:
@@ -97,12 +102,17 @@ def page(found: run.Found, options) -> str:
     ImportError
         jinja2 is not installed.
     """
+    return rendered(contents(found, options))
+
+
+def rendered(contents: dict) -> str:
+    """The page of its `contents`; ImportError as in `page`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only a page needs it
 
     templates = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
                             trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     templates.globals |= {"sign_of": figures.sign_of, "key_of": figures.key_of, "verdicts": sections.VERDICTS}
-    return templates.get_template("audit.html.j2").render(contents(found, options))
+    return templates.get_template("audit.html.j2").render(contents)
 
 
 def contents(found: run.Found, options) -> dict:
@@ -116,7 +126,10 @@ def contents(found: run.Found, options) -> dict:
     """
     gaps = sections.gaps_of(found.rates)
     changes = sections.changes_of(found.changes)
-    tables = [("Rates and gaps", found.rates), *([("Changes", found.changes)] if found.changes is not None else [])]
+    unseen = page_unseen.unseen(found, options)
+    tables = [("Rates and gaps", found.rates), ("Changes", found.changes),
+              ("Bounds for the unrecorded", unseen["bounds"]["table"]),
+              ("Subgroups against everybody else", unseen["search"]["table"])]  # fmt: skip
     file = Path(options.cohort or options.results).name
     return {
         "title": f"Audit of {Path(options.results or file).name} by {', '.join(found.steps)}",
@@ -129,9 +142,10 @@ def contents(found: run.Found, options) -> dict:
         "forests": sections.forests(gaps, 0),
         "change_forests": sections.forests(changes, 1),
         "widest": sections.widest(found.rates),
+        "unseen": unseen,
         "curves": sections.curves(found, gaps, options),
         "steps": {name: steps.to_dict("records") for name, steps in found.steps.items()},
         "choices": sections.choices(found, options),
         "notes": [note for note in found.notes if not note.startswith("NO PATIENTS")],
-        "tables": [sections.whole(title, table) for title, table in tables],
+        "tables": [sections.whole(title, table) for title, table in tables if table is not None],
     }

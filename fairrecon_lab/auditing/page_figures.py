@@ -63,7 +63,7 @@ def axis(limit: float, digits: int, unit: str) -> str:
     return f'<svg class="strip" height="22" aria-hidden="true" data-unit="{escape(unit)}">{marks}</svg>'
 
 
-def strip(value, low, high, band, margin, limit: float, verdict: str, text: str) -> str:
+def strip(value, low, high, band, margin, limit: float, verdict: str, text: str, possible=(np.nan, np.nan)) -> str:
     """One row of a forest plot.
 
     Parameters
@@ -80,6 +80,8 @@ def strip(value, low, high, band, margin, limit: float, verdict: str, text: str)
         Key of `MARKS`.
     text : str
         What the figure says, for those who do not see it.
+    possible : tuple of float
+        All that the estimate could be were everybody recorded, drawn as a bar; NaN without.
 
     Returns
     -------
@@ -94,6 +96,9 @@ def strip(value, low, high, band, margin, limit: float, verdict: str, text: str)
     if np.isfinite(band[0] + band[1]):
         left, right = at(band[0]), at(band[1])
         parts.append(f'<rect x="{left}%" width="{right - left:.2f}%" y="22" height="5" class="noise"/>')
+    if np.isfinite(possible[0] + possible[1]):
+        left, right = at(possible[0]), at(possible[1])
+        parts.append(f'<rect x="{left}%" width="{right - left:.2f}%" y="7" height="8" class="possible"/>')
     if np.isfinite(low + high):
         parts.append(f'<line x1="{at(low)}%" x2="{at(high)}%" y1="11" y2="11" class="interval"/>')
         parts += [f'<line x1="{at(end)}%" x2="{at(end)}%" y1="7" y2="15" class="interval"/>' for end in (low, high)]

@@ -11,7 +11,7 @@ import pandas as pd
 from fairrecon_core.audit.change import subgroups_of
 from fairrecon_core.audit.engine import patient_codes
 from fairrecon_core.audit.matching import match
-from fairrecon_core.measures import decimals_of, gap_of, label_of
+from fairrecon_core.measures import decimals_of, gap_of, label_of, unit_of
 from fairrecon_lab.auditing import page_figures as figures
 from fairrecon_lab.auditing import run
 from fairrecon_lab.auditing.formats import between, number, p_value
@@ -31,7 +31,9 @@ COLUMNS = ("arm", "level", "task", "attribute", "metric", "label", "subgroup", "
            "ci_low", "ci_high", "p_adjusted", "margin", "band_low", "band_high", "verdict", "role",
            "n_patients")  # fmt: skip
 CHANGED = ("baseline", "delta", "delta_ci_low", "delta_ci_high")
-FIGURES = ("value", "ci_low", "ci_high", "margin", "band_low", "band_high", *CHANGED)
+COUNTS = ("n_patients", "patients_unknown", "images_unlabelled")
+UNSEEN = ("rest", "gap", "bound", "flagged", "low", "high", *COUNTS[1:])  # of bounds and searches
+FIGURES = ("value", "ci_low", "ci_high", "margin", "band_low", "band_high", *CHANGED, *UNSEEN[:3], "low", "high")
 
 
 def gaps_of(rates: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +165,7 @@ def _count(value) -> str:
 
 
 def forests(rows: pd.DataFrame | None, which: int) -> list[dict]:
-    """Of `rows` the claims by unit, then exploratory measures of which a gap is beyond chance; the widest first."""
+    """Of `rows` the claims by unit, then what is beyond chance of exploratory measures; the widest first."""
     if rows is None or rows.empty:
         return []
     claimed, found = rows[rows["role"] == "primary"], []
@@ -173,14 +175,16 @@ def forests(rows: pd.DataFrame | None, which: int) -> list[dict]:
     others = rows[rows["role"] != "primary"]
     for metric, part in others.groupby("metric", sort=False):
         if part["word"].isin(REAL).any():
-            found.append(_forest(f"Exploratory: {label_of(metric)}", part, part["unit"].iloc[0], MOST_EACH, which))
+            title, unit = f"Exploratory: {label_of(metric)}", part["unit"].iloc[0]
+            found.append(_forest(title, part, unit, MOST_EACH, which))
     return found
 
 
 def _forest(title: str, part: pd.DataFrame, unit: str, most: int, which: int) -> dict:
-    """One forest plot: rows with their strips on one axis."""
-    drawn = part.sort_values("width", ascending=False, kind="stable").head(most)
-    digits, margin = decimals_of(unit), part["margin"].iloc[0]
+    """One forest plot: rows with their strips on one axis; of exploratory ones those beyond chance."""
+    drawn = part.sort_values("width", ascending=False, kind="stable")
+    drawn = (drawn if part["role"].eq("primary").all() else drawn[drawn["word"].isin(REAL)]).head(most)
+    digits = decimals_of(unit)
     limit = figures.limit_of([*drawn["low"], *drawn["high"], *drawn["estimate"], *drawn["margin"],
                               *drawn["band_low"], *drawn["band_high"]])  # fmt: skip
     strips = [{
@@ -191,9 +195,14 @@ def _forest(title: str, part: pd.DataFrame, unit: str, most: int, which: int) ->
                              row.word, plain_words(row, which)),
     } for row in drawn.itertuples()]  # fmt: skip
     counts = [(word, int((part["word"] == word).sum())) for word in VERDICTS]
-    return {"title": title, "unit": unit, "margin": number(margin, digits) if np.isfinite(margin) else "",
-            "axis": figures.axis(limit, digits, unit), "strips": strips, "left": len(part) - len(drawn),
+    return {"title": title, "unit": unit, "told": "estimate [95 % interval]", "axis": figures.axis(limit, digits, unit),
+            "strips": strips, "left": left_out(len(drawn), len(part)),
             "counts": [(word, VERDICTS[word][which], n) for word, n in counts if n]}  # fmt: skip
+
+
+def left_out(n_drawn: int, n: int, order: str = "widest of {} (in margins)") -> str:
+    """A sentence on the rows that a figure of `n_drawn` of `n` does not show, and the `order` that chose; or ""."""
+    return f"The {n_drawn} {order.format(n)}; the others are in the whole table." if n > n_drawn else ""
 
 
 def _name_of(row, which: int) -> str:
@@ -318,13 +327,13 @@ def whole(title: str, table: pd.DataFrame) -> dict:
     ----------
     title : str
     table : DataFrame
-        Of `audit_single` or `audit_change`.
+        Of `audit_single`, `audit_change`, `bounds_unrecorded` or `search_subgroups`.
     """
-    names = [name for name in (*COLUMNS[:10], *CHANGED, *COLUMNS[10:]) if name in table]
-    first = table["role"].eq("primary").to_numpy()
+    names = [name for name in (*COLUMNS[:10], *CHANGED, *COLUMNS[10:], *UNSEEN) if name in table]
+    first = table["role"].eq("primary").to_numpy() if "role" in table else np.ones(len(table), bool)
     order = np.argsort(~first, kind="stable")[:MOST_ROWS]
     part = table.iloc[order]
-    digits = [decimals_of(unit) for unit in part["unit"]]
+    digits = [decimals_of(unit) for unit in (part["unit"] if "unit" in part else part["metric"].map(unit_of))]
     columns = []
     for name in names:
         values = part[name].tolist()
@@ -332,10 +341,10 @@ def whole(title: str, table: pd.DataFrame) -> dict:
             texts = [number(value, d) for value, d in zip(values, digits)]
         elif name == "p_adjusted":
             texts = [p_value(value) for value in values]
-        elif name == "n_patients":
+        elif name in COUNTS:
             texts = [_count(value) for value in values]
         else:
             texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         columns.append(texts)
     return {"title": title, "names": names, "rows": list(zip(*columns)), "left": len(table) - len(part),
-            "numbers": [name in (*FIGURES, "level", "p_adjusted", "n_patients") for name in names]}  # fmt: skip
+            "numbers": [name in (*FIGURES, *COUNTS, "level", "p_adjusted") for name in names]}  # fmt: skip

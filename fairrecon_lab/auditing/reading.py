@@ -46,7 +46,8 @@ def read_outside(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns as text (categories), but for `NUMBERS`, which are float64; a Parquet file keeps its types.
+        Columns as text (categories), but for `NUMBERS`, which are float64; what is no text in a Parquet file keeps its
+        type.
 
     Raises
     ------
@@ -58,12 +59,15 @@ def read_outside(path: str | Path) -> pd.DataFrame:
     """
     path, notes = Path(path), []
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give the path of a CSV or Parquet file")
+        what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
+        raise FileNotFoundError(f"{what}: give the path of a CSV or Parquet file")
     data = _unpacked(path)
     if data[:4] == b"PAR1":
         frame = _read_parquet(data, path)
     elif data[:2] == b"PK" or data[:4] == b"\xd0\xcf\x11\xe0":
         raise ValueError(f"{path} is a spreadsheet or a zip archive: save the sheet as CSV (UTF-8)")
+    elif re.match(rb"\s*(\[\s*[\[{]|{\s*\")", data):
+        raise ValueError(f"{path} is JSON: write the table as CSV (UTF-8) or Parquet")
     else:
         frame = _read_csv(_as_utf8(data, path, notes), path, notes)
     frame.attrs = {"file": path.name, "notes": notes}
@@ -136,8 +140,17 @@ def _read_parquet(data: bytes, path: Path) -> pd.DataFrame:
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
     if nested:
         raise ValueError(f"{path}, column {nested[0]!r} holds lists or structures: one value a cell is needed")
+    words = [i for i, field in enumerate(table.schema) if _is_text(field.type)]
+    for i in words:  # each distinct text is one object, and is read once
+        table = table.set_column(i, table.schema.field(i).name, table.column(i).dictionary_encode())
     frame = table.replace_schema_metadata(None).to_pandas()
+    frame = frame.assign(**{name: _category(frame[name]) for name in (frame.columns[i] for i in words)})
     return frame.rename(columns={name: str(name).strip() for name in frame.columns})
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _as_utf8(data: bytes, path: Path, notes: list) -> bytes:
@@ -198,7 +211,9 @@ def _read_csv(data: bytes, path: Path, notes: list, wanted: tuple = ("image_id",
         )
     if not table.num_rows:
         raise ValueError(f"{path} has a header and no rows")
-    columns = {name: _category(table.column(i)) for i, name in enumerate(shown) if name}
+    columns = {
+        name: _category(table.column(i).unify_dictionaries().to_pandas()) for i, name in enumerate(shown) if name
+    }
     if delimiter != ",":
         notes.append(f"{path.name} is separated by {delimiter!r}")
     return pd.DataFrame(columns)
@@ -220,10 +235,10 @@ def _parse(data: bytes, names: list, delimiter: str, threads: bool, bad: list) -
     )
 
 
-def _category(column: pa.ChunkedArray) -> pd.Categorical:
-    """A dictionary column as categories without blanks at their ends; the empty text is missing."""
-    codes, names = text_codes(column.unify_dictionaries().to_pandas())
-    return pd.Categorical.from_codes(codes, names)
+def _category(column: pd.Series) -> pd.Categorical:
+    """A column of text as categories without blanks at their ends; the empty text is missing."""
+    codes, names = text_codes(column)
+    return pd.Categorical.from_codes(codes, pd.Index(names, dtype=object))  # walked through faster than Arrow's texts
 
 
 def _delimiter(head: str, path: Path, wanted: tuple) -> str:
@@ -244,6 +259,10 @@ def _check_names(names: list[str], path: Path) -> list[str]:
     if twice is not None:
         places = ", ".join(str(i + 1) for i, name in enumerate(shown) if name == twice)
         raise ValueError(f"{path} row 1 names column {twice!r} twice (columns {places}): rename or drop one")
+    n_named = sum(map(bool, shown))
+    if len(names) > 2 and 2 * n_named <= len(names):
+        raise ValueError(f"{path} row 1 names {n_named} of {len(names)} columns, {shown[0][:60]!r} first: "
+                         "if it is a title, take away what stands above the header")  # fmt: skip
     if len(names) == 1 and not re.fullmatch(r"[\w .\-]{1,100}", shown[0]):
         raise ValueError(f"{path} row 1 names no columns ({shown[0][:60]!r}): save the table as CSV (UTF-8)")
     return shown
@@ -271,19 +290,22 @@ def _with_points(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame[[column]].assign(**{column: pd.Series(np.array([*new, None], dtype=object)[codes])})
 
 
-def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=None, split="test") -> pd.DataFrame:
+def people(predictions, cohort, attributes=("sex",), *, baseline_arm="clean", arms=None, split="test") -> dict:
     """How many patients and images are left at every step from the cohort table to the audit.
 
     Parameters
     ----------
-    predictions, cohort, attribute, baseline_arm, arms, split
+    predictions, cohort, baseline_arm, arms, split
         As in `change.audit_change`; a `baseline_arm` of None: rates are audited, nothing is compared.
+    attributes : sequence of str, or of sequences of str
+        Columns that are audited one by one, or crossed.
 
     Returns
     -------
-    DataFrame
-        Columns `step patients images`: recorded, with a result, asked for (split, or own fold), with baseline and arm,
-        with a label (of a table with scores), with a known attribute; the last row is who is audited.
+    dict of DataFrame
+        By attribute ("sex and race" where they are crossed). Columns `step patients images`: recorded, with a result,
+        asked for (split, or own fold), with baseline and arm, with a label (of a table with scores), with a known
+        attribute; the last row is who is audited.
     """
     if baseline_arm is None:
         steps = _steps_alone(predictions, cohort, arms, split)
@@ -296,15 +318,17 @@ def people(predictions, cohort, attribute="sex", *, baseline_arm="clean", arms=N
         tasks = [f"y_{task}" for task in text_codes(predictions["task"])[1]]
         known = [~is_word(names)[codes] for codes, names in (text_codes(cohort[name]) for name in tasks)]
         steps["with a label"] = np.logical_or.reduce(known)
-    names = [attribute] if isinstance(attribute, str) else list(attribute)
-    groups = pd.DataFrame({name: as_groups(cohort[name])[0] for name in names})
-    column = intersect(groups, names)[1]
-    steps[f"with known {' and '.join(names)}"] = (column != "unknown").to_numpy()
     left, found = np.ones(len(cohort), bool), []
     for step, keep in steps.items():
         left = left & keep
         found.append({"step": step, "patients": len(np.unique(patient[left])), "images": int(left.sum())})
-    return pd.DataFrame(found)
+    out = {}
+    for names in ([each] if isinstance(each, str) else list(each) for each in attributes):
+        groups = pd.DataFrame({name: as_groups(cohort[name])[0] for name in names})
+        last, crossed = left & intersect(groups, names)[1].ne("unknown").to_numpy(), " and ".join(names)
+        row = {"step": f"with known {crossed}", "patients": len(np.unique(patient[last])), "images": int(last.sum())}
+        out[crossed] = pd.DataFrame([*found, row])
+    return out
 
 
 def _steps_alone(predictions, cohort, arms, split) -> dict[str, np.ndarray]:
@@ -314,7 +338,9 @@ def _steps_alone(predictions, cohort, arms, split) -> dict[str, np.ndarray]:
         arm, known = text_codes(predictions["arm"])
         image = image[np.isin(known, arms)[arm]]
     mine, here = text_codes(cohort["image_id"])
-    steps = {"recorded": np.ones(len(cohort), bool), "with a result": np.isin(here, names[np.unique(image)])[mine]}
+    place, told = pd.Index(here).get_indexer(names[np.unique(image)]), np.zeros(len(here) + 1, bool)
+    told[place[place >= 0]] = True  # not np.isin: of texts it compares every one with every other
+    steps = {"recorded": np.ones(len(cohort), bool), "with a result": told[mine]}
     folds = "fold" in cohort and len(text_codes(cohort["fold"])[1]) > 1
     asked = None if folds else of_split(cohort, split)
     return steps if asked is None else steps | {f"of split {split!r}": asked}

@@ -1,7 +1,9 @@
 """One run of the door: tables read, made standard, audited, told."""
 
+import functools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +34,8 @@ class Found:
 
     rates : DataFrame, of `audit_single`, a row a cell. changes : DataFrame of `audit_change`, None with one arm.
     tables : the standard tables. who : a line on how many people this is about. text : what the screen shows.
-    steps : attribute -> who is left after each step, of `reading.people`.
+    steps : attribute -> who is left after each step, of `reading.people`. shared : what scores, or measures without
+    them, were audited with: arms, thresholds, rule, split, seed and min_support.
     """
 
     rates: pd.DataFrame
@@ -42,6 +45,7 @@ class Found:
     text: str = ""
     notes: list[str] = field(default_factory=list)
     steps: dict[str, pd.DataFrame] = field(default_factory=dict)
+    shared: dict = field(default_factory=dict)
 
 
 def run(options) -> Found:
@@ -77,17 +81,18 @@ def audited(tables: Standard, options) -> Found:
         Of `options.parse`; errors as in `run`.
     """
     arms, baseline = _arms(tables, options)
-    rates, changes, steps = [], [], {}
+    rates, changes, kinds = [], [], [tables.scores, tables.measures]
+    kinds = [results for results in kinds if results is not None]
+    cuts = functools.cache(lambda kind: _cuts(kinds[kind], tables, baseline, options))  # once changes were audited
     for names in tables.attributes:
         attribute = names if len(names) > 1 else names[0]
-        for results in filter(lambda frame: frame is not None, (tables.scores, tables.measures)):
-            one, two = _audited(results, tables, attribute, arms, baseline, options)
+        for kind in range(len(kinds)):
+            one, two = _audited(kinds[kind], tables, attribute, arms, baseline, functools.partial(cuts, kind), options)
             rates.append(one)
             changes += [two] if two is not None else []
-            if " and ".join(names) not in steps:
-                steps[" and ".join(names)] = _steps(results, tables, attribute, arms, baseline, options)
-    who = _who(next(iter(steps.values())), options)
-    found = Found(_stacked(rates), _stacked(changes) if changes else None, tables, who, steps=steps)
+    steps = _steps(kinds[0], tables, arms, baseline, options)
+    who, shared = _who(next(iter(steps.values())), options), {"arms": arms, "thresholds": cuts(0), **_shared(options)}
+    found = Found(_stacked(rates), _stacked(changes) if changes else None, tables, who, steps=steps, shared=shared)
     every = [note for table in (found.rates, found.changes) if table is not None for note in table.attrs["notes"]]
     found.notes = list(dict.fromkeys([*tables.notes, *every]))
     found.text = _text(found)
@@ -149,11 +154,22 @@ def _arms(tables: Standard, options) -> tuple[list[str] | None, str | None]:
     return arms, baseline if len(arms) > 1 else None
 
 
-def _audited(results, tables, attribute, arms, baseline, options) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _shared(options) -> dict:
+    return {"min_support": options.min_support, "rule": options.rule, "split": options.split, "seed": options.seed}
+
+
+def _cuts(results, tables, baseline, options) -> pd.DataFrame | str | float | None:
+    """Thresholds of the rates: as asked for, or with a `baseline` those of the changes."""
+    if baseline is None:
+        return _thresholds(options.thresholds)
+    return _frozen(results, tables.cohort, baseline, options, tables.notes)
+
+
+def _audited(
+    results, tables, attribute, arms, baseline, cuts: Callable, options
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Rates and gaps of every arm, and changes from the baseline."""
-    shared = {"margin": options.margin, "min_support": options.min_support, "n_boot": options.n_boot,
-              "thresholds": _thresholds(options.thresholds), "rule": options.rule, "adjust": options.adjust,
-              "split": options.split, "seed": options.seed}  # fmt: skip
+    shared = {**_shared(options), "margin": options.margin, "n_boot": options.n_boot, "adjust": options.adjust}
     two, named = None, {}
     if results is tables.measures:
         shared["margin"] = {"rate": options.margin} | {name: margin for name, _, margin in options.value}
@@ -163,12 +179,13 @@ def _audited(results, tables, attribute, arms, baseline, options) -> tuple[pd.Da
         pairs = options.reference == "all-pairs"
         two = audit_change(
             results, tables.cohort, attribute, baseline_arm=baseline, arms=[arm for arm in arms if arm != baseline],
-            reference="largest" if pairs else options.reference, **named, **shared,
+            reference="largest" if pairs else options.reference, thresholds=_thresholds(options.thresholds), **named,
+            **shared,
         )  # fmt: skip
         two = _with_units(two, options)
         two.attrs["notes"] += ["changes are those against the largest subgroup, gaps those of all pairs"] * pairs
-        shared["thresholds"] = _frozen(results, tables.cohort, baseline, options, tables.notes)
-    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, **named, **shared)
+    one = audit_single(results, tables.cohort, attribute, arms=arms, reference=options.reference, thresholds=cuts(),
+                       **named, **shared)  # fmt: skip
     return _with_units(one, options), two
 
 
@@ -204,9 +221,9 @@ def _with_units(table: pd.DataFrame, options) -> pd.DataFrame:
     return table.assign(unit=own.where(own.notna(), table["unit"]))
 
 
-def _steps(results, tables, attribute, arms, baseline, options) -> pd.DataFrame:
+def _steps(results, tables, arms, baseline, options) -> dict[str, pd.DataFrame]:
     others = None if arms is None else [arm for arm in arms if arm != baseline]
-    return people(results, tables.cohort, attribute, baseline_arm=baseline, arms=others, split=options.split)
+    return people(results, tables.cohort, tables.attributes, baseline_arm=baseline, arms=others, split=options.split)
 
 
 def _who(steps: pd.DataFrame, options) -> str:
@@ -305,7 +322,7 @@ def versions() -> dict[str, str]:
 
 def with_files(error: Exception, options) -> str:
     """The `error` in one line that names a file of the `options`, and columns as they are called there."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).replace("pass split=...", "say --split NAME") or type(error).__name__
     names = [Path(name).name for name in (options.results, options.cohort, *(options.masks or ())) if name]
     return text if any(name in text for name in names) else f"{text} ({', '.join(names)})"
 

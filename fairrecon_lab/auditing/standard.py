@@ -18,11 +18,12 @@ from fairrecon_lab.auditing.columns import (
     KEYS,
     LABEL_NAME,
     OPTIONS,
-    SEX,
+    attributes,
     find,
     listed,
     marked,
     named,
+    only_labels,
     plain,
     task_name,
     wide,
@@ -74,10 +75,13 @@ def standard(results: pd.DataFrame, people: pd.DataFrame | None, options) -> Sta
         What is meant cannot be told, or a value is none of its kind; the message says what was found and the way out.
     """
     frames = [results] if people is None else [results, people]
-    out = Standard(pd.DataFrame(), _attributes(frames, options))
+    out = Standard(pd.DataFrame(), attributes(frames, options.attribute))
     out.notes += [note for frame in frames for note in frame.attrs["notes"]]
     frames = [_renamed(frame, roles, out) for frame, roles in zip(frames, _roles(frames, out.attributes, options))]
     out.notes[:0] = _read(frames, out.shown)
+    odd = next((name for names in out.attributes for name in names if name in ("score", "label")), None)
+    if odd is not None:
+        raise ValueError(f"column {out.shown.get(odd, odd)!r} is the {odd}, no attribute: name a column such as sex")
     results, people = frames[0], frames[-1]
     if people is results:
         results = people = _with_images(results, out.notes)
@@ -95,20 +99,6 @@ def standard(results: pd.DataFrame, people: pd.DataFrame | None, options) -> Sta
         out.notes.append(NO_PATIENT)
     _add_results(out, results, people, options)
     return out
-
-
-def _attributes(frames, options) -> list[list[str]]:
-    """The attribute's columns as the files write them."""
-    asked, columns = options.attribute or [["sex"]], [name for frame in frames for name in frame.columns]
-    own = {plain(name): name for name in reversed(columns)}
-    sexes = [own[name] for name in SEX if name in own]
-    alike = lambda name: own.get(plain(name)) or (sexes[0] if sexes and plain(name) in SEX else name)
-    found = [[name if name in columns else alike(name) for name in names] for names in asked]
-    absent = [name for names in found for name in names if name not in columns]
-    if absent:
-        raise ValueError(f"the cohort has no attribute {absent}; its columns are {list(frames[-1].columns)}: "
-                         "say --attribute COLUMN")  # fmt: skip
-    return found
 
 
 def _roles(frames, attributes, options) -> list[dict[str, str]]:
@@ -202,9 +192,10 @@ def _assigned(cohort: pd.DataFrame, name: str, source: pd.DataFrame, values: pd.
     odd = known[codes[known] != codes[first[image[known]]]]
     if odd.size:
         row, other = int(odd[0]), int(first[image[odd[0]]])
+        where = at(source, "results", row, str(values.name or name))
+        there, again = words[codes[row]], f"{words[codes[other]]!r} in row {source.attrs.get('row_of', int)(other) + 2}"
         raise ValueError(
-            f"{at(source, 'results', row, name)}: image {images[image[row]]!r} has {words[codes[row]]!r} there and "
-            f"{words[codes[other]]!r} in row {source.attrs.get('row_of', int)(other) + 2}: one image has one value"
+            f"{where}: image {images[image[row]]!r} has {there!r} there and {again}: one image has one value"
         )
     mine, here = text_codes(cohort["image_id"])
     place = pd.Index(images).get_indexer(here)
@@ -270,9 +261,8 @@ def _add_results(out: Standard, results: pd.DataFrame, people: pd.DataFrame, opt
             _melt(out, source, pairs, keys, options)
     names = [named(results, name, "--value") for name, _, _ in options.value]
     options.value = [(column, *_unit_and_margin(column, *rest)) for column, (_, *rest) in zip(names, options.value)]
-    names += [
-        name for name in (*QUALITY, "dice", *OVERLAP) if name in results and name not in names and out.scores is None
-    ]
+    more = (*QUALITY, "dice", *OVERLAP) if out.scores is None else ()
+    names += [name for name in more if name in results and name not in names]
     if names:
         out.measures = results[keys].assign(**{name: number_column(results, name) for name in names})
         out.measures = _with_attrs(out.measures, results)
@@ -335,12 +325,24 @@ def _only_task(out: Standard, source: dict, options) -> str:
     if len(there) == 1 and len(next(iter(there.values()))) == 1:
         return task_name(next(iter(there.values()))[0])
     if not there:
-        raise ValueError(f"no labels for the scores of {results.attrs['file']}; columns are {list(people.columns)}: "
-                         "say --label COLUMN")  # fmt: skip
+        return _only_labels(out, results, people, options)
     found = [name for names in there.values() for name in names]
     raise ValueError(
         f"the results lack 'task', and there are labels {listed(found)}: say --label COLUMN, or --task COLUMN"
     )
+
+
+def _only_labels(out: Standard, results: pd.DataFrame, people: pd.DataFrame, options) -> str:
+    """The one column of labels, whatever it is called; refused where there is none, or several."""
+    taken = {*ROLES, *KEYS, *OVERLAP, *(name for names in out.attributes for name in names)}
+    taken |= {named(results, name, "--value") for name, _, _ in options.value}
+    found = only_labels(people, taken)
+    if len(found) != 1:
+        which = f"; {listed(found)} could all be" if found else ""
+        raise ValueError(f"no labels for the scores of {results.attrs['file']}{which}; columns are "
+                         f"{list(people.columns)}: say --label COLUMN")  # fmt: skip
+    out.notes.insert(0, f"label = {found[0]!r}, the only column of labels (--label COLUMN for another)")
+    return task_name(found[0])
 
 
 def _placed(out: Standard, column: str, source: pd.DataFrame, told: pd.Series, shown: str) -> pd.DataFrame:
@@ -355,9 +357,8 @@ def _pairs(results: pd.DataFrame, people: pd.DataFrame, options, out: Standard) 
     """Task -> columns of score and label of a wide table."""
     if options.score:
         if len(options.score) != len(options.label):
-            raise ValueError(
-                f"--score names {len(options.score)} columns, --label {len(options.label)}: one label a score"
-            )
+            n = f"--score names {len(options.score)} columns, --label {len(options.label)}"
+            raise ValueError(f"{n}: one label a score")
         pairs = {}
         for score, label in zip(options.score, options.label):
             column = named(people, label, "--label")
@@ -372,9 +373,8 @@ def _pairs(results: pd.DataFrame, people: pd.DataFrame, options, out: Standard) 
     if alone:
         out.notes.append(f"no labels for {listed(alone)}: not audited")
     if pairs:
-        shown = ", ".join(
-            f"{task}: score {score!r}, label {label!r}" for task, (score, label) in list(pairs.items())[:4]
-        )
+        several = list(pairs.items())[:4]
+        shown = ", ".join(f"{task}: score {score!r}, label {label!r}" for task, (score, label) in several)
         out.notes.insert(
             0, f"{len(pairs)} finding{'s' * (len(pairs) > 1)}, a column each; {shown}" + " ..." * (len(pairs) > 4)
         )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fairrecon_core.audit.engine import text_codes
 from fairrecon_core.audit.thresholds import UNKNOWN_CODES, UNKNOWN_WORDS, as_groups, at, is_word, labels_of
-from fairrecon_lab.auditing.columns import UNCERTAIN, listed
+from fairrecon_lab.auditing.columns import UNCERTAIN, listed, plain
 from fairrecon_lab.auditing.reading import number_column
 
 FEW = 8  # distinct numbers of an attribute that stay names of groups
@@ -124,6 +124,10 @@ def groups(cohort: pd.DataFrame, name: str, bins: dict, renamed: dict, notes: li
     values = pd.Series(new[codes], index=cohort.index, name=name)
     edges = bins.get(name, ())
     numbers = _as_numbers(values, wanted=bool(edges), frame=cohort)
+    if numbers is not None and plain(name).startswith("age") and (numbers < 0).any():
+        row = int(np.argmax(numbers < 0))
+        raise ValueError(f"{at(cohort, 'cohort', row, name)}: {numbers[row]:g} is no age: mend it, or say --map "
+                         f"'{numbers[row]:g}=unknown'")  # fmt: skip
     if edges is None or numbers is None or (not edges and len(np.unique(numbers[~np.isnan(numbers)])) <= FEW):
         found, said = as_groups(values)
         kept = found.dropna().unique()
