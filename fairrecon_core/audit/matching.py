@@ -160,10 +160,8 @@ class _Keys:
     def _refuse_duplicates(self, predictions: pd.DataFrame) -> None:
         """One row per key and task; an image may be tested in one fold and validate another."""
         task = codes_of(predictions, "task")[0] if "task" in predictions else np.zeros(len(self.image), np.int32)
-        key = task.astype(np.int64)
-        for part in (self.condition, pd.factorize(self.fold)[0], self.replicate, self.image):  # in place: millions
-            key *= int(part.max()) + 1
-            key += part
+        parts = [task, self.condition, self.fold, self.replicate, self.image]
+        key = np.ravel_multi_index([part.astype(np.int64) for part in parts], [int(part.max()) + 1 for part in parts])
         twice = np.flatnonzero(pd.Series(key).duplicated())
         if twice.size:
             row = predictions.iloc[twice[0]]
