@@ -44,7 +44,20 @@ def unseen(found: run.Found, options) -> dict:
 
 
 def bounded(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
-    """Bounds of TPR and FPR by every attribute; or None and why there are none."""
+    """Bounds of TPR and FPR by every attribute.
+
+    Parameters
+    ----------
+    found : run.Found
+    options : Namespace
+        Of `options.parse`, with which it was found.
+
+    Returns
+    -------
+    table : DataFrame or None
+    why : str
+        There is no table; "" if there is.
+    """
     scores, cohort = found.tables.scores, found.tables.cohort
     if scores is None:
         return None, "There are no decisions here, so no rates to bound."
@@ -67,7 +80,15 @@ def _missing(values: pd.Series) -> np.ndarray:
 
 
 def bounds_section(table: pd.DataFrame | None, why: str = "") -> dict:
-    """The gaps of a `table` of `bounds_unrecorded`, in words and figures; `why` there is none."""
+    """The gaps of a table in words and figures.
+
+    Parameters
+    ----------
+    table : DataFrame or None
+        Of `bounded`.
+    why : str
+        There is none.
+    """
     gaps = None if table is None else table[table["reference"].ne("") & (table["high"] > table["low"])]
     if table is None or gaps is None or gaps.empty:
         return {"text": [why or "No gap that could be estimated rests on anybody who is not recorded."], "forests": [],
@@ -132,7 +153,20 @@ def _counts(verdicts: pd.Series, words: dict) -> list[tuple[str, str, int]]:
 
 
 def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
-    """All intersections of the audited columns against everybody else; or None and why nothing was searched."""
+    """All intersections of the audited columns against everybody else, the surest first.
+
+    Parameters
+    ----------
+    found : run.Found
+    options : Namespace
+        Of `options.parse`, with which it was found.
+
+    Returns
+    -------
+    table : DataFrame or None
+    why : str
+        There is no table; "" if there is.
+    """
     tables, own = found.tables, found.rates[found.rates["reference"].eq("") & found.rates["subgroup"].ne("")]
     every = list(dict.fromkeys(name for names in tables.attributes for name in names))
     columns = [name for name in every if tables.cohort[name].nunique() <= MOST_NAMES]
@@ -165,7 +199,15 @@ def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
 
 
 def search_section(table: pd.DataFrame | None, why: str = "") -> dict:
-    """A `table` of `searched`, the surest first, in words and figures; `why` there is none."""
+    """A table of comparisons in words and figures.
+
+    Parameters
+    ----------
+    table : DataFrame or None
+        Of `searched`.
+    why : str
+        There is none.
+    """
     if table is None:
         return {"text": [why], "forests": [], "table": None}
     hits, n = table[table["flagged"]], len(table)
