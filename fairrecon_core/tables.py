@@ -241,8 +241,9 @@ def read_table(folder: str | Path, name: str, **where) -> pd.DataFrame:
     frames = [_read_part(path, name) for path in files if _may_hold(path, where)]
     if not frames:
         raise FileNotFoundError(_nothing(name, where, files))
-    whole = pd.concat(frames, ignore_index=True)
-    check_key(name, schema, whole, "two files hold the same row, delete one: " if len(frames) > 1 else "")
+    hint = "two files hold the same row, delete one: " if len(frames) > 1 else ""
+    whole, frames = pd.concat(frames, ignore_index=True), []  # the parts are as large as the whole
+    check_key(name, schema, whole, hint)
     return _filter(whole, name, where, files)
 
 
