@@ -214,8 +214,8 @@ def search_section(table: pd.DataFrame | None, why: str = "") -> dict:
     tried = table["subgroup"].nunique()
     text = [
         f"{tried} subgroups, of one or two traits with at least {int(table['n_patients'].min()):,} patients, were "
-        f"compared with everybody else, {n:,} comparisons in all: {_count(len(hits))} served worse beyond chance. The "
-        "chance of a false one among all of them is 5 % at most, so those named may be named."
+        f"compared with everybody else, {n:,} comparisons in all: {_count(len(hits))} served worse beyond chance. "
+        "The chance of any false one among all of them is 5 % at most."
     ]
     text += [_search_words(row) for _, row in hits.head(3).iterrows()]
     if hits.empty:
