@@ -193,6 +193,8 @@ def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
     if not parts:
         return None, f"No intersection has {max(LEAST_SUPPORT, options.min_support)} patients: nothing to search."
     table = pd.concat(parts, ignore_index=True).assign(n_searches=n)
+    if tables.scores is None:  # measures have one task, called as in the rates
+        table["task"] = own["task"].iloc[0]
     surest = np.lexsort([-table["bound"].abs(), table["p_adjusted"]])
     table = table.iloc[surest].reset_index(drop=True)
     return table.assign(p_adjusted=np.minimum(table["p_adjusted"] * n, 1.0)), ""
