@@ -83,7 +83,9 @@ def test_measures_of_images_are_searched_and_not_bounded():
     scores, cohort = tables()
     measured = scores[["image_id"]].assign(dice=np.clip(scores["score"], 0, 1))
     contents = AuditReport.of(measured, cohort, ["sex", "age_group"], n_boot=200)._contents["unseen"]
-    assert contents["bounds"]["table"] is None and set(contents["search"]["table"]["metric"]) == {"dice"}
+    found = contents["search"]["table"]
+    assert contents["bounds"]["table"] is None and set(found["metric"]) == {"dice"}
+    assert set(found["task"]) == {"segmentation"}
 
 
 def test_a_notebook_gets_the_page_without_its_long_tables(report, tmp_path):

@@ -193,6 +193,8 @@ def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
     if not parts:
         return None, f"No intersection has {max(LEAST_SUPPORT, options.min_support)} patients: nothing to search."
     table = pd.concat(parts, ignore_index=True).assign(n_searches=n)
+    if tables.scores is None:  # measures have one task, called as in the rates
+        table["task"] = own["task"].iloc[0]
     surest = np.lexsort([-table["bound"].abs(), table["p_adjusted"]])
     table = table.iloc[surest].reset_index(drop=True)
     return table.assign(p_adjusted=np.minimum(table["p_adjusted"] * n, 1.0)), ""
@@ -214,8 +216,8 @@ def search_section(table: pd.DataFrame | None, why: str = "") -> dict:
     tried = table["subgroup"].nunique()
     text = [
         f"{tried} subgroups, of one or two traits with at least {int(table['n_patients'].min()):,} patients, were "
-        f"compared with everybody else, {n:,} comparisons in all: {_count(len(hits))} served worse beyond chance. The "
-        "chance of a false one among all of them is 5 % at most, so those named may be named."
+        f"compared with everybody else, {n:,} comparisons in all: {_count(len(hits))} served worse beyond chance. "
+        "The chance of any false one among all of them is 5 % at most."
     ]
     text += [_search_words(row) for _, row in hits.head(3).iterrows()]
     if hits.empty:
