@@ -82,7 +82,8 @@ def check_frame(name: str, schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
 
 def check_key(name: str, schema: Schema, frame: pd.DataFrame, hint: str = "") -> None:
     """Refuse, with a ValueError that `hint` opens, a frame of table `name` that repeats the key of `schema`."""
-    repeated = frame.duplicated(list(schema.key))
+    varies = [column for column in schema.key if frame[column].nunique() > 1]  # the others cost as much memory
+    repeated = frame.duplicated(varies or list(schema.key))
     if repeated.any():
         first = frame.loc[int(np.argmax(repeated)), list(schema.key)]
         raise ValueError(f"{hint}{name} repeats the key {pairs_text(first.items())}")
