@@ -159,7 +159,9 @@ from fairrecon_lab.mitigation.trainers import leave_out
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 
-assert settings.train or not settings.training_skew, "shipped weights have seen everybody: training_skew needs -p train=true"
+assert settings.train or not settings.training_skew, (
+    "shipped weights have seen everybody: training_skew needs -p train=true"
+)
 
 
 def make_cohort(name):

@@ -1,4 +1,4 @@
-"""The setting `training_skew`: who trains reconstructors, in a fake cohort with folds and in one with a single split."""
+"""The setting `training_skew`: who trains reconstructors, in fake cohorts with folds and with a single split."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,8 @@ def fake(folder, n_folds=3, n=60, roles=None):
             sex = "unknown" if k == 0 else "female" if k % 3 == 1 else "male"
             for piece in (0, 1):
                 row = {"image_id": f"p{k:02}-{piece}", "patient_id": f"p{k:02}", "sex": sex, "age_years": 30.0 + k % 60,
-                       "modality": "mri", "race": "white", "y_tumour": float(k % 2 and piece), "y_grade": np.nan if k % 5 == 0 else float(k % 2)}  # fmt: skip
+                       "modality": "mri", "race": "white"}  # fmt: skip
+                row |= {"y_tumour": float(k % 2 and piece), "y_grade": np.nan if k % 5 == 0 else float(k % 2)}
                 yield rng.random((32, 32), dtype=np.float32), row
 
     return write_cohort(folder, items(), name="fake", seed=1, n_images=2 * n, n_folds=n_folds,
@@ -61,7 +62,9 @@ def test_those_left_out_are_tested_and_train_readers_as_before(tmp_path, n_folds
     for fold in range(n_folds):
         for split in ("train", "validation", "test"):
             assert np.array_equal(made.select(split, "prediction", fold), source.select(split, "prediction", fold))
-        assert np.array_equal(made.select("test", "reconstruction", fold), source.select("test", "reconstruction", fold))
+        assert np.array_equal(
+            made.select("test", "reconstruction", fold), source.select("test", "reconstruction", fold)
+        )
     assert np.array_equal(made.images[:], source.images[:]) and made.info["skew"] == "female-0"
     assert made.info["content_hash"] != source.info["content_hash"]
     before = load_cohort(source.folder, verify=True).table

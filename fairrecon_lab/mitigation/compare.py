@@ -7,7 +7,7 @@ freedom of Satterthwaite 1946, because resampling three seeds would understate t
 speaks of that network alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -143,18 +143,18 @@ def counterfactual_truth(as_one: dict, as_other: dict, control_one: dict, contro
     DataFrame
         quantity, value, low, high, n: the mean over patients, its interval over patients and seeds.
     """
-    return same_patients({1: (as_one, as_other), -1: (control_one, control_other)}, seed, n_boot)
+    return same_patients([(1, (as_one, as_other)), (-1, (control_one, control_other))], seed, n_boot)
 
 
-def same_patients(parts: Mapping[float, tuple[dict, dict]], seed: int = 1, n_boot: int = 2000) -> pd.DataFrame:
+def same_patients(parts: Sequence[tuple[float, tuple[dict, dict]]], seed: int = 1, n_boot: int = 2000) -> pd.DataFrame:
     """A sum of gaps of several arms, each gap that of the same patients as one sex and as the other.
 
     Parameters
     ----------
-    parts : mapping
-        Factor to (arm as the first, arm as the second group), from `by_group`, all with the same images and seeds.
-        {1: arm, -1: control} is the bias of an arm; {1: method, -0.5: twin, -0.5: control} is 0 where a method took half
-        of the bias that its twin left.
+    parts : sequence
+        Pairs of a factor and (arm as the first, arm as the second group), from `by_group`, with the same images and
+        seeds. [(1, arm), (-1, control)] is the bias of an arm; [(1, method), (-0.5, twin), (-0.5, control)] is 0 where
+        a method took half of the bias that its twin left.
     seed, n_boot : int
 
     Returns
@@ -164,7 +164,7 @@ def same_patients(parts: Mapping[float, tuple[dict, dict]], seed: int = 1, n_boo
     """
     rows = []
     for quantity in QUANTITIES:
-        gap = sum(factor * (one[quantity] - other[quantity]) for factor, (one, other) in parts.items())
+        gap = sum(factor * (one[quantity] - other[quantity]) for factor, (one, other) in parts)
         kept = np.isfinite(gap).all(axis=0)
         gap = gap[:, kept]
         resampled = patient_weights(int(kept.sum()), n_boot, seed) if kept.any() else [np.ones((2, 0))]

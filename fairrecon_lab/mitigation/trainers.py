@@ -38,8 +38,8 @@ def skew_of(text: str) -> Skew:
     """
     found = FORM.fullmatch(text)
     if not found:
-        raise ValueError(f"training_skew {text!r} is neither GROUP-SHARE nor GROUP-without-TASK, such as female-0.25 or "
-                         "female-without-tumour_grade")  # fmt: skip
+        raise ValueError(f"training_skew {text!r} is neither GROUP-SHARE nor GROUP-without-TASK, such as "
+                         "female-0.25 or female-without-tumour_grade")  # fmt: skip
     group = found["group"]
     known = {value: attribute for attribute in ATTRIBUTES for value in VOCABULARY[attribute] if value != "unknown"}
     check_word("training_skew", group, tuple(known))

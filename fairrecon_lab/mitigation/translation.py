@@ -52,7 +52,7 @@ class TranslationRecipe:
 RECIPES = {
     "smoke": TranslationRecipe(size=32, width=4, epochs=1, n_train=12, n_test=24, seeds=(0,), n_boot=200),
     "tutorial": TranslationRecipe(epochs=4, n_train=80, n_test=40, seeds=(0,), n_boot=400),
-    "reduced": TranslationRecipe(),
+    "registered": TranslationRecipe(),
     "full": TranslationRecipe(size=128, width=16, epochs=12, n_train=1200, n_test=800, seeds=(0, 1, 2, 3, 4),
                               n_boot=10_000),
 }  # fmt: skip
