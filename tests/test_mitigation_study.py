@@ -147,7 +147,7 @@ def test_the_counterfactual_truth_is_the_mean_of_paired_differences():
     rng = np.random.default_rng(2)
     make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in compare.QUANTITIES}
     truth = compare.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
-    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 4, abs=1e-3)
+    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 5, abs=1e-3)
     assert (truth["low"] < truth["value"]).all() and (truth["n"] == 50).all()
 
 
@@ -158,7 +158,7 @@ def test_half_of_a_twins_bias_is_where_the_sum_of_gaps_is_zero():
     control, twin = arm(0.0), arm(-0.4)
     for left, sign in ((-0.2, 0), (-0.3, -1), (-0.1, 1)):
         half = compare.same_patients([(1, arm(left)), (-0.5, twin), (-0.5, control)], n_boot=200)
-        assert half["value"].to_numpy() == pytest.approx([sign * 0.1] * 4, abs=2e-3)
+        assert half["value"].to_numpy() == pytest.approx([sign * 0.1] * 5, abs=2e-3)
     assert (half["seed_sd"] < 1e-3).all() and (half["n"] == 60).all()
 
 
@@ -279,7 +279,7 @@ def test_what_a_method_repaired_is_counted_from_the_bias_of_its_twin(made):
     assert len(rows) == table.groupby(["method", "weight", "share", "threshold"]).ngroups == 11
     bias = table.query("method == 'consistency' and threshold == 'own' and share > 0 and subgroup == 'bias'")
     bias, row = (
-        bias.set_index("quantity").loc["tpr"],
+        bias.set_index("quantity").loc["odds"],
         rows.query("method == 'consistency' and threshold == 'own'").iloc[0],
     )
     assert bias["delta"] == pytest.approx(bias["value"] - bias["other"])
@@ -319,7 +319,7 @@ def test_what_cannot_repair_is_hollow_and_every_figure_names_its_methods(made):
     lines = {bars.get_label(): bars[0].get_markerfacecolor() for ax in figure.axes for bars in ax.containers}
     assert lines["twin"] == lines["eodd, published sex code"] == "none" and lines["consistency"] != "none"
     names = [label.get_text() for label in figures.levels_figure(table, "simulated").axes[0].get_yticklabels()]
-    assert names[:3] == ["without the skew", "with the skew", "twin"] and "consistency, 0.01 (own threshold)" in names
+    assert names[:3] == ["without the skew", "with the skew", "twin"] and "consistency, 0.003 (own threshold)" in names
     assert "threshold" in names
     assert len(figures.skew_figure(made[0]["skew"], "simulated").axes) == 4
 

@@ -160,20 +160,21 @@ def same_patients(parts: Sequence[tuple[float, tuple[dict, dict]]], seed: int = 
     Returns
     -------
     DataFrame
-        quantity, value, low, high, n, and `seed_sd`: standard deviation over training seeds, NaN with one.
+        quantity, value, low, high, n, and `seed_sd`: standard deviation over training seeds, NaN with one. Quantity
+        "odds" is the mean of the gaps in TPR and FPR with their signs: what both rates of one sex have in common.
     """
+    gaps = {q: sum(factor * (one[q] - other[q]) for factor, (one, other) in parts) for q in QUANTITIES}
+    n = gaps["psnr_db"].shape[1]
+    weights = np.concatenate([np.ones((1, n)), *patient_weights(n, n_boot, seed)])
+    kept = {quantity: np.isfinite(gap).all(axis=0) for quantity, gap in gaps.items()}
+    drawn = {quantity: _means(gap, kept[quantity], weights) for quantity, gap in gaps.items()}
+    kept["odds"], drawn["odds"] = kept["tpr"] | kept["fpr"], (drawn["tpr"] + drawn["fpr"]) / 2
     rows = []
-    for quantity in QUANTITIES:
-        gap = sum(factor * (one[quantity] - other[quantity]) for factor, (one, other) in parts)
-        kept = np.isfinite(gap).all(axis=0)
-        gap = gap[:, kept]
-        resampled = patient_weights(int(kept.sum()), n_boot, seed) if kept.any() else [np.ones((2, 0))]
-        weights = np.concatenate([np.ones((1, gap.shape[1])), *resampled])
-        drawn = _means(gap, np.ones(gap.shape[1], dtype=bool), weights)
-        found = _row(drawn, np.zeros_like(drawn))
-        spread = float(np.std(drawn[0], ddof=1)) if drawn.shape[1] > 1 else np.nan
+    for quantity, means in drawn.items():
+        found = _row(means, np.zeros_like(means))
+        spread = float(np.std(means[0], ddof=1)) if means.shape[1] > 1 else np.nan
         told = {k: found[k] for k in ("value", "low", "high")}
-        rows.append({"quantity": quantity, **told, "n": int(kept.sum()), "seed_sd": spread})
+        rows.append({"quantity": quantity, **told, "n": int(kept[quantity].sum()), "seed_sd": spread})
     return pd.DataFrame(rows)
 
 

@@ -59,7 +59,7 @@ class Recipe:
     task: str = "pleural_effusion"
     arm: str = "unet"
     width: int = 8
-    epochs: int = 10
+    epochs: int = 12
     rate: float = 2e-3
     n_train: int = 300
     n_pool: int = 900

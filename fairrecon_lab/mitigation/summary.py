@@ -12,7 +12,7 @@ TABLES = {
     "audit": "row of the audit of a skewed network",
     "seeds": "skew and training seed: change of each gap, `truth_` that of the same patients as women and as men",
     "mitigation": "method, lambda, threshold, quantity and subgroup: method minus twin, the rates of each sex too",
-    "repaired": "method and lambda: bias in TPR that is left, beside the twin's, and what the worst-off subgroup paid",
+    "repaired": "method and lambda: bias that is left, beside the twin's, and what the worst-off subgroup paid",
     "translation": "quantity of T1 to T2, by sex",
 }
 
@@ -55,7 +55,7 @@ def costs(repaired: pd.DataFrame) -> pd.DataFrame:
         lam = f", lambda {row['weight']:g}" if row["weight"] else ""
         women = "as it comes" if row["share"] < 0 else f"{row['share']:.0%}"
         rows.append({"method": row["method"] + lam, "women who fine-tune and have the finding": women,
-                     "published form": "yes" if row["published"] else "", "repair of the TPR gap": told("change"),
+                     "published form": "yes" if row["published"] else "", "repair of the odds gap": told("change"),
                      "share of the twin's bias removed": row["removed"], "TPR": told("worst_tpr"),
                      "FPR": told("worst_fpr"), "PSNR (dB)": told("worst_psnr_db", 2)})  # fmt: skip
     return pd.DataFrame(rows).round(2)

@@ -13,7 +13,7 @@ import pandas as pd
 from fairrecon_core.settings import project_folder
 from fairrecon_lab.mitigation.compare import QUANTITIES, audited, by_group, counterfactual_truth, effects, same_patients
 from fairrecon_lab.mitigation.plan import METHODS, SEXES, Study
-from fairrecon_lab.mitigation.registered import CONTROL
+from fairrecon_lab.mitigation.registered import CONTROL, REPAIRED
 from fairrecon_lab.mitigation.skew import Skew
 
 MISSING = Skew("no finding in women", missing="true_pleural_effusion")
@@ -165,7 +165,7 @@ def _bias(arm, base, without, skewed, n_boot: int) -> pd.DataFrame:
 
 
 def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
-    """What each method removed of the bias in TPR that its twin left, and its price.
+    """What each method removed of the bias in the odds that its twin left, and its price.
 
     Parameters
     ----------
@@ -175,16 +175,16 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        method, weight, share, threshold, published; `bias` with `bias_low`, `bias_high`, and `twin_bias`: of the same
-        patients as women and as men; `removed`: share of the twin's bias (NaN where that is below .01); `change` with
-        `change_low`, `change_high`: bias less the twin's, its sign turned so that a repair is positive; `half`
-        likewise: above 0 where more than half was removed; then what the worst-off subgroup paid against the
-        twin, `worst_tpr`, `worst_fpr`, `worst_psnr_db`, with intervals.
+        method, weight, share, threshold, published; `bias` (mean of the gaps in TPR and FPR, of the same patients as
+        women and as men) with `bias_low`, `bias_high`, and `twin_bias`; `removed`: share of the twin's bias (NaN where
+        that is below .01); `change` with `change_low`, `change_high`: bias less the twin's, its sign turned so that a
+        repair is positive; `half` likewise: above 0 where more than half was removed; then what the worst-off subgroup
+        paid against the twin, `worst_tpr`, `worst_fpr`, `worst_psnr_db`, with intervals.
     """
     rows = []
     for key, part in mitigated.groupby(["method", "weight", "share", "threshold", "published"], sort=False):
         figure = part.set_index(["quantity", "subgroup"])
-        bias = figure.loc[("tpr", "bias")]
+        bias = figure.loc[(REPAIRED, "bias")]
         turn = -1.0 if bias["skewed"] > 0 else 1.0  # a bias against women is negative, and its repair raises the gap
         row = dict(zip(("method", "weight", "share", "threshold", "published"), key))
         row |= {"bias": bias["value"], "bias_low": bias["value_low"], "bias_high": bias["value_high"],
