@@ -188,6 +188,14 @@ table.round(3)
 tables.kept("translation").query("quantity != 'error_rest'").round(3)
 
 # %% [markdown]
+# The same audit as for any reconstruction, of PSNR: the translated image beside the T1 image that it was made of, women less men. Does translation change
+# the gap?
+
+# %%
+changed = tables.kept("translation_audit").query("reference == 'male' and subgroup == 'female'")
+changed[["metric", "estimator", "baseline", "value", "delta", "delta_ci_low", "delta_ci_high", "verdict"]].round(3)
+
+# %% [markdown]
 # **What to look for:** a share well above 0 is knowledge of a kind: where a core is, oedema tends to be. It is right on average and made up for the one patient
 # who has none. A share near 0 is a network that leaves out what is there. The mean error in the silent part is what either choice
 # costs the patient with oedema.

@@ -264,6 +264,9 @@ def test_the_tables_hold_what_they_should(made):
         first["skew"].query("quantity == 'tpr' and subgroup == 'gap'")["truth"].tolist()
     )
     assert set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
+    gap = first["translation_audit"].query("reference == 'male' and metric == 'psnr_db'").iloc[0]
+    of_sex = first["translation"].query("quantity == 'psnr_db'").set_index("subgroup")["value"]
+    assert gap["value"] == pytest.approx(of_sex["female"] - of_sex["male"], abs=1e-4), "by hand and by the audit"
     levels = first["mitigation"].query("quantity in ['tpr', 'fpr'] and subgroup in ['female', 'male']")
     assert levels.groupby(["method", "weight", "share", "threshold"]).size().eq(4).all(), "rates of each sex, always"
 

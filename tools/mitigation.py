@@ -5,9 +5,9 @@
 `registered` is the study whose choices stand in results/mitigation/REGISTERED.md; `full` the same at the size that was
 designed, many hours on two cores. Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code,
 so that a run that was stopped goes on where it was; `--skews` and `--methods` choose among what `--list` prints. Writes
-skew.csv, audit.csv, seeds.csv, mitigation.csv, repaired.csv, translation.csv, answers.csv, run.json, README.md and the
-figures into results/mitigation/; for another `--arm` than the U-Net the tables alone, under names that end in it.
-Simulated patients.
+skew.csv, audit.csv, seeds.csv, mitigation.csv, repaired.csv, translation.csv, translation_audit.csv, answers.csv,
+run.json, README.md and the figures into results/mitigation/; for another `--arm` than the U-Net the tables alone, under
+names that end in it. Simulated patients.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from fairrecon_lab.mitigation.skew import skews
 
 OUT = project_folder() / "results" / "mitigation"
 PARTS = ("skew", "mitigation", "translation")
-TABLES = ("skew", "audit", "seeds", "mitigation", "repaired", "translation")
+TABLES = ("skew", "audit", "seeds", "mitigation", "repaired", "translation", "translation_audit")
 
 
 def said(line: str) -> None:
@@ -68,7 +68,10 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         methods = chosen(asked.methods or several, plan.METHODS, "method")
         if study.recipe.arm != "sde":  # these hold a form of the SDE
             methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
-        weights = {name: asked.weights or registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
+        usual = {name: registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
+        weights = {
+            name: asked.weights if asked.weights and plan.METHODS[name].term else usual[name] for name in methods
+        }
         parts, arms = [], tables.Arms(study, skew)
         for name in weights:  # method by method; what is made is only read again
             parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
@@ -86,7 +89,9 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
             keeping(**dict(zip(("skew", "audit", "seeds"), map(_joined, zip(*parts)))))
     if "translation" in asked.parts:
         steps = translation.Translation(translation.RECIPES[asked.recipe], folder, said)
-        keeping(translation=translation.translation_table(steps.readings(), steps.recipe.n_boot))
+        read, n_boot = steps.readings(), steps.recipe.n_boot
+        keeping(translation=translation.translation_table(read, n_boot),
+                translation_audit=translation.translation_audit(read, steps.pool("test"), n_boot))  # fmt: skip
     return found
 
 

@@ -14,6 +14,7 @@ TABLES = {
     "mitigation": "method, lambda, threshold, quantity and subgroup: method minus twin, the rates of each sex too",
     "repaired": "method and lambda: bias that is left, beside the twin's, and what the worst-off subgroup paid",
     "translation": "quantity of T1 to T2, by sex",
+    "translation_audit": "row of the audit of PSNR, T1 to T2 against T1 shown as it is",
 }
 
 
