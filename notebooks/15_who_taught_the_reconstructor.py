@@ -19,6 +19,7 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab import plots
 from fairrecon_lab.mitigation import figures, summary, tables, translation
+from fairrecon_lab.mitigation.runs import beside_even
 from fairrecon_lab.mitigation.skew import Skew, training_rows
 from fairrecon_lab.simulate import counterfactual, patient_table
 
@@ -141,6 +142,18 @@ noise = [nothing.get((quantity, "gap"), np.nan) for quantity in response["quanti
 response.assign(noise=noise, signal=response["delta"] / noise)[["skew", "quantity", "delta", "noise", "signal"]].round(
     2
 )
+
+# %% [markdown]
+# ## A cohort of your own
+# Any run can be skewed: `python3 run.py lgg -p training_skew=female-0` trains every reconstructor of the real cohort on men alone, `female-0.5` on as many
+# patients, half of them women, and `female-without-tumour_grade` on women without the label. Test patients and readers stay the same. Where both runs are there, their
+# networks stand side by side in the audit. A truth is not known there: nobody can draw a real patient as somebody else.
+
+# %%
+if settings.training_skew:
+    display(beside_even(run, profile, overrides).round(3))
+else:
+    print("this run trains on everybody: its setting training_skew is empty")
 
 # %% [markdown]
 # ## From T1 to T2

@@ -6,6 +6,9 @@ import pytest
 
 from fairrecon_core.cohort.folder import load_cohort, write_cohort
 from fairrecon_core.learn.rows import learning_rows
+from fairrecon_core.settings import load_settings
+from fairrecon_core.steps.folder import Run, run_folder
+from fairrecon_lab.mitigation.runs import beside_even
 from fairrecon_lab.mitigation.trainers import leave_out, skew_of
 
 
@@ -115,3 +118,28 @@ def test_what_no_skew_is_called_is_refused_in_one_line(tmp_path, text, says):
     with pytest.raises(ValueError, match=says) as error:
         leave_out(tmp_path / "run", text, source.folder)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_two_runs_are_compared_on_the_same_patients_and_a_missing_sibling_is_named(tmp_path, monkeypatch, capsys):
+    """Women lose 2 dB in the skewed run and men nothing: the audit of both runs says so, by hand and by sex."""
+    monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path / "runs"))
+    source, made = fake(tmp_path / "source"), {}
+    usual = {"cohorts": ["fake"], "cohort_folder": "data", "train": True, "arms": ["unet"], "n_boot": 300}
+    rng = np.random.default_rng(0)
+    people = source.table.set_index("image_id")
+    psnr = 25 + rng.normal(0, 1, len(people))
+    for text in ("female-0", "female-0.5"):
+        overrides = usual | {"training_skew": text}
+        run = made[text] = Run(run_folder("smoke", overrides), load_settings("smoke", **overrides))
+        assert text != "female-0.5" or beside_even(made["female-0"], "smoke", usual).empty
+        leave_out(run.folder / "cohorts" / "fake", text, source.folder)
+        loss = 2.0 * (people["sex"] == "female").to_numpy() * (text == "female-0")
+        frame = pd.DataFrame({"image_id": people.index, "fold": people["fold"].to_numpy(), "train_seed": 0, "sample": 0,
+                              "psnr_db": psnr - loss, "ssim": 0.9, "nmse": 0.1, "lpips": 0.1,
+                              "psnr_foreground_db": 25.0})  # fmt: skip
+        run.save("quality", frame, cohort="fake", arm="unet", level=8.0)
+    assert "-p training_skew=female-0.5 makes the sibling" in capsys.readouterr().out
+    table = beside_even(made["female-0"], "smoke", usual | {"training_skew": "female-0"})
+    gap = table.query("metric == 'psnr_db' and subgroup == 'female' and reference == 'male'").iloc[0]
+    assert gap["delta"] == pytest.approx(-2, abs=1e-6) and gap["network"] == "unet"
+    assert beside_even(made["female-0.5"], "smoke", usual | {"training_skew": "female-0.5"}).empty

@@ -68,10 +68,9 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         methods = chosen(asked.methods or several, plan.METHODS, "method")
         if study.recipe.arm != "sde":  # these hold a form of the SDE
             methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
-        usual = {name: registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
-        weights = {
-            name: asked.weights if asked.weights and plan.METHODS[name].term else usual[name] for name in methods
-        }
+        weights = {name: registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
+        if asked.weights:  # new thresholds have no lambda
+            weights |= {name: asked.weights for name in methods if plan.METHODS[name].term}
         parts, arms = [], tables.Arms(study, skew)
         for name in weights:  # method by method; what is made is only read again
             parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
