@@ -152,7 +152,7 @@ run.figure(figures.pareto_figure(mitigated, note), "16_pareto")
 # until everybody is called ill, is equality of another kind.
 
 # %%
-run.figure(figures.levels_figure(mitigated, note), "16_levels")
+run.figure(figures.levels_figure(mitigated, note.split("; bars")[0]), "16_levels")
 
 # %% [markdown]
 # Which way did each method go? *TPR, worse-off* is the change of the sex that the twin served worse, *TPR, better-off* that of the other. Both up: levelled up.

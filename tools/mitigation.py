@@ -116,7 +116,10 @@ def draw(out: Path, found: dict) -> None:
             drawn["dose"] = figures.dose_figure(found["skew"], found["seeds"], note)
     if "mitigation" in found:
         first = found["mitigation"].query("share == share.iloc[0]")
-        drawn |= {"pareto": figures.pareto_figure(first, note), "levels": figures.levels_figure(first, note)}
+        drawn |= {
+            "pareto": figures.pareto_figure(first, note),
+            "levels": figures.levels_figure(first, note.split("; bars")[0]),
+        }
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=110, bbox_inches="tight")
 

@@ -116,10 +116,13 @@ def _repairs(repaired: pd.DataFrame) -> list[dict]:
         rows.append(_told("secondary", "the twin removes none of the bias", *change, _none(*change)))
     if (METHOD, WEIGHT) in at.index:
         row = at.loc[(METHOD, WEIGHT)]
-        change, half = triple(row, "change"), triple(row, "half")
+        change, half, left = (triple(row, name) for name in ("change", "half", "twin_bias"))
+        there = left[1] > 0 or left[2] < 0
+        rows.append(_told("secondary", "the twin leaves a bias in the odds", *left, "yes" if there else "undetermined"))
         rows.append(_told("primary", f"{METHOD} ({WEIGHT:g}) removes bias that its twin leaves", *change,
                           _sign(*change)))  # fmt: skip
-        rows.append(_told("primary", "it removes more than half of that", *half, _sign(*half)))
+        rows.append(_told("primary", "it removes more than half of that", *half,
+                          _sign(*half) if there else "undetermined"))  # fmt: skip
         for name, words in (("worst_psnr_db", "its price in PSNR, dB, of the subgroup that paid most"),
                             ("worst_fpr", "its price in FPR")):  # fmt: skip
             rows.append(_told("secondary", words, *triple(row, name), "a figure"))

@@ -125,7 +125,7 @@ def mitigation_table(arms: Arms, chosen: dict[str, Iterable[float]], say: Callab
         the skew.
 
         `subgroup` "bias", of the same patients as women and as men: `value`, the gap less the control network's, and
-        `other`, the twin's; `delta`, `low`, `high` their difference; `half`, `half_low`, `half_high`: the bias less
+        `other`, the twin's, with intervals; `delta`, `low`, `high` their difference; `half`, `half_low`, `half_high`: the bias less
         half of the twin's, which keeps the sign of the twin's where less than half was removed; `skewed`, the bias
         before.
     """
@@ -159,7 +159,7 @@ def _bias(arm, base, without, skewed, n_boot: int) -> pd.DataFrame:
     bias, half = of((1, arm), (-1, without)), of((1, arm), (-0.5, base), (-0.5, without))
     table[["value", "value_low", "value_high"]] = bias[["value", "low", "high"]]
     table[["half", "half_low", "half_high"]] = half[["value", "low", "high"]]
-    table["other"] = of((1, base), (-1, without))["value"]
+    table[["other", "other_low", "other_high"]] = of((1, base), (-1, without))[["value", "low", "high"]]
     table["skewed"] = of((1, skewed), (-1, without))["value"]
     return table.assign(subgroup="bias")
 
@@ -176,10 +176,10 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         method, weight, share, threshold, published; `bias` (mean of the gaps in TPR and FPR, of the same patients as
-        women and as men) with `bias_low`, `bias_high`, and `twin_bias`; `removed`: share of the twin's bias (NaN where
-        that is below .01); `change` with `change_low`, `change_high`: bias less the twin's, its sign turned so that a
-        repair is positive; `half` likewise: above 0 where more than half was removed; then what the worst-off subgroup
-        paid against the twin, `worst_tpr`, `worst_fpr`, `worst_psnr_db`, with intervals.
+        women and as men) and `twin_bias`, with intervals (`_low`, `_high`); `removed`: share of the twin's bias (NaN
+        where its interval holds 0: of nothing no share can go); `change`: bias less the twin's, its sign turned so that
+        a repair is positive; `half` likewise: above 0 where more than half was removed, if the twin left a bias; then
+        what the worst-off subgroup paid against the twin, `worst_tpr`, `worst_fpr`, `worst_psnr_db`.
     """
     rows = []
     for key, part in mitigated.groupby(["method", "weight", "share", "threshold", "published"], sort=False):
@@ -189,7 +189,8 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(("method", "weight", "share", "threshold", "published"), key))
         row |= {"bias": bias["value"], "bias_low": bias["value_low"], "bias_high": bias["value_high"],
                 "twin_bias": bias["other"],
-                "removed": 1 - bias["value"] / bias["other"] if abs(bias["other"]) >= 0.01 else np.nan}  # fmt: skip
+                "twin_bias_low": bias["other_low"], "twin_bias_high": bias["other_high"],
+                "removed": 1 - bias["value"] / bias["other"] if _is_there(bias) else np.nan}  # fmt: skip
         for name, columns in (("change", ("delta", "low", "high")), ("half", ("half", "half_low", "half_high"))):
             value, low, high = (turn * bias[column] for column in columns)
             row |= {name: value, f"{name}_low": min(low, high), f"{name}_high": max(low, high)}
@@ -199,6 +200,11 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
             row |= {f"worst_{quantity}{end}": paid[column] for end, column in zip(("", "_low", "_high"), EFFECT)}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _is_there(bias: pd.Series) -> bool:
+    """Whether the interval of the twin's bias leaves out 0."""
+    return bool(bias["other_low"] > 0 or bias["other_high"] < 0)
 
 
 def kept(name: str) -> pd.DataFrame:
