@@ -147,9 +147,13 @@ if __name__ == "__main__":
     make(asked, asked.runs / "mitigation" / (asked.recipe + suffix), write)
     path = asked.out / f"run{suffix}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
+    places = {k for k, word in enumerate(sys.argv) if {word, sys.argv[k - 1]} & {"--runs", "--out"}}
+    told = [
+        word for k, word in enumerate(sys.argv) if k and k not in places
+    ]  # folders of a machine mean nothing elsewhere
     for part in asked.parts:  # each part tells by which call it was made
         recipe = (translation.RECIPES if part == "translation" else plan.RECIPES)[asked.recipe]
-        record[part] = {"command": " ".join(["python tools/mitigation.py", *sys.argv[1:]]), "commit": commit(),
+        record[part] = {"command": " ".join(["python tools/mitigation.py", *told]), "commit": commit(),
                         "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
                         "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
     write_json(path, record)

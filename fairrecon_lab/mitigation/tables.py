@@ -125,9 +125,9 @@ def mitigation_table(arms: Arms, chosen: dict[str, Iterable[float]], say: Callab
         the skew.
 
         `subgroup` "bias", of the same patients as women and as men: `value`, the gap less the control network's, and
-        `other`, the twin's, with intervals; `delta`, `low`, `high` their difference; `half`, `half_low`, `half_high`: the bias less
-        half of the twin's, which keeps the sign of the twin's where less than half was removed; `skewed`, the bias
-        before.
+        `other`, the twin's, each with `_low` and `_high`; `delta`, `low`, `high` their difference; `half`, `half_low`,
+        `half_high`: the bias less half of the twin's, which keeps the sign of the twin's where less than half was
+        removed; `skewed`, the bias before.
     """
     n_boot, without, rows = arms.study.recipe.n_boot, arms.figures("control"), []
     skewed, twin = ({own: arms.figures(name, own=own) for own in (False, True)} for name in ("skewed", "twin"))
