@@ -243,6 +243,11 @@ def made(root, tmp_path_factory):
     return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:], kept
 
 
+def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):
+    words = ["--runs", "/x/y", "--parts", "skew", "--skews", "women 0%", "--out", "/z"]
+    assert tool(root, "mitigation").command_of(words) == "python tools/mitigation.py --parts skew --skews 'women 0%'"
+
+
 def test_the_command_makes_its_steps_once_and_its_tables_again_the_same(made):
     first, again, steps, later, kept = made
     assert any(line.startswith("train") for line in steps)

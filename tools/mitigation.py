@@ -13,6 +13,7 @@ names that end in it. Simulated patients.
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,13 @@ def draw(out: Path, found: dict) -> None:
         figure.savefig(out / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
+def command_of(words: list[str]) -> str:
+    """The command of a call with these arguments, without its folders, which mean nothing on another machine."""
+    before = ["", *words]
+    kept = [word for word, last in zip(words, before) if not {word, last} & {"--runs", "--out"}]
+    return shlex.join(["python", "tools/mitigation.py", *kept])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=plan.RECIPES, default="registered")
@@ -147,13 +155,9 @@ if __name__ == "__main__":
     make(asked, asked.runs / "mitigation" / (asked.recipe + suffix), write)
     path = asked.out / f"run{suffix}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
-    places = {k for k, word in enumerate(sys.argv) if {word, sys.argv[k - 1]} & {"--runs", "--out"}}
-    told = [
-        word for k, word in enumerate(sys.argv) if k and k not in places
-    ]  # folders of a machine mean nothing elsewhere
     for part in asked.parts:  # each part tells by which call it was made
         recipe = (translation.RECIPES if part == "translation" else plan.RECIPES)[asked.recipe]
-        record[part] = {"command": " ".join(["python tools/mitigation.py", *told]), "commit": commit(),
+        record[part] = {"command": command_of(sys.argv[1:]), "commit": commit(),
                         "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
                         "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
     write_json(path, record)
