@@ -76,7 +76,7 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         for name in weights:  # method by method; what is made is only read again
             parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
             keeping(**_mitigated(parts))
-        if not asked.methods:  # the same where women who fine-tune have the finding as it comes
+        if registered.METHOD in weights:  # the same where women who fine-tune have the finding as it comes
             arms = tables.Arms(study, skew, share=-1.0)
             parts.append(tables.mitigation_table(arms, {registered.METHOD: [registered.WEIGHT]}, say=said))
             keeping(**_mitigated(parts))

@@ -66,7 +66,8 @@ def _bias(audit: pd.DataFrame, skew: pd.DataFrame) -> list[dict]:
         ends = row["delta"], row["delta_ci_low"], row["delta_ci_high"]
         changed = str(row["verdict"]).startswith("changed")
         if name == PRIMARY.name:
-            rows.append(_told("primary", "the audit finds that the skew changed the TPR gap", *ends, _yes(changed)))
+            answer = "yes" if changed else str(row["verdict"])  # undetermined, or equivalent
+            rows.append(_told("primary", "the audit finds that the skew changed the TPR gap", *ends, answer))
             inside = ends[1] <= truth[name] <= ends[2]
             rows.append(_told("secondary", "its interval covers the counterfactual truth", truth[name], *ends[1:],
                               _yes(inside)))  # fmt: skip
