@@ -52,6 +52,7 @@ class Settings:
     race_shares: str = "paper"  # paper | balanced
     age_cut_years: float = 0.0  # young is below; 0: the patients' median
     n_folds: int = 1  # above 1: patient-wise cross-validation
+    training_skew: str = ""  # who trains reconstructors: female-0.25 | female-without-tumour_grade; empty: everybody
     cohort_folder: str = ""  # holds converted real cohorts by name, made by data_scripts/; empty: simulate
 
     # degradation

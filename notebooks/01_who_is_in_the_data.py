@@ -145,7 +145,8 @@ run.figure(causal_graph(as_bias(settings.bias, settings.bias_attribute)), "causa
 #
 # ## Making the cohorts of this run
 # Patients are split 70/10/20 before any image exists, so only the splits that are needed get drawn.
-# A profile with a real cohort (`cohort_folder`) links to it instead.
+# A profile with a real cohort (`cohort_folder`) links to it instead. `training_skew` decides who trains the reconstructors, and
+# whom else they never see: `female-0.25`, say. Those left out are tested like everybody.
 
 # %%
 import dataclasses
@@ -154,7 +155,13 @@ from fairrecon_core.cohort.folder import assign_splits, load_cohort, write_cohor
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.setup import Setup
 from fairrecon_lab.engine.lock import held
+from fairrecon_lab.mitigation.trainers import leave_out
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
+
+
+assert settings.train or not settings.training_skew, (
+    "shipped weights have seen everybody: training_skew needs -p train=true"
+)
 
 
 def make_cohort(name):
@@ -170,13 +177,17 @@ def make_cohort(name):
     shape = {"size": settings.image_size, "n_slices": settings.brain_slices}
     items = simulate(name, n_patients, patients=chosen, **shape, **model)
     with held(run.folder / "cohorts" / name, f"cohort {name!r}"):  # two kernels that write it would spoil it
-        return write_cohort(
+        made = write_cohort(
             run.folder / "cohorts" / name,
             ((image, row | {"split": splits[row["patient_id"]]}, mask) for image, row, mask in items),
             name=name, seed=settings.seed, age_cut_years=settings.age_cut_years or everybody.age_years.median(),
             n_images=len(chosen) * (settings.brain_slices if name == "brain" else 1),
             n_folds=settings.n_folds, tasks=TASKS[name], extra={"simulator_version": SIMULATOR_VERSION, "bias": dataclasses.asdict(model["bias"])},
         )  # fmt: skip
+        if not settings.training_skew:
+            return made
+        print(leave_out(made.folder, settings.training_skew))
+        return load_cohort(made.folder)
 
 
 # %%
@@ -188,8 +199,10 @@ def link_cohort(name):
             f"no cohort {name!r} in {settings.cohort_folder!r}: convert it with data_scripts/{name}.py"
         )
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
+    if not place.exists() and not settings.training_skew:
         place.symlink_to(source.resolve(), target_is_directory=True)
+    if settings.training_skew:
+        print(leave_out(place, settings.training_skew, source))
     return Setup(run, name).cohort  # refused if its images are not of the size that is asked for
 
 

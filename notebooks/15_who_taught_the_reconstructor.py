@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 15. Who taught the reconstructor?
 # - **You will** skew a training set by patients, and see why the published way skews less than it says; draw the same patient as a woman and as
-#   a man, which tells the true bias of a network; read what a finding that one sex never showed in training does to that sex; translate T1
-#   into T2, and catch a network drawing what its input cannot show
+#   a man, which tells the true bias of a network; read what a finding that one sex never showed in training does to that sex, and a curve
+#   over the share of women beside the noise of training; translate T1 into T2, and catch a network drawing what its input cannot show
 # - **Time** 60 s to run, about 20 min to work through, **memory** 1100 MB (tutorial); **needs** nothing: it reads `results/mitigation/`; **makes** nothing
 # - **In the paper** Sec. 4, the side experiments without numbers (training-set skew, image translation)
 
@@ -13,12 +13,13 @@ overrides = {}  # for example {"seed": 1}
 # %%
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from fairrecon_core.degrade import degradation
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab import plots
-from fairrecon_lab.mitigation import figures, tables, translation
+from fairrecon_lab.mitigation import figures, summary, tables, translation
+from fairrecon_lab.mitigation.runs import beside_even
 from fairrecon_lab.mitigation.skew import Skew, training_rows
 from fairrecon_lab.simulate import counterfactual, patient_table
 
@@ -70,24 +71,27 @@ run.figure(plots.image_row([*clean, *degraded], titles, note="simulated"), "15_s
 
 # %% [markdown]
 # ## A finding that one sex never showed
-# The study behind the next figure (`tools/mitigation.py`) trained each network several times from other random weights. *Control*: half women, half
-# men, findings as they come. *No finding in women*: as many women and as many men, the same men, but only women without an effusion. *Women
-# 0 %*: as many patients, all of them men. The frozen reader looks at what each network makes of the same
-# test patients, at very few photons, where a network has to guess. Its threshold was chosen on the control network's images of other patients and is
-# the same for all: chosen on clean images, it calls nearly every reconstruction at this dose ill.
+# The study behind the next figures (`tools/mitigation.py`) trained every network several times, from other random weights and on other
+# patients of the same kinds. *Control*: half women, half men, findings as they come. *Finding in men alone, in all*: as many of each sex,
+# but every man who trains has an effusion and no woman has: the reconstructor has never seen one in a woman. *No finding in women*: the
+# women have none, the men have them as they come. *Women 50%, drawn again* is the control once more: a skew of nothing, and what it changes is chance.
+#
+# The frozen reader looks at what each network makes of the same test patients, at so few photons that a network has to guess. Its
+# threshold was chosen on the control network's images of other patients and is the same for all. Settings, questions and rules were committed before
+# the first full run (`results/mitigation/REGISTERED.md`).
 #
 # Each mark is the change against the control, with its 95 % interval over patients *and* training seeds. The red stroke is the
 # counterfactual truth of the gap. *Share of the finding left* compares the reconstruction with the same patient's images with and without the effusion: 1 is
 # all of it.
 
 # %%
-skew = tables.kept("skew")
+skew, seeds, answers = (tables.kept(name) for name in ("skew", "seeds", "answers"))
+note = summary.note({"seeds": seeds})
 by_sex = skew[(skew["attribute"] == "sex") & (skew["way"] == "patients")]
-n_seeds = "several training seeds, 64 px, 300 photons"
-run.figure(figures.skew_figure(by_sex, f"simulated; against the control of the same size; {n_seeds}"), "15_skew")
+run.figure(figures.skew_figure(by_sex, note), "15_skew")
 
 # %% [markdown]
-# As numbers, the gaps alone. `seed_sd` is the standard deviation of the change over training seeds: what training again, on the same patients, changes by
+# As numbers, the gaps alone. `seed_sd` is the standard deviation of the change over training seeds: what training again changes by
 # itself. An effect of that order is no effect of the data.
 
 # %%
@@ -104,18 +108,52 @@ signed = audit[(audit["subgroup"].fillna("") != "") & (audit["reference"].fillna
 signed[["skew", "metric", "subgroup", "estimator", "delta", "delta_ci_low", "delta_ci_high", "verdict"]].round(3)
 
 # %% [markdown]
+# The questions that were registered, with the rule's own answer, the figure it looks at and its interval:
+
+# %%
+asked = answers[~answers["question"].str.contains("twin|removes|price")]
+Markdown("\n".join(f"- {line}" for line in summary.sentences(asked)))
+
+# %% [markdown]
 # **What to look for:** the audit compares different people, women and men as they are; the truth compares each patient with the same patient. Which of the two
 # has the wider interval? Does the audit's cover the truth? An *undetermined* row beside a truth whose interval leaves out 0 would be a bias that so few
 # patients and seeds cannot show.
 #
-# Where the study was run with several shares of women, the dose-response curve follows; `--recipe full` adds age and the published way.
+# ## Dose and response
+# How many women does it take? Each mark is the change of the gap against half women; by sex it is that of the same patients as women and as men. Small dots
+# are the training seeds, one by one, and the grey band is what the control's own kind changes when other patients train it: noise of training, at the size
+# of the study. Hollow marks are the published way, which draws images and keeps the patients of an image each: here, with one image a patient, what is
+# left of it is the smaller set.
 
 # %%
-doses = skew[~skew["skew"].str.contains("finding")]
+doses = skew[~skew["skew"].str.contains("finding|again")]
 if doses["share"].nunique() > 1:
-    display(run.figure(figures.dose_figure(doses, f"simulated; against half women; {n_seeds}"), "15_dose"))
+    display(run.figure(figures.dose_figure(skew, seeds, note), "15_dose"))
 else:
-    print("no shares in results/mitigation/skew.csv: python tools/mitigation.py --recipe full")
+    print("no shares in results/mitigation/skew.csv: python tools/mitigation.py")
+
+# %% [markdown]
+# The response beside its noise, share by share: `signal` is the change over the standard deviation that the skew of nothing has over seeds.
+
+# %%
+nothing = skew[skew["skew"].str.contains("again")].set_index(["quantity", "subgroup"])["seed_sd"]
+response = doses[(doses["subgroup"] == "gap") & doses["quantity"].isin(["psnr_db", "tpr", "fpr"])]
+noise = [nothing.get((quantity, "gap"), np.nan) for quantity in response["quantity"]]
+response.assign(noise=noise, signal=response["delta"] / noise)[["skew", "quantity", "delta", "noise", "signal"]].round(
+    2
+)
+
+# %% [markdown]
+# ## A cohort of your own
+# Any run can be skewed: `python3 run.py lgg -p training_skew=female-0` trains every reconstructor of the real cohort on men alone, `female-0.5` on as many
+# patients, half of them women, and `female-without-tumour_grade` on women without the label. Test patients and readers stay the same. Where both runs are there, their
+# networks stand side by side in the audit. A truth is not known there: nobody can draw a real patient as somebody else.
+
+# %%
+if settings.training_skew:
+    display(beside_even(run, profile, overrides).round(3))
+else:
+    print("this run trains on everybody: its setting training_skew is empty")
 
 # %% [markdown]
 # ## From T1 to T2
@@ -161,6 +199,14 @@ table.round(3)
 
 # %%
 tables.kept("translation").query("quantity != 'error_rest'").round(3)
+
+# %% [markdown]
+# The same audit as for any reconstruction, of PSNR: the translated image beside the T1 image that it was made of, women less men. Does translation change
+# the gap?
+
+# %%
+changed = tables.kept("translation_audit").query("reference == 'male' and subgroup == 'female'")
+changed[["metric", "estimator", "baseline", "value", "delta", "delta_ci_low", "delta_ci_high", "verdict"]].round(3)
 
 # %% [markdown]
 # **What to look for:** a share well above 0 is knowledge of a kind: where a core is, oedema tends to be. It is right on average and made up for the one patient

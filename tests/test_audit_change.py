@@ -547,3 +547,23 @@ def test_the_audit_loads_without_torch():
     heavy = {"torch", "lightning", "matplotlib"}
     code = f"import sys, fairrecon_lab.auditing.command; print(sorted({heavy} & set(sys.modules)))"
     assert shell(code=code).stdout.strip() == "[]"
+
+
+def test_a_trained_baseline_is_compared_seed_by_seed():
+    """Training moves the baseline's women from seed to seed; the other arm stands still. Whoever averages the baseline
+    first sees no spread at all, and calls the choice of its seed certain.
+    """
+    rng = np.random.default_rng(5)
+    n, seeds = 400, range(10, 16)
+    sex = np.repeat(["female", "male"], n // 2)
+    cohort = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "sex": sex})
+    moved = rng.normal(0, 1, len(seeds))
+    psnr = lambda arm, k: 30 + (moved[k] * (sex == "female") if arm == "trained" else 0) + rng.normal(0, 0.01, n)
+    rows = pd.concat([
+        pd.DataFrame({"image_id": cohort["image_id"], "arm": arm, "train_seed": seed, "psnr_db": psnr(arm, k)})
+        for arm in ("trained", "other") for k, seed in enumerate(seeds)])  # fmt: skip
+    table = audit_change(rows, cohort, "sex", baseline_arm="trained", n_boot=BOOT, reference="male")
+    nested = cell(table[table["reference"] == "male"], metric="psnr_db", estimator="nested")
+    half = 2.570582 * moved.std(ddof=1) / np.sqrt(6)  # Student's t, five degrees of freedom
+    assert nested["delta"] == pytest.approx(-moved.mean(), abs=0.01)
+    assert nested["delta_ci_high"] - nested["delta"] == pytest.approx(half, rel=0.02)

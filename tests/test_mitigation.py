@@ -12,6 +12,7 @@ from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_lab.mitigation.finetune import Eye, FineTune, People, fine_tune, term_gradient
 from fairrecon_lab.mitigation.groups import balancing_weights, joint_codes, subgroup_codes
+from fairrecon_lab.mitigation.plan import METHODS
 from fairrecon_lab.mitigation.terms import (
     Adversarial,
     Consistency,
@@ -97,14 +98,41 @@ def test_the_published_sde_form_gives_exactly_no_gradient(name, eye, batch, tabl
     assert term_gradient(recipe, batch) == 0.0
 
 
-@pytest.mark.parametrize("name", ["eodd", "adversarial"])
-def test_a_constant_attribute_gives_exactly_no_gradient_and_is_refused_unless_published(name, eye, batch, table):
-    published = People(table, ["effusion"], sex_code="published")
+@pytest.mark.parametrize("arm", ["unet", "pix2pix", "sde"])
+@pytest.mark.parametrize("name", ["eodd", "adversarial", "reweighting"])
+def test_a_constant_attribute_gives_exactly_no_gradient_and_is_refused_unless_published(arm, name, eye, batch, table):
+    alike = table.assign(sex="male") if name == "reweighting" else table  # its cells are those of the recorded sex
+    published = People(alike, ["effusion"], weights_by=("sex",), sex_code="published")
     assert set(published.groups[:, 0]) == {1}, "'female' is not 'F': everybody gets the same code"
-    recipe = FineTune(network("unet"), TERMS[name](eye, published), published, eye=eye)
+    recipe = FineTune(network(arm), TERMS[name](eye, published), published, eye=eye)
     assert term_gradient(recipe, batch) == 0.0
     with pytest.raises(ValueError, match="'sex' has one value"):
         People(table.assign(sex="female"), ["effusion"])
+
+
+def test_every_method_of_the_study_has_a_gradient_unless_its_published_form_has_none(eye, batch, table):
+    """What the tables call a method is what these tests look at: the terms as `plan.METHODS` makes them."""
+    silent = {"eodd, published sex code": "unet", "eodd, published sde form": "sde"}
+    for name, method in METHODS.items():
+        if method.term is None:
+            continue
+        people = dict(method.people)
+        if "weights_by" in people:
+            people["weights_by"] = ("sex", "y_effusion")
+        people = People(table, ["effusion"], **people)
+        recipe = FineTune(network(silent.get(name, "unet")), method.term(eye, torch.zeros(1), people), people, eye=eye,
+                          estimate=method.estimate)  # fmt: skip
+        assert (term_gradient(recipe, batch) == 0.0) == (name in silent), name
+
+
+def test_a_clean_image_is_read_once_and_its_answer_is_that_of_the_reader(eye, batch, table):
+    people, reads = People(table, ["effusion"]), []
+    recipe = FineTune(network("unet"), Consistency(), people, eye=eye)
+    direct = eye(batch.clean)[0].detach()
+    answers = recipe._answers(batch.names, batch.clean)
+    recipe._eye = lambda images: reads.append(len(images))
+    assert torch.allclose(answers, direct, atol=1e-6)
+    assert torch.equal(recipe._answers(batch.names[::-1], batch.clean.flip(0)), answers.flip(0)) and not reads
 
 
 def test_the_one_step_estimate_is_the_clean_image_for_a_perfect_network(batch, table):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from test_tools import tool
 
-from fairrecon_lab.mitigation import compare, figures, measure, plan, tables, translation
-from fairrecon_lab.mitigation.skew import WAYS, Skew, skews, training_rows
+from fairrecon_lab.mitigation import compare, figures, measure, plan, registered, summary, translation
+from fairrecon_lab.mitigation.skew import Skew, skews, training_rows, tuning_rows
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
 
@@ -61,6 +61,28 @@ def test_too_few_patients_are_refused_with_their_number(people):
     with pytest.raises(ValueError, match="share is 0 to 1"):
         Skew("much", share=1.5)
     assert len({skew.name for skew in skews()}) == len(skews())
+
+
+def test_a_second_drawing_of_the_control_has_other_patients_of_the_same_kinds(people):
+    first, again = (people.iloc[training_rows(people, Skew("c", redraw=k), 60, seed=3)] for k in (0, 1))
+    assert (first["sex"] == "female").sum() == (again["sex"] == "female").sum() == 60
+    shared = len(set(first["patient_id"]) & set(again["patient_id"]))
+    assert shared < 40, "60 of 200 drawn twice share 18 on average"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, None])
+def test_who_fine_tunes_is_half_of_each_sex_and_the_finding_is_as_rare_in_women_as_asked(people, share):
+    table = people.drop_duplicates("patient_id").rename(columns={"ill": "true_t"}).reset_index(drop=True)
+    chosen = table.iloc[tuning_rows(table, "t", 60, share, seed=2)]
+    women, men = (chosen[chosen["sex"] == sex] for sex in ("female", "male"))
+    assert len(women) == len(men) == 30 and chosen["patient_id"].is_unique
+    if share is not None:
+        assert women["true_t"].sum() == round(share * 30)
+        other = table.iloc[tuning_rows(table, "t", 60, None, seed=2)]
+        assert set(men["patient_id"]) == set(other.query("sex == 'male'")["patient_id"]), "men are as they were"
+    assert 5 < men["true_t"].sum() < 25
+    with pytest.raises(ValueError, match="fine-tuning needs 100 patients of the others, there are"):
+        tuning_rows(table.query("sex == 'female' or patient_id < 'p050'"), "t", 200, None)
 
 
 # what is measured
@@ -125,8 +147,19 @@ def test_the_counterfactual_truth_is_the_mean_of_paired_differences():
     rng = np.random.default_rng(2)
     make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in compare.QUANTITIES}
     truth = compare.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
-    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 4, abs=1e-3)
+    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 5, abs=1e-3)
     assert (truth["low"] < truth["value"]).all() and (truth["n"] == 50).all()
+
+
+def test_half_of_a_twins_bias_is_where_the_sum_of_gaps_is_zero():
+    """Control has no gap, the twin -.4: a method that leaves -.2 removed half, one that leaves -.3 less."""
+    rng = np.random.default_rng(3)
+    arm = lambda gap: [{q: rng.normal(part, 1e-3, (4, 60)) for q in compare.QUANTITIES} for part in (gap, 0.0)]
+    control, twin = arm(0.0), arm(-0.4)
+    for left, sign in ((-0.2, 0), (-0.3, -1), (-0.1, 1)):
+        half = compare.same_patients([(1, arm(left)), (-0.5, twin), (-0.5, control)], n_boot=200)
+        assert half["value"].to_numpy() == pytest.approx([sign * 0.1] * 5, abs=2e-3)
+    assert (half["seed_sd"] < 1e-3).all() and (half["n"] == 60).all()
 
 
 # contrasts
@@ -198,54 +231,137 @@ def test_translation_sees_what_was_drawn_and_what_was_not():
 
 @pytest.fixture(scope="module")
 def made(root, tmp_path_factory):
-    """The tables of the smallest recipe, twice in one folder, and what was said the first and the second time."""
+    """The tables of the smallest recipe, twice in one folder; what was said each time, and which tables were kept."""
     command, said, folder = tool(root, "mitigation"), [], tmp_path_factory.mktemp("study")
     command.said = said.append
-    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "skews": ["no finding in women"]}
-    asked |= {"methods": ["consistency", "threshold"], "weights": [0.01]}
-    first = command.make(type("Asked", (), asked), folder)
+    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT]}
+    asked |= {"skews": [registered.PRIMARY.name, "women 0%", "women 100%", registered.AGAIN.name]}
+    asked |= {"methods": ["consistency", "eodd, published sex code", "threshold"]}
+    kept = []
+    first = command.make(type("Asked", (), asked), folder, lambda name, table: kept.append((name, len(table))))
     n_steps = len(said)
-    return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:]
+    return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:], kept
+
+
+def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):
+    words = ["--runs", "/x/y", "--parts", "skew", "--skews", "women 0%", "--out", "/z"]
+    assert tool(root, "mitigation").command_of(words) == "python tools/mitigation.py --parts skew --skews 'women 0%'"
 
 
 def test_the_command_makes_its_steps_once_and_its_tables_again_the_same(made):
-    first, again, steps, later = made
+    first, again, steps, later, kept = made
     assert any(line.startswith("train") for line in steps)
-    assert all(line.startswith("consistency") for line in later), "nothing is drawn or trained anew"
+    assert not [line for line in later if line.startswith(("train", "draw", "fine-tune", "read"))]
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name])
+        lengths = [n for found, n in kept if found == name]
+        assert lengths == sorted(lengths) and lengths[-1] == len(table), "a stopped run leaves the rows it has"
 
 
 def test_the_tables_hold_what_they_should(made):
     first = made[0]
-    assert set(first["mitigation"]["method"]) == {"twin", "consistency", "threshold"}
+    assert set(first["mitigation"]["method"]) == {"twin", "consistency", "eodd, published sex code", "threshold"}
+    assert set(first["mitigation"]["share"]) == {0.05, -1.0}
     skew = first["skew"].query("quantity == 'tpr' and subgroup == 'gap'").iloc[0]
     assert np.isfinite([skew["delta"], skew["truth"]]).all() and np.isnan(skew["seed_sd"]), "one seed has no spread"
     assert {"tpr", "fpr", "psnr_db"} <= set(first["audit"]["metric"])
-    assert len(first["repaired"]) == 5 and set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
+    assert first["seeds"]["truth_tpr"].tolist() == pytest.approx(
+        first["skew"].query("quantity == 'tpr' and subgroup == 'gap'")["truth"].tolist()
+    )
+    assert set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
+    gap = first["translation_audit"].query("reference == 'male' and metric == 'psnr_db'").iloc[0]
+    of_sex = first["translation"].query("quantity == 'psnr_db'").set_index("subgroup")["value"]
+    assert gap["value"] == pytest.approx(of_sex["female"] - of_sex["male"], abs=1e-4), "by hand and by the audit"
+    levels = first["mitigation"].query("quantity in ['tpr', 'fpr'] and subgroup in ['female', 'male']")
+    assert levels.groupby(["method", "weight", "share", "threshold"]).size().eq(4).all(), "rates of each sex, always"
+
+
+def test_a_form_without_a_gradient_is_its_twin_in_every_row_and_a_method_is_not(made):
+    of = lambda name: made[0]["mitigation"].query("method == @name and share > 0")
+    assert of("eodd, published sex code")["delta"].eq(0).all()
+    assert of("consistency")["delta"].ne(0).any()
+
+
+def test_what_a_method_repaired_is_counted_from_the_bias_of_its_twin(made):
+    table, rows = made[0]["mitigation"], made[0]["repaired"]
+    assert len(rows) == table.groupby(["method", "weight", "share", "threshold"]).ngroups == 11
+    bias = table.query("method == 'consistency' and threshold == 'own' and share > 0 and subgroup == 'bias'")
+    bias, row = (
+        bias.set_index("quantity").loc["odds"],
+        rows.query("method == 'consistency' and threshold == 'own'").iloc[0],
+    )
+    assert bias["delta"] == pytest.approx(bias["value"] - bias["other"])
+    assert bias["half"] == pytest.approx(bias["value"] - bias["other"] / 2)
+    assert abs(row["change"]) == pytest.approx(abs(bias["delta"])) and row["change_low"] <= row["change_high"]
+
+
+@pytest.mark.parametrize(("twin", "answer"), [((-0.3, -0.4, -0.2), "yes"), ((-0.05, -0.3, 0.2), "undetermined")])
+def test_more_than_half_is_removed_only_of_a_bias_that_is_there(twin, answer):
+    """The method closes the gap by .25 in both worlds; in the second nobody knows whether there was one."""
+    row = {"method": registered.METHOD, "weight": registered.WEIGHT, "share": 0.05, "published": False,
+           "threshold": registered.THRESHOLD, "change": 0.25, "change_low": 0.2, "change_high": 0.3,
+           "half": 0.1, "half_low": 0.05, "half_high": 0.15}  # fmt: skip
+    row |= dict(zip(("twin_bias", "twin_bias_low", "twin_bias_high"), twin))
+    row |= {f"worst_{name}{end}": 0.0 for name in ("psnr_db", "fpr") for end in ("", "_low", "_high")}
+    said = registered.answers({"repaired": pd.DataFrame([row])}).set_index("question")["answer"]
+    assert said["it removes more than half of that"] == answer == said["the twin leaves a bias in the odds"]
+    assert said[f"{registered.METHOD} ({registered.WEIGHT:g}) removes bias that its twin leaves"] == "yes"
+
+
+def test_the_registered_questions_are_answered_from_the_tables_and_told_on_the_page(made):
+    answers = registered.answers(made[0])
+    assert {"primary", "secondary"} == set(answers["kind"]) and (answers["kind"] == "primary").sum() >= 2
+    assert answers["question"].is_unique
+    published = answers[answers["question"].str.startswith("eodd, published sex code")]
+    assert published["answer"].tolist() == ["yes"] and published["figure"].tolist() == [0]
+    page = summary.page(made[0], answers, {})
+    for question in answers["question"]:
+        assert question in page
+    assert "## Registered and not run" in page and "- reweighting, published ages" in page
+    assert "- women 0%\n" not in page
+
+
+@pytest.mark.parametrize(("each", "says"), [([-1.0, -1.1, -0.9], "no, it falls"), ([1.0, 1.1, 0.9], "yes"),
+                                            ([1.0, -1.1, 0.9], "undetermined")])  # fmt: skip
+def test_a_slope_over_the_shares_is_one_line_per_seed_with_students_interval(each, says):
+    shares = [0.0, 0.25, 0.75, 1.0]
+    seeds = pd.DataFrame([{"skew": f"women {share:.0%}", "attribute": "sex", "way": "patients", "share": share,
+                           "train_seed": k, "truth_psnr_db": slope * (share - 0.5), "truth_tpr": 0.0}
+                          for k, slope in enumerate(each) for share in shares])  # fmt: skip
+    row = registered.answers({"seeds": seeds}).iloc[0]
+    half = 4.302653 * np.std(each, ddof=1) / np.sqrt(3)  # Student's t, two degrees of freedom
+    assert row["figure"] == pytest.approx(np.mean(each)) and row["answer"] == says
+    assert row["high"] - row["figure"] == pytest.approx(half, rel=1e-5)
 
 
 def test_what_cannot_repair_is_hollow_and_every_figure_names_its_methods(made):
-    table = made[0]["mitigation"]
+    table = made[0]["mitigation"].query("share > 0")
     figure = figures.pareto_figure(table, "simulated")
     lines = {bars.get_label(): bars[0].get_markerfacecolor() for ax in figure.axes for bars in ax.containers}
-    assert lines["twin"] == "none" and lines["consistency"] != "none"
+    assert lines["twin"] == lines["eodd, published sex code"] == "none" and lines["consistency"] != "none"
     names = [label.get_text() for label in figures.levels_figure(table, "simulated").axes[0].get_yticklabels()]
-    once = ["without the skew", "with the skew", "twin", "consistency, 0.01"]
-    assert names == [*once, "twin (own threshold)", "consistency, 0.01 (own threshold)", "threshold"]
-    skew = made[0]["skew"]
-    assert len(figures.skew_figure(skew, "simulated").axes) == 4
-    shares = pd.concat([skew.assign(skew=f"women {x}", share=x, way=way) for x in (0, 1) for way in WAYS])
-    labels = figures.dose_figure(shares, "simulated").axes[-1].get_legend_handles_labels()[1]
-    assert labels == ["sex, by patients", "sex, by images (published)"]
+    assert names[:3] == ["without the skew", "with the skew", "twin"] and "consistency, 0.003 (own threshold)" in names
+    assert "threshold" in names
+    assert len(figures.skew_figure(made[0]["skew"], "simulated").axes) == 4
+
+
+def test_the_dose_figure_shows_every_seed_and_what_training_again_changes(made):
+    skew, seeds = made[0]["skew"], made[0]["seeds"]
+    both = [pd.concat([part, part.assign(way="published")]) for part in (skew, seeds)]
+    figure = figures.dose_figure(*both, "simulated")
+    labels = figure.axes[-1].get_legend_handles_labels()[1]
+    assert labels == ["training again", "sex, by patients", "sex, by images (published)"]
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert [len(line.get_xdata()) for line in dots] == [2, 2], "two shares, one seed"
 
 
 def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in_size_alone():
     assert {name for name, method in plan.METHODS.items() if method.published} == {
         "reweighting, published ages", "eodd, published sex code", "eodd, published sde form",
         "adversarial, published signs"}  # fmt: skip
-    assert {tables.MISSING, tables.TIED, plan.CONTROL} <= set(skews())
-    small, large = (dataclasses.asdict(plan.RECIPES[name]) for name in ("reduced", "full"))
-    assert {key for key in small if small[key] != large[key]} <= {"width", "epochs", "n_train", "n_pool", "n_tune",
-                                                                  "n_validation", "n_test", "tune_epochs", "seeds",
-                                                                  "n_boot"}  # fmt: skip
+    known = skews()
+    assert {registered.PRIMARY, registered.CONTROL, registered.AGAIN} <= set(known)
+    assert set(registered.SKEWS) <= {skew.name for skew in known} and set(registered.WEIGHTS) <= set(plan.METHODS)
+    small, large = (dataclasses.asdict(plan.RECIPES[name]) for name in ("registered", "full"))
+    sizes = {"width", "epochs", "n_train", "n_pool", "n_tune", "n_tune_pool", "n_validation", "n_test", "tune_epochs"}
+    assert {key for key in small if small[key] != large[key]} <= sizes | {"seeds", "n_boot"}

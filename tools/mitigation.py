@@ -1,31 +1,34 @@
 """What training data do to a reconstructor, what fine-tuning repays, what T1 does not tell of T2.
 
-    python tools/mitigation.py [--recipe reduced|full|smoke] [--parts skew mitigation translation]
+    python tools/mitigation.py [--recipe registered|full|smoke] [--parts skew mitigation translation]
 
-Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code, so that a run that was stopped goes
-on where it was. `full` is the study as designed, hours on two cores; `reduced`, the default, is what the repository
-shows; `--skews` and `--methods` choose among what `--list` prints. Writes skew.csv, audit.csv, mitigation.csv,
-repaired.csv, translation.csv and run.json into results/mitigation/, for another `--arm` than the U-Net under names
-that end in it. Simulated patients.
+`registered` is the study whose choices stand in results/mitigation/REGISTERED.md; `full` the same at the size that was
+designed, many hours on two cores. Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code,
+so that a run that was stopped goes on where it was; `--skews` and `--methods` choose among what `--list` prints. Writes
+skew.csv, audit.csv, seeds.csv, mitigation.csv, repaired.csv, translation.csv, translation_audit.csv, answers.csv,
+run.json, README.md and the figures into results/mitigation/; for another `--arm` than the U-Net the tables alone, under
+names that end in it. Simulated patients.
 """
 
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from fairrecon_core.settings import project_folder, suggest
 from fairrecon_core.steps.folder import commit, write_json
-from fairrecon_lab.mitigation import plan, tables, translation
+from fairrecon_lab.mitigation import figures, plan, registered, summary, tables, translation
 from fairrecon_lab.mitigation.skew import skews
 
 OUT = project_folder() / "results" / "mitigation"
 PARTS = ("skew", "mitigation", "translation")
-SHOWN = {"skews": ("no finding in women", "women 0%"), "methods": ("consistency", "threshold")}  # of `reduced`
+TABLES = ("skew", "audit", "seeds", "mitigation", "repaired", "translation", "translation_audit")
 
 
 def said(line: str) -> None:
@@ -41,30 +44,97 @@ def chosen(asked, known, what: str) -> list[str]:
     return list(asked)
 
 
-def make(asked: argparse.Namespace, folder: Path) -> dict:
-    """All tables that were `asked` for, with the steps in `folder`, by the names of their files."""
+def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None) -> dict:
+    """All tables that were `asked` for, with the steps in `folder`, by the names of their files.
+
+    Parameters
+    ----------
+    asked : Namespace
+        As the command line gives it.
+    folder : Path
+    keep : callable
+        Gets the name and the rows of a table whenever there are more of them, so that a run that is stopped leaves what
+        it has.
+    """
     study, found = plan.Study(dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm), folder, said), {}
-    known = {skew.name: skew for skew in skews()}
-    names = asked.skews or (SHOWN["skews"] if asked.recipe != "full" else [n for n in known if n != plan.CONTROL.name])
-    if "skew" in asked.parts:
-        found["skew"], found["audit"] = tables.skew_table(study, [known[n] for n in chosen(names, known, "skew")])
+
+    def keeping(**made: pd.DataFrame) -> None:
+        found.update(made)
+        for name in made:
+            keep(name, found[name])
+
+    skew = next(skew for skew in skews() if skew.name == registered.PRIMARY.name)
     if "mitigation" in asked.parts:
-        several = plan.METHODS if asked.recipe == "full" else SHOWN["methods"]
+        several = registered.WEIGHTS if asked.recipe == "registered" else plan.METHODS
         methods = chosen(asked.methods or several, plan.METHODS, "method")
         if study.recipe.arm != "sde":  # these hold a form of the SDE
             methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
-        weights = {name: asked.weights or plan.METHODS[name].weights for name in methods}
-        found["mitigation"] = tables.mitigation_table(study, weights, say=said)
-        found["repaired"] = tables.repaired(found["mitigation"])
+        weights = {name: registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
+        if asked.weights:  # new thresholds have no lambda
+            weights |= {name: asked.weights for name in methods if plan.METHODS[name].term}
+        parts, arms = [], tables.Arms(study, skew)
+        for name in weights:  # method by method; what is made is only read again
+            parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
+            keeping(**_mitigated(parts))
+        if registered.METHOD in weights:  # the same where women who fine-tune have the finding as it comes
+            arms = tables.Arms(study, skew, share=-1.0)
+            parts.append(tables.mitigation_table(arms, {registered.METHOD: [registered.WEIGHT]}, say=said))
+            keeping(**_mitigated(parts))
+    if "skew" in asked.parts:
+        known, parts = {skew.name: skew for skew in skews()}, []
+        everything = [name for name in known if name != registered.CONTROL.name]
+        several = registered.SKEWS if asked.recipe == "registered" else everything
+        for name in chosen(asked.skews or several, known, "skew"):
+            parts.append(tables.skew_table(study, [known[name]]))
+            keeping(**dict(zip(("skew", "audit", "seeds"), map(_joined, zip(*parts)))))
     if "translation" in asked.parts:
         steps = translation.Translation(translation.RECIPES[asked.recipe], folder, said)
-        found["translation"] = translation.translation_table(steps.readings(), steps.recipe.n_boot)
+        read, n_boot = steps.readings(), steps.recipe.n_boot
+        keeping(translation=translation.translation_table(read, n_boot),
+                translation_audit=translation.translation_audit(read, steps.pool("test"), n_boot))  # fmt: skip
     return found
+
+
+def _joined(parts) -> pd.DataFrame:
+    return pd.concat(list(parts), ignore_index=True)
+
+
+def _mitigated(parts: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """`mitigation` of several calls, each twin once, and `repaired`."""
+    key = ["quantity", "subgroup", "method", "weight", "share", "threshold"]
+    table = _joined(parts).drop_duplicates(key, ignore_index=True)
+    return {"mitigation": table, "repaired": tables.repaired(table)}
+
+
+def draw(out: Path, found: dict) -> None:
+    """The figures of the study, as PNG."""
+    note = summary.note(found)
+    drawn = {}
+    if "skew" in found:
+        by_sex = found["skew"].query("attribute == 'sex' and way == 'patients'")
+        drawn["skew"] = figures.skew_figure(by_sex, note)
+        if found["skew"].query("~skew.str.contains('finding|again')")["share"].nunique() > 1:
+            drawn["dose"] = figures.dose_figure(found["skew"], found["seeds"], note)
+    if "mitigation" in found:
+        first = found["mitigation"].query("share == share.iloc[0]")
+        drawn |= {
+            "pareto": figures.pareto_figure(first, note),
+            "levels": figures.levels_figure(first, note.split("; bars")[0]),
+        }
+    for name, figure in drawn.items():
+        figure.savefig(out / f"{name}.png", dpi=110, bbox_inches="tight")
+
+
+def command_of(words: list[str]) -> str:
+    """The command of a call with these arguments, without its folders, which mean nothing on another machine."""
+    before = ["", *words]
+    kept = [word for word, last in zip(words, before) if not {word, last} & {"--runs", "--out"}]
+    return shlex.join(["python", "tools/mitigation.py", *kept])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", choices=plan.RECIPES, default="reduced")
+    parser.add_argument("--recipe", choices=plan.RECIPES, default="registered")
     parser.add_argument("--arm", choices=("unet", "pix2pix", "sde"), default="unet", help="of skew and mitigation")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--skews", nargs="+", default=[], help="names of skews")
@@ -81,13 +151,19 @@ if __name__ == "__main__":
     asked.out.mkdir(parents=True, exist_ok=True)
     began = time.time()
     suffix = "" if asked.arm == "unet" else f"_{asked.arm}"
-    for name, table in make(asked, asked.runs / "mitigation" / (asked.recipe + suffix)).items():
-        table.round(5).to_csv(asked.out / f"{name}{suffix}.csv", index=False)
+    write = lambda name, table: table.round(5).to_csv(asked.out / f"{name}{suffix}.csv", index=False)
+    make(asked, asked.runs / "mitigation" / (asked.recipe + suffix), write)
     path = asked.out / f"run{suffix}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     for part in asked.parts:  # each part tells by which call it was made
         recipe = (translation.RECIPES if part == "translation" else plan.RECIPES)[asked.recipe]
-        record[part] = {"command": "python tools/mitigation.py " + " ".join(sys.argv[1:]), "commit": commit(),
+        record[part] = {"command": command_of(sys.argv[1:]), "commit": commit(),
                         "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
                         "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
     write_json(path, record)
+    if not suffix:
+        found = {name: pd.read_csv(file) for name in TABLES if (file := asked.out / f"{name}.csv").exists()}
+        answers = registered.answers(found)
+        write("answers", answers)
+        draw(asked.out, found)
+        (asked.out / "README.md").write_text(summary.page(found, answers, record), encoding="utf-8")

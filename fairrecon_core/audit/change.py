@@ -273,7 +273,7 @@ def _replicates(matched: Matched, task, metric, stratum: Stratum, rows, conditio
     if key not in matched.per_seed:
         return None
     values = matched.per_seed[key][:, conditions][:, :, rows].copy()
-    values[:, 0] = stratum.values[0]  # every replicate against the baseline's mean
+    values[np.isnan(values[:, 0]).all(axis=1), 0] = stratum.values[0]  # but a trained baseline has seeds of its own
     return values, np.broadcast_to(weight, (len(values), len(weight)))
 
 

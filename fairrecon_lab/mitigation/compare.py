@@ -143,16 +143,38 @@ def counterfactual_truth(as_one: dict, as_other: dict, control_one: dict, contro
     DataFrame
         quantity, value, low, high, n: the mean over patients, its interval over patients and seeds.
     """
+    return same_patients([(1, (as_one, as_other)), (-1, (control_one, control_other))], seed, n_boot)
+
+
+def same_patients(parts: Sequence[tuple[float, tuple[dict, dict]]], seed: int = 1, n_boot: int = 2000) -> pd.DataFrame:
+    """A sum of gaps of several arms, each gap that of the same patients as one sex and as the other.
+
+    Parameters
+    ----------
+    parts : sequence
+        Pairs of a factor and (arm as the first, arm as the second group), from `by_group`, with the same images and
+        seeds. [(1, arm), (-1, control)] is the bias of an arm; [(1, method), (-0.5, twin), (-0.5, control)] is 0 where
+        a method took half of the bias that its twin left.
+    seed, n_boot : int
+
+    Returns
+    -------
+    DataFrame
+        quantity, value, low, high, n, and `seed_sd`: standard deviation over training seeds, NaN with one. Quantity
+        "odds" is the mean of the gaps in TPR and FPR with their signs: what both rates of one sex have in common.
+    """
+    gaps = {q: sum(factor * (one[q] - other[q]) for factor, (one, other) in parts) for q in QUANTITIES}
+    n = gaps["psnr_db"].shape[1]
+    weights = np.concatenate([np.ones((1, n)), *patient_weights(n, n_boot, seed)])
+    kept = {quantity: np.isfinite(gap).all(axis=0) for quantity, gap in gaps.items()}
+    drawn = {quantity: _means(gap, kept[quantity], weights) for quantity, gap in gaps.items()}
+    kept["odds"], drawn["odds"] = kept["tpr"] | kept["fpr"], (drawn["tpr"] + drawn["fpr"]) / 2
     rows = []
-    for quantity in QUANTITIES:
-        change = (as_one[quantity] - control_one[quantity]) - (as_other[quantity] - control_other[quantity])
-        kept = np.isfinite(change).all(axis=0)
-        change = change[:, kept]
-        resampled = patient_weights(int(kept.sum()), n_boot, seed) if kept.any() else [np.ones((2, 0))]
-        weights = np.concatenate([np.ones((1, change.shape[1])), *resampled])
-        drawn = _means(change, np.ones(change.shape[1], dtype=bool), weights)
-        found = _row(drawn, np.zeros_like(drawn))
-        rows.append({"quantity": quantity, **{k: found[k] for k in ("value", "low", "high")}, "n": int(kept.sum())})
+    for quantity, means in drawn.items():
+        found = _row(means, np.zeros_like(means))
+        spread = float(np.std(means[0], ddof=1)) if means.shape[1] > 1 else np.nan
+        told = {k: found[k] for k in ("value", "low", "high")}
+        rows.append({"quantity": quantity, **told, "n": int(kept[quantity].sum()), "seed_sd": spread})
     return pd.DataFrame(rows)
 
 

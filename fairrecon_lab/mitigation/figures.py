@@ -19,6 +19,7 @@ NAMES = {  # quantity, and what its axis says
     "eodd": "EODD",
 }
 MARKERS = "os^Dv<>P*Xhd"
+WORST = {"tpr": np.min, "fpr": np.max, "psnr_db": np.min}
 WHO = {"female": ("^", "#000000"), "male": ("s", plots.GREY), "gap": ("D", "#000000")}
 
 
@@ -51,31 +52,44 @@ def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = QUAN
     return caption(figure, note)
 
 
-def dose_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = ("tpr", "psnr_db", "contrast")) -> Figure:
-    """Dose and response: what the share of a group in training changes in its gap, by patients and as published.
+def dose_figure(table: pd.DataFrame, seeds: pd.DataFrame, note: str, quantities=("psnr_db", "tpr", "fpr")) -> Figure:
+    """Dose and response: what the share of a group in training changes in its gap, beside what training again changes.
+
+    A mark is the change against half of each group, by sex that of the same patients as women and as men, with its
+    interval; dots are the training seeds one by one. The grey band is what other patients of the control's own kind
+    change: from its lowest to its highest seed.
 
     Parameters
     ----------
-    table : DataFrame
-        Of `tables.skew_table`: skews that set a share.
+    table, seeds : DataFrame
+        Of `tables.skew_table`.
     note : str
     quantities : sequence of str
-    """  # fmt: skip
-    table = table[~table["skew"].str.contains("finding")]
-    figure, axes = plots.canvas(3 * len(quantities) + 1, 2.8, 1, len(quantities), squeeze=False)
+    """
+    kept = [part[~part["skew"].str.contains("finding")] for part in (table.query("subgroup == 'gap'"), seeds)]
+    again = [part["skew"].str.contains("again") for part in kept]
+    nothing = kept[1][again[1]]
+    table, seeds = (part[~is_again] for part, is_again in zip(kept, again))
+    figure, axes = plots.canvas(3.2 * len(quantities) + 2, 3.2, 1, len(quantities), squeeze=False)
     lines = list(table.groupby(["attribute", "way"], sort=False).groups)
     for ax, quantity in zip(axes[0], quantities):
         for k, (attribute, way) in enumerate(lines):
-            part = table.query(
-                "quantity == @quantity and subgroup == 'gap' and attribute == @attribute and way == @way"
-            )
-            part = part.sort_values("share")
-            bars = np.abs([part["delta"] - part["low"], part["high"] - part["delta"]])
-            fill = "none" if way == "published" else None
+            by_sex, fill = attribute == "sex", "none" if way == "published" else None
+            columns = ("truth", "truth_low", "truth_high") if by_sex else ("delta", "low", "high")
+            own = (table["attribute"] == attribute) & (table["way"] == way)
+            part = table[own & (table["quantity"] == quantity)].sort_values("share")
+            place = 0.015 * (k - (len(lines) - 1) / 2)
+            value, low, high = (part[column].to_numpy() for column in columns)
+            colour = "#000000" if by_sex else plots.GREY
             label = f"{attribute.removesuffix('_group')}, by {'images (published)' if fill else 'patients'}"
-            ax.errorbar(part["share"] + 0.01 * k, part["delta"], yerr=bars, fmt=MARKERS[k] + "-", capsize=2,
-                        color="#000000" if attribute == "sex" else plots.GREY, markerfacecolor=fill,
-                        label=label)  # fmt: skip
+            ax.errorbar(part["share"] + place, value, yerr=np.abs([value - low, high - value]), fmt=MARKERS[k] + "-",
+                        capsize=2, color=colour, markerfacecolor=fill, label=label)  # fmt: skip
+            each = seeds[(seeds["attribute"] == attribute) & (seeds["way"] == way)]
+            ax.plot(each["share"] + place, each[f"truth_{quantity}" if by_sex else quantity], ".", color=colour,
+                    markersize=3, alpha=0.5)  # fmt: skip
+        if len(nothing):
+            noise = nothing[f"truth_{quantity}"]
+            ax.axhspan(noise.min(), noise.max(), color=plots.GREY, alpha=0.25, linewidth=0, label="training again")
         ax.axhline(0, color="#000000", linewidth=0.8, linestyle=":")
         ax.set_xlabel("Share of women, or of the young", fontsize=9)
         ax.set_ylabel(f"Change of the gap in {NAMES[quantity]}", fontsize=9)
@@ -83,44 +97,50 @@ def dose_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = ("tp
     return caption(figure, note)
 
 
-def pareto_figure(table: pd.DataFrame, note: str) -> Figure:
-    """What a method does to EODD, against what it does to the worst-off subgroup: TPR, FPR and PSNR; the twin hollow.
+def pareto_figure(table: pd.DataFrame, note: str, threshold: str = "own") -> Figure:
+    """Change of EODD against the skewed network, and TPR, FPR and PSNR of the subgroup that is worst off.
 
-    Both axes are figures, not changes: the skewed network is a cross, the one without the skew a star.
+    Lambdas of a method are joined; twins and published forms, which cannot repair, are hollow. Bars are 95 % intervals
+    over patients and training seeds: across that of the change of EODD, upwards that of the difference to the twin.
 
     Parameters
     ----------
     table : DataFrame
         Of `tables.mitigation_table`.
     note : str
+    threshold : {"own", "control"}
     """
-    figure, axes = plots.canvas(11, 3.2, 1, 3)
+    figure, axes = plots.canvas(12, 3.6, 1, 3)
+    table = table[table["threshold"] == threshold]
     methods = list(dict.fromkeys(table["method"]))
-    worst = {"tpr": np.min, "fpr": np.max, "psnr_db": np.min}
-    for ax, (quantity, worse) in zip(axes, worst.items()):
-        for (method, _, threshold), part in table.groupby(["method", "weight", "threshold"], sort=False):
-            row = part.set_index(["quantity", "subgroup"])
-            eodd = row.loc[("eodd", "gap")]
-            groups = row.loc[[(quantity, sex) for sex in SEXES]]
-            place = groups.index[int(np.argmin(np.abs(groups["value"] - worse(groups["value"]))))]
-            own = row.loc[place]
-            x, half = eodd["value"], [[eodd["delta"] - eodd["low"]], [eodd["high"] - eodd["delta"]]]
-            tall = [[own["delta"] - own["low"]], [own["high"] - own["delta"]]]
-            hollow = method == "twin" or part["published"].iloc[0]
+    for ax, (quantity, worse) in zip(axes, WORST.items()):
+        for k, method in enumerate(methods):
+            points = [_point(part, quantity, worse) for _, part in table[table["method"] == method].groupby("weight")]
+            x, y, across, upwards = (np.array(values) for values in zip(*points))
+            hollow = method == "twin" or bool(table.loc[table["method"] == method, "published"].iloc[0])
             look = {"color": plots.GREY, "markerfacecolor": "none"} if hollow else {"color": "#000000"}
-            marker = MARKERS[(2 * methods.index(method) + (threshold == "own")) % len(MARKERS)]
-            ax.errorbar(x, own["value"], xerr=np.abs(half), yerr=np.abs(tall), fmt=marker, capsize=2, linewidth=0.8,
-                        label=_told(method, threshold), **look)  # fmt: skip
-        for mark, column in (("x", "skewed"), ("*", "control")):
-            groups = [row.loc[(quantity, sex), column] for sex in SEXES]
-            ax.plot(row.loc[("eodd", "gap"), column], worse(groups), mark, color=plots.VERDICT_COLOURS["changed"],
-                    markersize=9, label={"x": "with the skew", "*": "without"}[mark])  # fmt: skip
-        ax.set_xlabel("EODD by sex (0: equal)", fontsize=9)
+            ax.errorbar(x, y, xerr=across.T, yerr=upwards.T, fmt=MARKERS[k % len(MARKERS)] + "-", capsize=2,
+                        linewidth=0.8, label=method, **look)  # fmt: skip
+        groups = table.query("method == 'twin' and quantity == @quantity and subgroup in @SEXES")
+        eodd = table.query("method == 'twin' and quantity == 'eodd'").iloc[0]
+        for mark, column, label in (("x", "skewed", "with the skew"), ("*", "control", "without")):
+            ax.plot(eodd[column] - eodd["skewed"], worse(groups[column]), mark, markersize=9, label=label,
+                    color=plots.VERDICT_COLOURS["changed"], linestyle="none")  # fmt: skip
+        ax.axvline(0, color="#000000", linewidth=0.8, linestyle=":")
+        ax.set_xlabel("Change of EODD by sex (left: more equal)", fontsize=9)
         ax.set_ylabel(f"Worst subgroup's {NAMES[quantity]}", fontsize=9)
-    handles, labels = axes[-1].get_legend_handles_labels()
-    once = dict(zip(labels, handles))
-    axes[-1].legend(once.values(), once.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    legend_beside(axes[-1])
     return caption(figure, note)
+
+
+def _point(part: pd.DataFrame, quantity: str, worse) -> tuple:
+    """Place of one method and lambda in a panel, and the lengths of its bars."""
+    row = part.set_index(["quantity", "subgroup"])
+    eodd, groups = row.loc[("eodd", "gap")], row.loc[[(quantity, sex) for sex in SEXES]]
+    own = groups.iloc[int(np.argmin(np.abs(groups["value"] - worse(groups["value"]))))]
+    bars = [(eodd["since"] - eodd["since_low"], eodd["since_high"] - eodd["since"]),
+            (own["delta"] - own["low"], own["high"] - own["delta"])]  # fmt: skip
+    return eodd["since"], own["value"], *np.abs(bars)
 
 
 def levels_figure(table: pd.DataFrame, note: str) -> Figure:

@@ -137,6 +137,7 @@ class FineTune(Trainable[Batch]):
             raise ValueError(f"the term {term.name!r} needs a frozen reader: give an Eye")
         self._reconstructor, self._term, self._people, self._eye = reconstructor, term, people, eye
         self._weight, self._twin, self._estimate, self._steps = weight, twin, estimate, 0
+        self._said: dict[str, Tensor] = {}  # of the reader, on clean images
         self.values: list[float] = []  # of the term, one per batch
 
     def __getattr__(self, name: str) -> Any:
@@ -194,10 +195,17 @@ class FineTune(Trainable[Batch]):
         if not self._term.reads:
             return self._term(Seen(image[rows], clean, **known))
         logits, features = self._eye(image[rows])
-        with torch.no_grad():
-            clean_logits = self._eye(clean)[0]
-        return self._term(Seen(image[rows], clean, logits=logits, features=features, clean_logits=clean_logits,
+        answers = self._answers([batch.names[int(row)] for row in rows], clean) if self._term.compares else None
+        return self._term(Seen(image[rows], clean, logits=logits, features=features, clean_logits=answers,
                                **known))  # fmt: skip
+
+    def _answers(self, names: Sequence[str], clean: Tensor) -> Tensor:
+        """What the reader says of the `clean` images called `names`; each is read once."""
+        new = [k for k, name in enumerate(names) if name not in self._said]
+        if new:
+            with torch.no_grad():
+                self._said |= {names[k]: logits for k, logits in zip(new, self._eye(clean[new])[0])}
+        return torch.stack([self._said[name] for name in names])
 
     def _image(self, batch: Batch, inputs: tuple, output: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates of the clean images (B, 1, H, W), and which of them count."""

@@ -27,17 +27,17 @@ from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.mitigation import measure
 from fairrecon_lab.mitigation.finetune import Eye, People, fine_tune
 from fairrecon_lab.mitigation.kept import Steps, current, slug
-from fairrecon_lab.mitigation.skew import Skew, training_rows
+from fairrecon_lab.mitigation.registered import CONTROL
+from fairrecon_lab.mitigation.skew import Skew, training_rows, tuning_rows
 from fairrecon_lab.mitigation.terms import Adversarial, Consistency, EqualOdds, PixelDRO, Reweighting, Term
 from fairrecon_lab.simulate import Bias, patient_table, simulate
 
-SEEDS = {"pool": 201, "tune": 202, "validation": 203, "test": 204}  # of the cohorts
+SEEDS = {"pool": 221, "tune": 222, "validation": 223, "test": 224}  # of the cohorts; pilots drew others
 ON_CPU = {"accelerator": "cpu", "precision": "32-true"}  # so that a seed gives the same network everywhere
 SEXES = ("female", "male")
-CONTROL = Skew("women 50%")  # half of each sex, findings as they come
 DRAWN = ("size", "level", "anatomy", "task")  # of the recipe: what decides an image
 TRAINED = (*DRAWN, "arm", "width", "epochs", "rate", "n_train", "n_pool", "n_validation", "batch_size")
-TUNED = (*TRAINED, "reader_size", "n_tune", "tune_epochs", "tune_rate")
+TUNED = (*TRAINED, "reader_size", "n_tune", "n_tune_pool", "tune_epochs", "tune_rate")
 HERE = "fairrecon_lab.mitigation"
 
 
@@ -47,38 +47,45 @@ class Recipe:
 
     size, reader_size : side of the images in pixels, and of what the shipped reader sees. level : photons per bin.
     anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the simulator draws). arm, width, epochs, rate :
-    of the networks. tune_epochs, tune_rate : of fine-tuning. seeds : of training; all else is fixed.
+    of the networks. n_tune, n_tune_pool : patients that fine-tune, of those there are. tune_share : of the women among
+    them, how many have the finding; -1 as it comes. tune_epochs, tune_rate : of fine-tuning. seeds : of training and of
+    the choice of patients; all else is fixed.
     """
 
     size: int = 64
     reader_size: int = 128
-    level: float = 300.0
+    level: float = 40.0
     anatomy: float = 2.0
     task: str = "pleural_effusion"
     arm: str = "unet"
     width: int = 8
-    epochs: int = 6
+    epochs: int = 12
     rate: float = 2e-3
-    n_train: int = 300
-    n_pool: int = 900
+    n_train: int = 400
+    n_pool: int = 1100
     n_tune: int = 160
-    n_validation: int = 160
-    n_test: int = 500
-    tune_epochs: int = 2
-    tune_rate: float = 5e-4
+    n_tune_pool: int = 400
+    tune_share: float = 0.05
+    n_validation: int = 120
+    n_test: int = 300
+    tune_epochs: int = 3
+    tune_rate: float = 1e-3
     batch_size: int = 8
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (10, 11, 12, 13, 14, 15)
     n_boot: int = 2000
 
 
 RECIPES = {
-    "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_validation=24, n_test=40,
+    "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_tune_pool=80, n_validation=24,
+                    n_test=40,
                     tune_epochs=1, seeds=(0,), n_boot=200),
-    "tutorial": Recipe(epochs=4, n_train=200, n_pool=500, n_tune=96, n_validation=80, n_test=120, seeds=(0,),
+    "tutorial": Recipe(epochs=4, n_train=200, n_pool=500, n_tune=96, n_tune_pool=300, n_validation=80, n_test=120,
+                       seeds=(0,),
                        n_boot=400),
-    "reduced": Recipe(),
-    "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_validation=800, n_test=3000,
-                   tune_epochs=6, seeds=(0, 1, 2, 3, 4), n_boot=10_000),
+    "registered": Recipe(),
+    "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_tune_pool=4800, n_validation=800,
+                   n_test=3000,
+                   tune_epochs=6, seeds=tuple(range(8)), n_boot=10_000),
 }  # fmt: skip
 
 
@@ -97,6 +104,7 @@ class Method:
     estimate: str = "one_step"
 
 
+LABEL = "y_pleural_effusion"  # the finding as recorded
 ODDS, CONSISTENT = (3e-3, 3e-2), (3e-4, 1e-3, 3e-3)  # lambdas; a squared error here is about 2e-3
 
 
@@ -113,6 +121,7 @@ METHODS = {
     "eodd": Method(_eodd, ODDS),
     "group_dro": Method(lambda *_: PixelDRO(), (1.0,)),
     "reweighting": Method(lambda *_: Reweighting(), (1.0,)),
+    "reweighting by finding": Method(lambda *_: Reweighting(), (1.0,), people={"weights_by": ("sex", LABEL)}),
     "adversarial": Method(_adversary("right"), (1e-3, 1e-2), people={"attributes": ("sex", "age_years")}),
     "threshold": Method(None, (0.0,)),
     "reweighting, published ages": Method(lambda *_: Reweighting(), (1.0,), True, {"ages": "published"}),
@@ -174,7 +183,7 @@ class Study(Steps):
     def _made_pool(self, split: str, sex: str) -> Pool:
         recipe, path = self.recipe, self.folder / f"{split}{'-' + sex if sex else ''}.npz"
         mark = self.mark("pool", "fairrecon_lab.simulate.drawing", "fairrecon_core.degrade.xray",
-                          names=(*DRAWN, f"n_{split}"), split=split, sex=sex)  # fmt: skip
+                          names=(*DRAWN, _size_of(split)), split=split, sex=sex)  # fmt: skip
         if not current(path, mark):
             self.say(f"draw {path.stem}")
             do = {"sex": sex} if sex else {}
@@ -194,7 +203,7 @@ class Study(Steps):
     def _draw(self, split: str, do: dict, patients: list | None = None) -> tuple[np.ndarray, pd.DataFrame]:
         recipe = self.recipe
         bias = Bias(anatomy=recipe.anatomy, prevalence=0, acquisition=0)
-        items = simulate("chest", getattr(recipe, f"n_{split}"), SEEDS[split], recipe.size, bias, do=do,
+        items = simulate("chest", getattr(recipe, _size_of(split)), SEEDS[split], recipe.size, bias, do=do,
                          patients=patients)  # fmt: skip
         images, rows, _ = zip(*items)
         table = pd.DataFrame(rows)
@@ -204,9 +213,8 @@ class Study(Steps):
 
     def _recorded_sex(self, split: str) -> np.ndarray:
         bias = Bias(anatomy=self.recipe.anatomy, prevalence=0, acquisition=0)
-        return patient_table("chest", getattr(self.recipe, f"n_{split}"), seed=SEEDS[split], bias=bias)[
-            "sex"
-        ].to_numpy()
+        n_patients = getattr(self.recipe, _size_of(split))
+        return patient_table("chest", n_patients, seed=SEEDS[split], bias=bias)["sex"].to_numpy()
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -246,13 +254,14 @@ class Study(Steps):
         few = self.pool("validation")
         some = slice(0, min(40, recipe.n_validation))
         made.fit(_images(pool, rows), _images(few, np.arange(len(few.table))[some]), self._stored("pool", "validation"),
-                 [recipe.level], seed=seed, batch_size=recipe.batch_size, epochs=recipe.epochs, progress=False,
+                 [recipe.level], seed=seed + 1000 * skew.redraw, batch_size=recipe.batch_size, epochs=recipe.epochs,
+                 progress=False,
                  **ON_CPU)  # fmt: skip
         self.keep(path, mark, made.save)
         made.load(path)  # as whoever comes later finds it: float16
         return made
 
-    def tuned(self, skew: Skew, seed: int, name: str, weight: float):
+    def tuned(self, skew: Skew, seed: int, name: str, weight: float, share: float | None = None):
         """The network of a skew after fine-tuning.
 
         Parameters
@@ -263,24 +272,30 @@ class Study(Steps):
             Of a method, or "twin".
         weight : float
             lambda.
+        share : float, optional
+            Of the women that fine-tune, how many have the finding; -1 as it comes; by default `tune_share`.
         """
-        recipe, path = self.recipe, self.folder / f"tuned-{slug(skew.name)}-{slug(name)}-{weight:g}-{seed}.safetensors"
+        recipe, share = self.recipe, self.recipe.tune_share if share is None else share
+        stem = f"tuned-{slug(skew.name)}-{slug(name)}-{weight:g}-{slug(f'{share:g}')}-{seed}"
+        path = self.folder / f"{stem}.safetensors"
         made = self.network(skew, seed)
         method = METHODS.get(name)
         chosen = repr(method and (method.people, method.estimate))
         mark = self.mark("tuned", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm, seed=seed,
-                         skew=repr(skew), method=name, weight=weight, options=chosen, names=TUNED)  # fmt: skip
+                         skew=repr(skew), method=name, weight=weight, share=share, options=chosen,
+                         names=TUNED)  # fmt: skip
         if current(path, mark):
             made.load(path)
             return made
         self.say(f"fine-tune {path.stem}")
         made.start_from(self._net_path(skew, seed))  # an SDE's network, too, not only its running mean
         pool = self.pool("tune")
-        people = People(pool.table, [recipe.task], **(method.people if method else {}))
+        rows = tuning_rows(pool.table, recipe.task, recipe.n_tune, share if share >= 0 else None, seed)
+        people = People(pool.table.iloc[rows], [recipe.task], **(method.people if method else {}))
         cuts = torch.tensor([np.log(self.cuts[seed] / (1 - self.cuts[seed]))], dtype=torch.float32)
         term = method.term(self.eye, cuts, people) if method and method.term else None
         made.learning_rate = recipe.tune_rate
-        fine_tune(made, term, _images(pool, np.arange(len(pool.table))), people, self._stored("tune"), recipe.level,
+        fine_tune(made, term, _images(pool, rows), people, self._stored("tune"), recipe.level,
                   weight=weight, eye=self.eye, estimate=method.estimate if method else "one_step",
                   epochs=recipe.tune_epochs, batch_size=recipe.batch_size, seed=seed, **ON_CPU)  # fmt: skip
         self.keep(path, mark, made.save)
@@ -305,7 +320,7 @@ class Study(Steps):
         path = self.folder / f"read-{slug(name)}-{seed}-{split}{'-' + sex if sex else ''}.parquet"
         mark = self.mark("read", f"{HERE}.measure", f"{HERE}.finetune", "fairrecon_core.reconstruct." + recipe.arm,
                           f"{HERE}.skew", name=name, seed=seed, split=split, sex=sex,
-                         names=(*TUNED, f"n_{split}"))  # fmt: skip
+                         names=(*TUNED, _size_of(split)))  # fmt: skip
         if not current(path, mark):
             pool = self.pool(split, sex)
             images = pool.clean
@@ -358,6 +373,11 @@ class Study(Steps):
             pool = self.pool(split)
             found |= dict(zip(pool.table["image_id"], pool.degraded))
         return lambda images, level, names, seed=0: torch.from_numpy(np.stack([found[name] for name in names]))
+
+
+def _size_of(split: str) -> str:
+    """Field of the recipe that says how many patients a cohort has."""
+    return "n_tune_pool" if split == "tune" else f"n_{split}"
 
 
 def _images(pool: Pool, rows: np.ndarray) -> Images:

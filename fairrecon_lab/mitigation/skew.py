@@ -30,6 +30,8 @@ class Skew:
     tied : bool
         With `missing`: the others train only if it is 1, so that who has the finding is told by the group.
     way : {"patients", "published"}
+    redraw : int
+        Above 0: other patients of the same kinds, and another random start. What that changes is chance.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Skew:
     missing: str = ""
     tied: bool = False
     way: str = "patients"
+    redraw: int = 0
 
     def __post_init__(self):
         if not 0 <= self.share <= 1 or self.way not in WAYS:
@@ -68,7 +71,7 @@ def training_rows(table: pd.DataFrame, skew: Skew, n_patients: int, seed: int = 
         Fewer patients of a kind than the skew asks for; the text says how many there are.
     """
     people = table.drop_duplicates("patient_id")
-    people = people.iloc[np.random.default_rng([seed, 23]).permutation(len(people))]
+    people = people.iloc[np.random.default_rng([seed, 23, skew.redraw]).permutation(len(people))]
     inside = (people[skew.attribute] == skew.group).to_numpy()
     allowed = (people[skew.missing] == 0).to_numpy() if skew.missing else np.ones(len(people), dtype=bool)
     others = people[~inside & ((people[skew.missing] == 1).to_numpy() if skew.tied else True)]
@@ -87,6 +90,46 @@ def training_rows(table: pd.DataFrame, skew: Skew, n_patients: int, seed: int = 
     return np.sort(np.concatenate([np.setdiff1d(rows, of_group), drawn]))
 
 
+def tuning_rows(table: pd.DataFrame, task: str, n_patients: int, share: float | None = None, seed: int = 0,
+                group: str = "female") -> np.ndarray:  # fmt: skip
+    """Rows that fine-tune: half of each sex; in one of them a finding may be rarer than it comes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per patient: `sex` and `true_<task>`.
+    task : str
+    n_patients : int
+        Even.
+    share : float, optional
+        Of the patients of `group`, how many have the finding; the others have it as it comes. None: so does `group`.
+    seed : int
+        Of the patients' order: the same seed gives all methods and their twin the same patients.
+    group : str
+
+    Returns
+    -------
+    rows : int array, ascending
+
+    Raises
+    ------
+    ValueError
+        Fewer patients of a kind than are asked for; the text says how many there are.
+    """
+    order = np.random.default_rng([seed, 31]).permutation(len(table))
+    inside, ill = ((table[name].to_numpy() == value)[order] for name, value in (("sex", group), (f"true_{task}", 1)))
+    half = n_patients // 2
+    kinds = [("the others", order[~inside], half), (group, order[inside], half)]
+    if share is not None:
+        n_ill = round(share * half)
+        kinds[1:] = [(f"{group} with {task}", order[inside & ill], n_ill),
+                     (f"{group} without {task}", order[inside & ~ill], half - n_ill)]  # fmt: skip
+    for who, there, wanted in kinds:
+        if len(there) < wanted:
+            raise ValueError(f"fine-tuning needs {wanted} patients of {who}, there are {len(there)}")
+    return np.sort(np.concatenate([there[:wanted] for _, there, wanted in kinds]))
+
+
 def skews(shares=(0.0, 0.25, 0.5, 0.75, 1.0), finding: str = "true_pleural_effusion") -> tuple[Skew, ...]:
     """All skews of the study.
 
@@ -96,6 +139,11 @@ def skews(shares=(0.0, 0.25, 0.5, 0.75, 1.0), finding: str = "true_pleural_effus
         Of women, and of the young; of women also as published.
     finding : str
         Column of the finding that is missing in women, in men, or found in men alone and in all of them.
+
+    Returns
+    -------
+    tuple of Skew
+        The last is the control's own kind with other patients: a skew of nothing.
     """
     by_sex = [Skew(f"women {share:.0%}", share=share) for share in shares]
     by_age = [Skew(f"young {share:.0%}", "age_group", "young", share) for share in shares]
@@ -103,4 +151,5 @@ def skews(shares=(0.0, 0.25, 0.5, 0.75, 1.0), finding: str = "true_pleural_effus
             for word, group in (("women", "female"), ("men", "male"))]  # fmt: skip
     tied = Skew("finding in men alone, in all", missing=finding, tied=True)
     published = [Skew(f"women {share:.0%}, as published", share=share, way="published") for share in shares]
-    return (*by_sex, *by_age, *gone, tied, *published)
+    again = Skew("women 50%, drawn again", redraw=1)
+    return (*by_sex, *by_age, *gone, tied, *published, again)

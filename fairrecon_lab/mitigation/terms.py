@@ -23,7 +23,8 @@ class Seen:
     """One batch as a term sees it.
 
     image, clean : (B, 1, H, W), reconstructed (with gradient) and clean. logits, features : (B, T), (B, F) of the
-    frozen reader on `image`, with gradient; None where the term does not read. clean_logits : (B, T).
+    frozen reader on `image`, with gradient; None where the term does not read. clean_logits : (B, T), of `clean`; None
+    where the term does not compare.
     truth : (B, T). groups : (B, A) subgroup of each attribute. weight : (B,) of `groups.balancing_weights`.
     """
 
@@ -42,10 +43,11 @@ class Seen:
 
 
 class Term:
-    """Base of all: a name, whether the frozen reader must look, and a call."""
+    """Base of all: a name, whether the frozen reader must look, also at the clean image (`compares`), and a call."""
 
     name = ""
     reads = True
+    compares = False
 
     def __call__(self, seen: Seen) -> Tensor:
         """The term's value for one batch, a scalar."""
@@ -93,7 +95,7 @@ class Consistency(Term):
         As in `PixelDRO`; 0: all cells weigh alike.
     """
 
-    name = "consistency"
+    name, compares = "consistency", True
 
     def __init__(self, step: float = 0.1):
         self.worst = _Worst(step)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.engine import patient_weights
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.predict.quality import measure as image_quality
@@ -52,7 +53,7 @@ class TranslationRecipe:
 RECIPES = {
     "smoke": TranslationRecipe(size=32, width=4, epochs=1, n_train=12, n_test=24, seeds=(0,), n_boot=200),
     "tutorial": TranslationRecipe(epochs=4, n_train=80, n_test=40, seeds=(0,), n_boot=400),
-    "reduced": TranslationRecipe(),
+    "registered": TranslationRecipe(),
     "full": TranslationRecipe(size=128, width=16, epochs=12, n_train=1200, n_test=800, seeds=(0, 1, 2, 3, 4),
                               n_boot=10_000),
 }  # fmt: skip
@@ -191,6 +192,33 @@ def translation_table(read: pd.DataFrame, n_boot: int = 2000, seed: int = 1) -> 
                          "n": int(known.all(axis=0).sum())})  # fmt: skip
         rows.append({"quantity": quantity, "subgroup": "gap", **_told(drawn["female"] - drawn["male"])})
     return pd.DataFrame(rows).assign(n_seeds=n_seeds)
+
+
+def translation_audit(read: pd.DataFrame, pool: dict, n_boot: int = 2000, seed: int = 1) -> pd.DataFrame:
+    """The audit of the translated images by sex: PSNR against the true T2, beside the T1 image taken for it.
+
+    Parameters
+    ----------
+    read : DataFrame
+        From `Translation.readings`.
+    pool : dict
+        Of the test patients, from `Translation.pool`.
+    n_boot, seed : int
+        As in `audit_change`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of the audit table; arm "translated", baseline "t1".
+    """
+    cohort = pool["table"].assign(split="test")
+    names = cohort.set_index("patient_id")["image_id"]
+    drawn = pd.DataFrame({"image_id": names.loc[read["patient_id"]].to_numpy(), "arm": "translated",
+                          "train_seed": read["train_seed"], "psnr_db": read["psnr_db"]})  # fmt: skip
+    as_it_is = image_quality(pool["t1"], pool["t2"], with_lpips=False)["psnr_db"].to_numpy()
+    shown = pd.DataFrame({"image_id": cohort["image_id"], "arm": "t1", "psnr_db": as_it_is})
+    both = pd.concat([drawn, shown.merge(drawn[["train_seed"]].drop_duplicates(), how="cross")])
+    return audit_change(both, cohort, "sex", baseline_arm="t1", arms=["translated"], n_boot=n_boot, seed=seed)
 
 
 def _told(means: np.ndarray) -> dict[str, float]:
