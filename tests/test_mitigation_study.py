@@ -240,7 +240,7 @@ def made(root, tmp_path_factory):
     kept = []
     first = command.make(type("Asked", (), asked), folder, lambda name, table: kept.append((name, len(table))))
     n_steps = len(said)
-    return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:], kept
+    return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:], kept, folder
 
 
 def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):
@@ -249,7 +249,7 @@ def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):
 
 
 def test_the_command_makes_its_steps_once_and_its_tables_again_the_same(made):
-    first, again, steps, later, kept = made
+    first, again, steps, later, kept, _ = made
     assert any(line.startswith("train") for line in steps)
     assert not [line for line in later if line.startswith(("train", "draw", "fine-tune", "read"))]
     for name, table in first.items():
@@ -269,9 +269,13 @@ def test_the_tables_hold_what_they_should(made):
         first["skew"].query("quantity == 'tpr' and subgroup == 'gap'")["truth"].tolist()
     )
     assert set(first["translation"]["subgroup"]) == {"all", "female", "male", "gap"}
-    gap = first["translation_audit"].query("reference == 'male' and metric == 'psnr_db'").iloc[0]
+    assert {"t1"} == set(first["translation_audit"]["baseline_arm"])
+    steps = translation.Translation(translation.RECIPES["smoke"], made[5])
+    table = translation.translation_audit(steps.readings(), steps.pool("test"), 100, min_support=2)
+    gap = table.query("reference in ['male', 'female'] and metric == 'psnr_db'").iloc[0]
     of_sex = first["translation"].query("quantity == 'psnr_db'").set_index("subgroup")["value"]
-    assert gap["value"] == pytest.approx(of_sex["female"] - of_sex["male"], abs=1e-4), "by hand and by the audit"
+    by_hand = (of_sex["female"] - of_sex["male"]) * (1 if gap["reference"] == "male" else -1)
+    assert gap["value"] == pytest.approx(by_hand, abs=1e-4), "by hand and by the audit"
     levels = first["mitigation"].query("quantity in ['tpr', 'fpr'] and subgroup in ['female', 'male']")
     assert levels.groupby(["method", "weight", "share", "threshold"]).size().eq(4).all(), "rates of each sex, always"
 

@@ -108,8 +108,7 @@ def _mitigated(parts: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def draw(out: Path, found: dict) -> None:
     """The figures of the study, as PNG."""
-    note = summary.note(found)
-    drawn = {}
+    note, drawn = summary.note(found), {}
     if "skew" in found:
         by_sex = found["skew"].query("attribute == 'sex' and way == 'patients'")
         drawn["skew"] = figures.skew_figure(by_sex, note)

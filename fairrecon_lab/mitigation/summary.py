@@ -27,6 +27,8 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
 
 def note(found: Mapping[str, pd.DataFrame]) -> str:
     """What stands below every figure: simulated, how many seeds, what bars are."""
+    if not {"seeds", "mitigation"} & set(found):
+        return "simulated"
     seeds = found["seeds"]["train_seed"].nunique() if "seeds" in found else int(found["mitigation"]["n_seeds"].iloc[0])
     return f"simulated; {seeds} training seeds; bars are 95 % intervals over patients and training seeds"
 

@@ -194,7 +194,7 @@ def translation_table(read: pd.DataFrame, n_boot: int = 2000, seed: int = 1) -> 
     return pd.DataFrame(rows).assign(n_seeds=n_seeds)
 
 
-def translation_audit(read: pd.DataFrame, pool: dict, n_boot: int = 2000, seed: int = 1) -> pd.DataFrame:
+def translation_audit(read: pd.DataFrame, pool: dict, n_boot: int = 2000, seed: int = 1, min_support: int = 10):
     """The audit of the translated images by sex: PSNR against the true T2, beside the T1 image taken for it.
 
     Parameters
@@ -203,7 +203,7 @@ def translation_audit(read: pd.DataFrame, pool: dict, n_boot: int = 2000, seed: 
         From `Translation.readings`.
     pool : dict
         Of the test patients, from `Translation.pool`.
-    n_boot, seed : int
+    n_boot, seed, min_support : int
         As in `audit_change`.
 
     Returns
@@ -218,7 +218,8 @@ def translation_audit(read: pd.DataFrame, pool: dict, n_boot: int = 2000, seed: 
     as_it_is = image_quality(pool["t1"], pool["t2"], with_lpips=False)["psnr_db"].to_numpy()
     shown = pd.DataFrame({"image_id": cohort["image_id"], "arm": "t1", "psnr_db": as_it_is})
     both = pd.concat([drawn, shown.merge(drawn[["train_seed"]].drop_duplicates(), how="cross")])
-    return audit_change(both, cohort, "sex", baseline_arm="t1", arms=["translated"], n_boot=n_boot, seed=seed)
+    return audit_change(both, cohort, "sex", baseline_arm="t1", arms=["translated"], n_boot=n_boot, seed=seed,
+                        min_support=min_support)  # fmt: skip
 
 
 def _told(means: np.ndarray) -> dict[str, float]:
