@@ -299,13 +299,16 @@ def test_what_a_method_repaired_is_counted_from_the_bias_of_its_twin(made):
     assert abs(row["change"]) == pytest.approx(abs(bias["delta"])) and row["change_low"] <= row["change_high"]
 
 
+BIAS = ("bias", "bias_low", "bias_high")
+
+
 @pytest.mark.parametrize(("twin", "answer"), [((-0.3, -0.4, -0.2), "yes"), ((-0.05, -0.3, 0.2), "undetermined")])
 def test_more_than_half_is_removed_only_of_a_bias_that_is_there(twin, answer):
     """The method closes the gap by .25 in both worlds; in the second nobody knows whether there was one."""
     row = {"method": registered.METHOD, "weight": registered.WEIGHT, "share": 0.05, "published": False,
            "threshold": registered.THRESHOLD, "change": 0.25, "change_low": 0.2, "change_high": 0.3,
            "half": 0.1, "half_low": 0.05, "half_high": 0.15}  # fmt: skip
-    row |= dict(zip(("twin_bias", "twin_bias_low", "twin_bias_high"), twin))
+    row |= dict(zip(("twin_bias", "twin_bias_low", "twin_bias_high"), twin)) | dict.fromkeys(BIAS, 0.0)
     row |= {f"worst_{name}{end}": 0.0 for name in ("psnr_db", "fpr") for end in ("", "_low", "_high")}
     said = registered.answers({"repaired": pd.DataFrame([row])}).set_index("question")["answer"]
     assert said["it removes more than half of that"] == answer == said["the twin leaves a bias in the odds"]

@@ -124,6 +124,8 @@ def _repairs(repaired: pd.DataFrame) -> list[dict]:
                           _sign(*change)))  # fmt: skip
         rows.append(_told("primary", "it removes more than half of that", *half,
                           _sign(*half) if there else "undetermined"))  # fmt: skip
+        rows.append(_told("secondary", "the bias in the odds that it leaves itself",
+                          *triple(row, "bias"), "a figure"))  # fmt: skip
         for name, words in (("worst_psnr_db", "its price in PSNR, dB, of the subgroup that paid most"),
                             ("worst_fpr", "its price in FPR")):  # fmt: skip
             rows.append(_told("secondary", words, *triple(row, name), "a figure"))
