@@ -145,3 +145,13 @@ def test_what_is_not_an_arm_has_no_arms_colour():
         text = Path(module.__file__).read_text(encoding="utf-8") if getattr(module, "__file__", None) else ""
         if text and not module.__name__.endswith(("plots.look", "explorer.page")):
             assert not [colour for colour in arms if colour in text], module.__name__
+
+
+def test_a_bar_that_is_nowhere_is_hidden_by_no_legend():
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.barh([0, 1], [np.nan, 0.5], left=[np.nan, 0.1], label="a bar of NaN and another")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    assert legible.hidden_data(figure) == []
+    ax.legend(loc="center")
+    assert legible.hidden_data(figure) == ["a bar of NaN and another"]

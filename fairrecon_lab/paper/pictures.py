@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fairrecon_lab import plots
 from fairrecon_lab.paper.chance import LABEL_COUNTS, chance_rows, detectable, expected_counts
@@ -192,19 +193,23 @@ def percent_histograms(tables: Mapping[str, pd.DataFrame], bands: Mapping | None
     bins = np.linspace(-200, 200, 33)
     for ax, (title, table) in zip(axes[0], tables.items()):
         percent = table["percent"].dropna()
-        ax.hist(np.clip(percent, -200, 200), bins=bins, color="#BDBDBD")
         if band := (bands or {}).get(title):
             ax.axvspan(*band, label="median, if nothing\nchanged (95 %)", zorder=3, **HATCHED)
-        ax.axvline(
-            percent.median(),
-            color="#000000",
-            linewidth=1.6,
-            label=f"median {percent.median():+.1f} %".replace("-", "−"),
-        )
+        if len(percent):
+            ax.hist(np.clip(percent, -200, 200), bins=bins, color="#BDBDBD")
+            median = f"median {percent.median():+.1f} %".replace("-", "−")
+            ax.axvline(percent.median(), color="#000000", linewidth=1.6, label=median)
+        else:
+            ax.text(
+                0.5, 0.5, "no cell could\nbe estimated", ha="center", va="center", transform=ax.transAxes, fontsize=9
+            )
+            ax.set_xlim(-220, 220)
         ax.set_title(f"{TITLES.get(title, title)} ({len(percent)} cells)", fontsize=10)
         ax.set_xlabel("Change (%)", fontsize=9)
-        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))
     axes[0, 0].set_ylabel("Cells", fontsize=9)
+    axes[0, 0].yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     figure.supxlabel(note, x=0.99, ha="right", fontsize=8, color=QUIET)
     return figure
 

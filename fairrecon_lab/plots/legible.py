@@ -72,7 +72,9 @@ def _overlapping(lines: list[Drawn]) -> list[tuple[str, str]]:
 
 
 def _share(a: Bbox, b: Bbox) -> bool:
-    """Whether two boxes have more in common than touching edges."""
+    """Whether two boxes have more in common than touching edges; one that is nowhere, as a bar of NaN, has nothing."""
+    if not np.isfinite([a.extents, b.extents]).all():
+        return False
     wide, tall = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     return wide > TOUCH and tall > TOUCH
 
