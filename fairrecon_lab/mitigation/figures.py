@@ -56,7 +56,7 @@ def dose_figure(table: pd.DataFrame, seeds: pd.DataFrame, note: str, quantities=
     """Dose and response: what the share of a group in training changes in its gap, beside what training again changes.
 
     A mark is the change against half of each group, by sex that of the same patients as women and as men, with its
-    interval; dots are the training seeds one by one. The grey band is what other patients of the control's own kind
+    interval; the cross is the control; dots are the training seeds one by one. The grey band is what other patients of the control's own kind
     change: from its lowest to its highest seed.
 
     Parameters
@@ -91,6 +91,7 @@ def dose_figure(table: pd.DataFrame, seeds: pd.DataFrame, note: str, quantities=
             noise = nothing[f"truth_{quantity}"]
             ax.axhspan(noise.min(), noise.max(), color=plots.GREY, alpha=0.25, linewidth=0, label="training again")
         ax.axhline(0, color="#000000", linewidth=0.8, linestyle=":")
+        ax.plot(0.5, 0, "+", color=plots.VERDICT_COLOURS["changed"], markersize=10)  # the control, by definition
         ax.set_xlabel("Share of women, or of the young", fontsize=9)
         ax.set_ylabel(f"Change of the gap in {NAMES[quantity]}", fontsize=9)
     legend_beside(axes[0, -1])
