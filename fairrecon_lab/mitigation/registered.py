@@ -121,9 +121,11 @@ def _repairs(repaired: pd.DataFrame) -> list[dict]:
         there = left[1] > 0 or left[2] < 0
         rows.append(_told("secondary", "the twin leaves a bias in the odds", *left, "yes" if there else "undetermined"))
         rows.append(_told("primary", f"{METHOD} ({WEIGHT:g}) removes bias that its twin leaves", *change,
-                          _sign(*change)))  # fmt: skip
+                          _sign(*change) if there else "undetermined"))  # fmt: skip
         rows.append(_told("primary", "it removes more than half of that", *half,
                           _sign(*half) if there else "undetermined"))  # fmt: skip
+        rows.append(_told("secondary", "it raises the signed gap in the odds above its twin's, bias or not", *change,
+                          _sign(*change)))  # fmt: skip
         rows.append(_told("secondary", "the bias in the odds that it leaves itself",
                           *triple(row, "bias"), "a figure"))  # fmt: skip
         for name, words in (("worst_psnr_db", "its price in PSNR, dB, of the subgroup that paid most"),
