@@ -56,8 +56,8 @@ def dose_figure(table: pd.DataFrame, seeds: pd.DataFrame, note: str, quantities=
     """Dose and response: what the share of a group in training changes in its gap, beside what training again changes.
 
     A mark is the change against half of each group, by sex that of the same patients as women and as men, with its
-    interval; the cross is the control; dots are the training seeds one by one. The grey band is what other patients of the control's own kind
-    change: from its lowest to its highest seed.
+    interval; the cross is the control, dots are the training seeds one by one. The grey band is what other patients of
+    the control's own kind change: from its lowest to its highest seed.
 
     Parameters
     ----------
