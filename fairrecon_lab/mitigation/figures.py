@@ -34,7 +34,7 @@ def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = QUAN
     quantities : sequence of str
     """
     skews = list(dict.fromkeys(table["skew"]))
-    figure, axes = plots.canvas(3 * len(quantities) + 1, 1.1 * len(skews) + 1.2, 1, len(quantities), squeeze=False)
+    figure, axes = plots.canvas(2.6 * len(quantities) + 1, 1.1 * len(skews) + 1.2, 1, len(quantities), squeeze=False)
     for ax, quantity in zip(axes[0], quantities):
         for k, group in enumerate(WHO):
             part = table.query("quantity == @quantity and subgroup == @group").set_index("skew").loc[skews]
@@ -111,7 +111,7 @@ def pareto_figure(table: pd.DataFrame, note: str, threshold: str = "own") -> Fig
     note : str
     threshold : {"own", "control"}
     """
-    figure, axes = plots.canvas(12, 3.6, 1, 3)
+    figure, axes = plots.canvas(11.4, 3.6, 1, 3)
     table = table[table["threshold"] == threshold]
     methods = list(dict.fromkeys(table["method"]))
     for ax, (quantity, worse) in zip(axes, WORST.items()):
