@@ -483,8 +483,7 @@ measures, attributes = tuple(by_arm.measures_by_subgroup(last.cohort)), tuple(su
 by_subgroup(last.name, attributes[0], "lpips") if attributes else f"{last.name}: no groups to compare"
 
 # %% tags=["widget"]
-if attributes:
-    slider_image(by_subgroup, cohort=last.name, attribute=attributes, metric=measures)
+slider_image(by_subgroup, cohort=last.name, attribute=attributes, metric=measures) if attributes else None
 
 # %% [markdown]
 # **What to look for:** an arm can widen a gap, and it can close one (left of zero, where the group named first was ahead). A gap that is

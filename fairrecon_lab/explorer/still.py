@@ -51,7 +51,7 @@ body { margin: 12px; font: 17px system-ui, "DejaVu Sans", sans-serif; color: #00
 .still-controls { display: grid; grid-template-columns: 1fr 1fr; gap: 6px 16px; margin: 6px 0 10px; }
 .still-controls label { display: flex; gap: 8px; align-items: center; min-width: 0; }
 .still-controls :is(select, input) { flex: 1; font: inherit; min-width: 0; }
-.still-controls :is(select, input):focus { outline: 3px solid #0072B2; }
+.still-controls :is(select, input):focus { outline: 3px solid #000; }
 .still-controls .wide { grid-column: 1 / span 2; }
 [role=status] { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 h1 { font-size: 24px; margin: 4px 0; } p { margin: 4px 0 12px; max-width: 80em; }
