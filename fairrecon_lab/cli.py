@@ -85,7 +85,7 @@ def _series(argv: list[str]) -> int:
     import yaml
 
     try:
-        overrides = dict(_key_value(text) for text in chosen.settings)
+        overrides = dict(key_value(text) for text in chosen.settings)
         if chosen.with_images:  # for the kernels; what is kept from an earlier start is drawn anew with --again
             os.environ["FAIRRECON_WITH_IMAGES"] = "1"
         if chosen.plan is not None:
@@ -106,7 +106,8 @@ def _series(argv: list[str]) -> int:
     return 0
 
 
-def _key_value(text: str) -> tuple[str, object]:
+def key_value(text: str) -> tuple[str, object]:
+    """A setting and its value from the text `key=value` after `-p`; ValueError for another text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"-p takes key=value, got {text!r}")

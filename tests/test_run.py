@@ -186,7 +186,7 @@ def test_different_settings_never_share_a_folder(house):
 
 def test_the_command_line_and_a_notebook_name_the_same_folder(house):
     for text, value in (("arms=unet", ["unet"]), ("arms=[unet, sde]", ["unet", "sde"]), ("n_boot=50", 50)):
-        name, parsed = cli._key_value(text)
+        name, parsed = cli.key_value(text)
         assert run_folder("smoke", {name: parsed}) == run_folder("smoke", {name: value})
 
 

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.reconstruct import arm_class
-from fairrecon_core.settings import as_kind
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
+from fairrecon_lab.cli import key_value
 from fairrecon_lab.plots.pictures import draw_difference, draw_image
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="folder (the run's)")
     options.add_argument("-p", action="append", default=[], metavar="KEY=VALUE", help="as of run.py")
     arguments = options.parse_args()
-    overrides = {key: as_kind(key, value) for key, _, value in (text.partition("=") for text in arguments.p)}
+    overrides = dict(map(key_value, arguments.p))
     _, run = begin(arguments.profile, overrides)
     for name in arguments.cohorts or run.settings.cohorts:
         steps = open_cohort(run, name)

@@ -18,12 +18,13 @@ from womens_gain import restored, shipped_networks
 
 from fairrecon_core.audit import audit_change
 from fairrecon_core.predict import quality
-from fairrecon_core.settings import as_kind, project_folder
+from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_lab.analysis import downstream, fairness, mechanism, real
 from fairrecon_lab.analysis.estimates import mean_of, patients_of
 from fairrecon_lab.auditing.summary import signed_cells
+from fairrecon_lab.cli import key_value
 
 BOOT = {"n_boot": 2000, "seed": 1}
 MARGIN = {"rate": 0.05, "probability": 0.05, "auroc": 0.02, "dice": 0.05}
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--zero-shot", nargs="*", default=["unet", "pix2pix", "sde"], metavar="ARM")
     options.add_argument("--images", type=int, default=200, metavar="N", help="for the zero-shot table (200)")
     asked = options.parse_args(argv)
-    overrides = {key: as_kind(key, value) for key, value in (text.split("=", 1) for text in asked.settings)}
+    overrides = dict(map(key_value, asked.settings))
     settings, run = begin(asked.profile, overrides, needs=["cohort"])
     steps = open_cohort(run, settings.cohorts[0])
     tables = {"predictions": run.read("predictions", cohort=steps.name)}

@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import load_cohort
-from fairrecon_core.settings import as_kind, project_folder
+from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_lab.analysis import real
 from fairrecon_lab.analysis.patients import dice_table
 from fairrecon_lab.auditing.by_hand import auroc
 from fairrecon_lab.auditing.summary import signed_cells
+from fairrecon_lab.cli import key_value
 
 N_BOOT = 1000
 AUDIT_COLUMNS = ["cohort", "baseline_arm", "arm", "level", "task", "attribute", "subgroup", "reference", "metric",
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("-p", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run.py")
     options.add_argument("--into", metavar="NAME", help="folder in results/ (the profile's name)")
     asked = options.parse_args(argv)
-    overrides = {key: as_kind(key, value) for key, value in (text.split("=", 1) for text in asked.settings)}
+    overrides = dict(map(key_value, asked.settings))
     settings, run = begin(asked.profile, overrides)
     out = project_folder() / "results" / (asked.into or asked.profile)
     out.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,13 @@ import pandas as pd
 from fairrecon_core.cohort.folder import load_cohort
 from fairrecon_core.predict import quality
 from fairrecon_core.reconstruct import arm_class, consistency_class
-from fairrecon_core.settings import as_kind, load_settings, project_folder
+from fairrecon_core.settings import load_settings, project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_core.steps.setup import degradation_of
 from fairrecon_core.steps.weight_files import SHIPPED, SIMULATED
 from fairrecon_lab.analysis import mechanism, real
+from fairrecon_lab.cli import key_value
 from fairrecon_lab.simulate import simulate
 
 MATCHED = {"head size": ["head_share"], "head size, slice": ["head_share", "place"], "degraded PSNR": ["baseline"]}
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--wide", type=Path, help="the cohort at twice the pixels, for the test of head size")
     options.add_argument("--simulated", type=int, default=75, metavar="N", help="simulated brains (75)")
     asked = options.parse_args(argv)
-    overrides = {key: as_kind(key, value) for key, value in (text.split("=", 1) for text in asked.settings)}
+    overrides = dict(map(key_value, asked.settings))
     settings, run = begin(asked.profile, overrides, needs=["cohort"])
     name = settings.cohorts[0]
     cohort, level = run.cohort(name), settings.mri_audit_level

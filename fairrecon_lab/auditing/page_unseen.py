@@ -89,9 +89,11 @@ def bounds_section(table: pd.DataFrame | None, why: str = "") -> dict:
     why : str
         There is none.
     """
-    gaps = None if table is None else table[table["reference"].ne("") & (table["high"] > table["low"])]
-    if table is None or gaps is None or gaps.empty:
-        return {"text": [why or "No gap that could be estimated rests on anybody who is not recorded."], "forests": [],
+    if table is None:
+        return {"text": [why], "forests": [], "table": None}
+    gaps = table[table["reference"].ne("") & (table["high"] > table["low"])]
+    if gaps.empty:
+        return {"text": ["No gap that could be estimated rests on anybody who is not recorded."], "forests": [],
                 "table": table}  # fmt: skip
     sure = gaps["verdict"].isin(REAL)
     same, n = gaps["verdict"].eq("equivalent"), len(gaps)
@@ -174,14 +176,13 @@ def searched(found: run.Found, options) -> tuple[pd.DataFrame | None, str]:
         return None, ("Intersections need two or more attributes of at most 12 groups: name more (--attribute sex "
                       "--attribute age) to search them.")  # fmt: skip
     measures = [] if tables.measures is None else [name for name in own["metric"].unique() if name in tables.measures]
-    metrics = CLAIMED if tables.scores is not None else tuple(measures[:1])
+    results, metrics = (tables.scores, CLAIMED) if tables.scores is not None else (tables.measures, measures[:1])
     n = len(own.loc[own["metric"].isin(metrics), ["arm", "level", "task", "metric"]].drop_duplicates())
     shared = {name: found.shared[name] for name in ("arms", "thresholds", "rule", "split", "seed")}
     if tables.scores is None:
         shared |= {"thresholds": None}
     parts = []
     for metric in metrics:
-        results = tables.scores if tables.scores is not None else tables.measures
         try:
             parts.append(search_subgroups(
                 results, tables.cohort, columns, depth=DEPTH, metric=metric, bins=MOST_NAMES, alpha=ALPHA / max(n, 1),

@@ -78,9 +78,7 @@ def training_rows(table: pd.DataFrame, skew: Skew, n_patients: int, seed: int = 
     share = skew.share if skew.way == "patients" else 0.5
     n_inside = round(share * n_patients)
     kinds = ((skew.group, people[inside & allowed], n_inside), ("the others", others, n_patients - n_inside))
-    for who, there, wanted in kinds:
-        if len(there) < wanted:
-            raise ValueError(f"skew {skew.name!r} needs {wanted} patients of {who}, there are {len(there)}")
+    _check_enough(kinds, f"skew {skew.name!r}")
     chosen = pd.concat([there.iloc[:wanted] for _, there, wanted in kinds])["patient_id"]
     rows = np.flatnonzero(table["patient_id"].isin(chosen))
     if skew.way == "patients":
@@ -124,10 +122,15 @@ def tuning_rows(table: pd.DataFrame, task: str, n_patients: int, share: float | 
         n_ill = round(share * half)
         kinds[1:] = [(f"{group} with {task}", order[inside & ill], n_ill),
                      (f"{group} without {task}", order[inside & ~ill], half - n_ill)]  # fmt: skip
+    _check_enough(kinds, "fine-tuning")
+    return np.sort(np.concatenate([there[:wanted] for _, there, wanted in kinds]))
+
+
+def _check_enough(kinds, what: str) -> None:
+    """Refuse kinds, each (who, those there are, how many are wanted), of which there are too few for `what`."""
     for who, there, wanted in kinds:
         if len(there) < wanted:
-            raise ValueError(f"fine-tuning needs {wanted} patients of {who}, there are {len(there)}")
-    return np.sort(np.concatenate([there[:wanted] for _, there, wanted in kinds]))
+            raise ValueError(f"{what} needs {wanted} patients of {who}, there are {len(there)}")
 
 
 def skews(shares=(0.0, 0.25, 0.5, 0.75, 1.0), finding: str = "true_pleural_effusion") -> tuple[Skew, ...]:
