@@ -12,7 +12,7 @@ from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.reconstruct import reconstructor
 from fairrecon_lab.mitigation.finetune import Eye, FineTune, People, fine_tune, term_gradient
 from fairrecon_lab.mitigation.groups import balancing_weights, joint_codes, subgroup_codes
-from fairrecon_lab.mitigation.plan import METHODS
+from fairrecon_lab.mitigation.methods import METHODS
 from fairrecon_lab.mitigation.terms import (
     Adversarial,
     Consistency,
@@ -111,7 +111,7 @@ def test_a_constant_attribute_gives_exactly_no_gradient_and_is_refused_unless_pu
 
 
 def test_every_method_of_the_study_has_a_gradient_unless_its_published_form_has_none(eye, batch, table):
-    """What the tables call a method is what these tests look at: the terms as `plan.METHODS` makes them."""
+    """What the tables call a method is what these tests look at: the terms as `methods.METHODS` makes them."""
     silent = {"eodd, published sex code": "unet", "eodd, published sde form": "sde"}
     for name, method in METHODS.items():
         if method.term is None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_tools import tool
 
-from fairrecon_lab.mitigation import compare, figures, measure, plan, registered, summary, translation
+from fairrecon_lab.mitigation import compare, figures, measure, methods, plan, registered, summary, translation
 from fairrecon_lab.mitigation.skew import Skew, skews, training_rows, tuning_rows
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
@@ -364,12 +364,12 @@ def test_the_dose_figure_shows_every_seed_and_what_training_again_changes(made):
 
 
 def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in_size_alone():
-    assert {name for name, method in plan.METHODS.items() if method.published} == {
+    assert {name for name, method in methods.METHODS.items() if method.published} == {
         "reweighting, published ages", "eodd, published sex code", "eodd, published sde form",
         "adversarial, published signs"}  # fmt: skip
     known = skews()
     assert {registered.PRIMARY, registered.CONTROL, registered.AGAIN} <= set(known)
-    assert set(registered.SKEWS) <= {skew.name for skew in known} and set(registered.WEIGHTS) <= set(plan.METHODS)
+    assert set(registered.SKEWS) <= {skew.name for skew in known} and set(registered.WEIGHTS) <= set(methods.METHODS)
     small, large = (dataclasses.asdict(plan.RECIPES[name]) for name in ("registered", "full"))
     sizes = {"width", "epochs", "n_train", "n_pool", "n_tune", "n_tune_pool", "n_validation", "n_test", "tune_epochs"}
     assert {key for key in small if small[key] != large[key]} <= sizes | {"seeds", "n_boot"}

@@ -24,6 +24,7 @@ import torch
 from fairrecon_core.settings import project_folder, suggest
 from fairrecon_core.steps.folder import commit, write_json
 from fairrecon_lab.mitigation import figures, plan, registered, summary, tables, translation
+from fairrecon_lab.mitigation.methods import METHODS
 from fairrecon_lab.mitigation.skew import skews
 
 OUT = project_folder() / "results" / "mitigation"
@@ -65,13 +66,13 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
 
     skew = next(skew for skew in skews() if skew.name == registered.PRIMARY.name)
     if "mitigation" in asked.parts:
-        several = registered.WEIGHTS if asked.recipe == "registered" else plan.METHODS
-        methods = chosen(asked.methods or several, plan.METHODS, "method")
+        several = registered.WEIGHTS if asked.recipe == "registered" else METHODS
+        methods = chosen(asked.methods or several, METHODS, "method")
         if study.recipe.arm != "sde":  # these hold a form of the SDE
-            methods = [name for name in methods if plan.METHODS[name].estimate == "one_step"]
-        weights = {name: registered.WEIGHTS.get(name, plan.METHODS[name].weights) for name in methods}
+            methods = [name for name in methods if METHODS[name].estimate == "one_step"]
+        weights = {name: registered.WEIGHTS.get(name, METHODS[name].weights) for name in methods}
         if asked.weights:  # new thresholds have no lambda
-            weights |= {name: asked.weights for name in methods if plan.METHODS[name].term}
+            weights |= {name: asked.weights for name in methods if METHODS[name].term}
         parts, arms = [], tables.Arms(study, skew)
         for name in weights:  # method by method; what is made is only read again
             parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.list:
-        print("skews:", *(skew.name for skew in skews()), "methods:", *plan.METHODS, sep="\n  ")
+        print("skews:", *(skew.name for skew in skews()), "methods:", *METHODS, sep="\n  ")
         sys.exit()
     asked.out.mkdir(parents=True, exist_ok=True)
     began = time.time()

@@ -227,9 +227,8 @@ def _calls(matched: Matched):
     return [group for group in groups.values() if group[2].any()]
 
 
-def _measure(
-    matched, rows, conditions, patient, codes, n_groups, n_patients, metrics, reference, choices
-) -> list[StratumResult]:
+def _measure(matched, rows, conditions, patient, codes, n_groups, n_patients, metrics, reference,
+             choices) -> list[StratumResult]:  # fmt: skip
     """All strata of one joint call, and the AUROCs."""
     patient, codes, fold = patient[rows], codes[rows], matched.fold[rows]
     arms = [matched.conditions[i] for i in conditions[1:]]
@@ -300,22 +299,21 @@ def threshold_shift(matched: Matched, task, rows, conditions, codes, stratum: St
 def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]:
     """(task, metric, label, Stratum) of everything that is a mean over rows."""
     at, named = np.ix_(conditions, rows), []
+    held = lambda part: part if (part % 1 > 0).any() else part > 0  # 0, 1 or NaN, which has no weight: a byte each
     for task, score in matched.score.items():
         truth, score, decision = matched.truth[task][rows], score[at], matched.decision[task][at]
         scored, decided = ~np.isnan(score).any(axis=0), ~np.isnan(decision).any(axis=0)
         if "rates" in metrics:
-            named.append((task, "tpr", "1", Stratum("tpr", decision, decided & (truth == 1))))
-            named.append((task, "fpr", "0", Stratum("fpr", decision, decided & (truth == 0))))
+            named += [(task, name, str(label), Stratum(name, held(decision), decided & (truth == label)))
+                      for name, label in (("tpr", 1), ("fpr", 0))]  # fmt: skip
         if "flip_rate" in metrics:
-            flipped, judged = np.abs(decision - decision[:1]), decided & ~np.isnan(truth)
-            named.append((task, "flip_rate", "", Stratum("flip_rate", flipped, decided)))
             wrong = np.where(truth == 1, decision[:1] - decision, decision - decision[:1])  # net, of means too
-            named += [(task, name, "", Stratum(name, np.maximum(sign * wrong, 0), judged))
+            named.append((task, "flip_rate", "", Stratum("flip_rate", held(np.abs(wrong)), decided)))
+            named += [(task, name, "", Stratum(name, held(np.maximum(sign * wrong, 0)), decided & ~np.isnan(truth)))
                       for name, sign in (("flip_harmful", 1), ("flip_helpful", -1))]  # fmt: skip
         if "calibration" in metrics:
-            named.append(
-                (task, "calibration", "", Stratum("calibration", score - truth, scored & ~np.isnan(truth), False))
-            )
+            known = scored & ~np.isnan(truth)
+            named.append((task, "calibration", "", Stratum("calibration", score - truth, known, False)))
         if "logit_shift" in metrics:
             logits = logit(np.where(np.isnan(score), 0.5, score))
             for label in (1, 0):

@@ -6,7 +6,6 @@ so what differs after reconstruction came from the network. Patients that train 
 choose thresholds and that are tested are four cohorts of different seeds.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,22 +21,23 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_card
 from fairrecon_core.predict.classifier import Classifier
-from fairrecon_core.reconstruct import arm_class, reconstructor
 from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.mitigation import measure
 from fairrecon_lab.mitigation.finetune import Eye, People, fine_tune
+from fairrecon_lab.mitigation.instruments import blank_network, teach_reader
 from fairrecon_lab.mitigation.kept import Steps, current, slug
+from fairrecon_lab.mitigation.methods import METHODS
 from fairrecon_lab.mitigation.registered import CONTROL
 from fairrecon_lab.mitigation.skew import Skew, training_rows, tuning_rows
-from fairrecon_lab.mitigation.terms import Adversarial, Consistency, EqualOdds, PixelDRO, Reweighting, Term
 from fairrecon_lab.simulate import Bias, patient_table, simulate
 
-SEEDS = {"pool": 221, "tune": 222, "validation": 223, "test": 224}  # of the cohorts; pilots drew others
+SEEDS = {"pool": 231, "tune": 232, "validation": 233, "test": 234, "reader": 235}  # of cohorts; pilots drew others
 ON_CPU = {"accelerator": "cpu", "precision": "32-true"}  # so that a seed gives the same network everywhere
 SEXES = ("female", "male")
-DRAWN = ("size", "level", "anatomy", "task")  # of the recipe: what decides an image
+DRAWN = ("size", "level", "anatomy", "task", "n_noises")  # of the recipe: what decides an image
 TRAINED = (*DRAWN, "arm", "width", "epochs", "rate", "n_train", "n_pool", "n_validation", "batch_size")
-TUNED = (*TRAINED, "reader_size", "n_tune", "n_tune_pool", "tune_epochs", "tune_rate")
+READS = ("reader_size", "n_reader", "reader_epochs")
+TUNED = (*TRAINED, *READS, "n_tune", "n_tune_pool", "tune_epochs", "tune_rate")
 HERE = "fairrecon_lab.mitigation"
 
 
@@ -45,16 +45,20 @@ HERE = "fairrecon_lab.mitigation"
 class Recipe:
     """Everything that decides a figure of the study. Sizes are patients, one image each.
 
-    size, reader_size : side of the images in pixels, and of what the shipped reader sees. level : photons per bin.
-    anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the simulator draws). arm, width, epochs, rate :
-    of the networks. n_tune, n_tune_pool : patients that fine-tune, of those there are. tune_share : of the women among
-    them, how many have the finding; -1 as it comes. tune_epochs, tune_rate : of fine-tuning. seeds : of training and of
-    the choice of patients; all else is fixed.
+    size, reader_size : side of the images in pixels, and of what the reader sees. n_reader, reader_epochs : patients
+    that teach a reader of this world; 0 takes the one that the series ships. level : photons per bin. n_noises : draws
+    of noise of each patient who trains. anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the
+    simulator draws). arm, width, epochs, rate : of the networks. n_tune, n_tune_pool : patients that fine-tune, of
+    those there are. tune_share : of the women among them, how many have the finding; -1 as it comes. tune_epochs,
+    tune_rate : of fine-tuning. seeds : of training and of the choice of patients; all else is fixed.
     """
 
     size: int = 64
-    reader_size: int = 128
+    reader_size: int = 64
+    n_reader: int = 2400
+    reader_epochs: int = 10
     level: float = 40.0
+    n_noises: int = 8
     anatomy: float = 2.0
     task: str = "pleural_effusion"
     arm: str = "unet"
@@ -66,74 +70,29 @@ class Recipe:
     n_tune: int = 160
     n_tune_pool: int = 400
     tune_share: float = 0.05
-    n_validation: int = 120
-    n_test: int = 300
+    n_validation: int = 200
+    n_test: int = 400
     tune_epochs: int = 3
-    tune_rate: float = 1e-3
+    tune_rate: float = 3e-4
     batch_size: int = 8
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14, 15)
+    seeds: tuple[int, ...] = (20, 21, 22, 23, 24, 25)
     n_boot: int = 2000
 
 
 RECIPES = {
     "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_tune_pool=80, n_validation=24,
-                    n_test=40,
-                    tune_epochs=1, seeds=(0,), n_boot=200),
+                    n_test=40, tune_epochs=1, seeds=(0,), n_boot=200, reader_size=128, n_reader=0, n_noises=2),
     "tutorial": Recipe(epochs=4, n_train=200, n_pool=500, n_tune=96, n_tune_pool=300, n_validation=80, n_test=120,
-                       seeds=(0,),
-                       n_boot=400),
+                       seeds=(0,), n_boot=400, reader_size=128, n_reader=0, n_noises=2),
     "registered": Recipe(),
     "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_tune_pool=4800, n_validation=800,
-                   n_test=3000,
-                   tune_epochs=6, seeds=tuple(range(8)), n_boot=10_000),
+                   n_test=3000, tune_epochs=6, seeds=tuple(range(8)), n_boot=10_000),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way of mitigating: its term, the lambdas to try, and the named wrong choices that it may hold.
-
-    term : callable (eye, cuts, people) to Term; None for the method that trains nothing. published : whether it holds a
-    choice of the released code. people : options of `finetune.People`. estimate : as in `finetune.FineTune`.
-    """
-
-    term: Callable[[Eye, torch.Tensor, People], Term] | None
-    weights: tuple[float, ...]
-    published: bool = False
-    people: dict[str, Any] = dataclasses.field(default_factory=dict)
-    estimate: str = "one_step"
-
-
-LABEL = "y_pleural_effusion"  # the finding as recorded
-ODDS, CONSISTENT = (3e-3, 3e-2), (3e-4, 1e-3, 3e-3)  # lambdas; a squared error here is about 2e-3
-
-
-def _eodd(eye: Eye, cuts: torch.Tensor, people: People) -> Term:
-    return EqualOdds(cuts)
-
-
-def _adversary(signs: str) -> Callable[[Eye, torch.Tensor, People], Term]:
-    return lambda eye, cuts, people: Adversarial(eye.n_features, people.n_groups, signs=signs)
-
-
-METHODS = {
-    "consistency": Method(lambda *_: Consistency(), CONSISTENT),
-    "eodd": Method(_eodd, ODDS),
-    "group_dro": Method(lambda *_: PixelDRO(), (1.0,)),
-    "reweighting": Method(lambda *_: Reweighting(), (1.0,)),
-    "reweighting by finding": Method(lambda *_: Reweighting(), (1.0,), people={"weights_by": ("sex", LABEL)}),
-    "adversarial": Method(_adversary("right"), (1e-3, 1e-2), people={"attributes": ("sex", "age_years")}),
-    "threshold": Method(None, (0.0,)),
-    "reweighting, published ages": Method(lambda *_: Reweighting(), (1.0,), True, {"ages": "published"}),
-    "eodd, published sex code": Method(_eodd, ODDS[-1:], True, {"sex_code": "published"}),
-    "eodd, published sde form": Method(_eodd, ODDS[-1:], True, estimate="published"),
-    "adversarial, published signs": Method(_adversary("published"), (1e-3,), True),
-}
-
-
-@dataclass(frozen=True)
 class Pool:
-    """Images (n, H, W) of a cohort, and degraded; the same without the finding; the cohort table."""
+    """Images (n, H, W) of a cohort, degraded (noises, n, H, W); the same without the finding; the cohort table."""
 
     clean: np.ndarray
     degraded: np.ndarray
@@ -160,12 +119,24 @@ class Study(Steps):
 
     @cached_property
     def eye(self) -> Eye:
-        """The shipped reader, frozen, looking at one task."""
-        path = SHIPPED / "chest-findings.safetensors"
+        """A frozen reader, the recipe's own or the shipped one, looking at one task."""
+        path = self._reader() if self.recipe.n_reader else SHIPPED / "chest-findings.safetensors"
         card = read_card(path)
         reader = Classifier(card["tasks"], card["backbone"])
         reader.load(path)
         return Eye(reader, [self.recipe.task], self.recipe.reader_size)
+
+    def _reader(self) -> Path:
+        """File of the reader of this world, made once."""
+        recipe, path = self.recipe, self.folder / "reader.safetensors"
+        mark = self.mark("reader", "fairrecon_lab.simulate.drawing", f"{HERE}.instruments",
+                         names=("size", "anatomy", "task", *READS))  # fmt: skip
+        if not current(path, mark):
+            self.say("teach the reader")
+            images, table = self._draw("reader", {})
+            truth = table[f"true_{recipe.task}"]
+            self.keep(path, mark, teach_reader(images, truth, recipe.task, recipe.reader_epochs, **ON_CPU).save)
+        return path
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Probabilities of the task, (n,), for images (n, H, W)."""
@@ -194,7 +165,8 @@ class Study(Steps):
             without, need = clean.copy(), np.flatnonzero(positive)
             if split == "test":  # the same people without the finding
                 without[need] = self._draw(split, do | {f"severity_{recipe.task}": 0.0}, need.tolist())[0]
-            degraded = self.degrade(clean, recipe.level, list(table["image_id"]), seed=1).numpy()
+            names, draws = list(table["image_id"]), recipe.n_noises if split in ("pool", "tune") else 1
+            degraded = np.stack([self.degrade(clean, recipe.level, names, seed=1 + k).numpy() for k in range(draws)])
             table.to_parquet(path.with_suffix(".parquet"))
             self.keep(path, mark, lambda part: np.savez(part, clean=clean, degraded=degraded, without=without))
         with np.load(path) as stored:
@@ -242,9 +214,9 @@ class Study(Steps):
             Of the patients' order and of training.
         """
         recipe, path = self.recipe, self._net_path(skew, seed)
-        made = reconstructor(recipe.arm, "xray", width=recipe.width, **_short(recipe))
-        mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", names=TRAINED,
-                         skew=repr(skew), seed=seed)  # fmt: skip
+        made = blank_network(recipe.arm, recipe.width, recipe.rate)
+        mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", f"{HERE}.instruments",
+                         names=TRAINED, skew=repr(skew), seed=seed)  # fmt: skip
         if current(path, mark):
             made.load(path)
             return made
@@ -327,7 +299,7 @@ class Study(Steps):
             if network is not None:
                 made = network()
                 self.say(f"read {path.stem}")
-                images = made(pool.degraded, recipe.level, image_ids=list(pool.table["image_id"]), seed=1).numpy()
+                images = made(pool.degraded[0], recipe.level, image_ids=list(pool.table["image_id"]), seed=1).numpy()
             table = measure.readings(images, pool.clean, pool.without, pool.table, self.scores(images), recipe.task,
                                      arm=name, train_seed=seed, level=recipe.level)  # fmt: skip
             self.keep(path, mark, table.to_parquet)
@@ -367,12 +339,17 @@ class Study(Steps):
         return self.folder / f"net-{slug(skew.name)}-{seed}.safetensors"
 
     def _stored(self, *splits: str) -> Callable:
-        """Degraded images by name, called like a degradation: each image has one noise, as on a scanner."""
-        found = {}
+        """Degraded images by name, called like a degradation; the seed chooses among the noises that are stored."""
+        found: dict[str, np.ndarray] = {}
         for split in splits:
             pool = self.pool(split)
-            found |= dict(zip(pool.table["image_id"], pool.degraded))
-        return lambda images, level, names, seed=0: torch.from_numpy(np.stack([found[name] for name in names]))
+            found |= dict(zip(pool.table["image_id"], pool.degraded.swapaxes(0, 1)))
+
+        def degraded(images, level, names, seed=0) -> torch.Tensor:
+            drawn = np.random.default_rng(seed).random(len(names))
+            return torch.from_numpy(np.stack([found[name][int(u * len(found[name]))] for name, u in zip(names, drawn)]))
+
+        return degraded
 
 
 def _size_of(split: str) -> str:
@@ -382,8 +359,3 @@ def _size_of(split: str) -> str:
 
 def _images(pool: Pool, rows: np.ndarray) -> Images:
     return Images(pool.clean[rows], list(pool.table["image_id"].to_numpy()[rows]))
-
-
-def _short(recipe: Recipe) -> dict:
-    """Options of a short training of the recipe's arm."""
-    return arm_class(recipe.arm).short_training | {"learning_rate": recipe.rate}

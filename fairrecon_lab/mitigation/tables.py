@@ -12,7 +12,8 @@ import pandas as pd
 
 from fairrecon_core.settings import project_folder
 from fairrecon_lab.mitigation.compare import QUANTITIES, audited, by_group, counterfactual_truth, effects, same_patients
-from fairrecon_lab.mitigation.plan import METHODS, SEXES, Study
+from fairrecon_lab.mitigation.methods import METHODS
+from fairrecon_lab.mitigation.plan import SEXES, Study
 from fairrecon_lab.mitigation.registered import CONTROL, REPAIRED
 from fairrecon_lab.mitigation.skew import Skew
 
@@ -109,7 +110,7 @@ def mitigation_table(arms: Arms, chosen: dict[str, Iterable[float]], say: Callab
     ----------
     arms : Arms
     chosen : dict
-        Name of a method in `plan.METHODS` to the lambdas that are tried.
+        Name of a method in `methods.METHODS` to the lambdas that are tried.
     say : callable
         Gets the name of each method.
 
@@ -127,7 +128,8 @@ def mitigation_table(arms: Arms, chosen: dict[str, Iterable[float]], say: Callab
         `subgroup` "bias", of the same patients as women and as men: `value`, the gap less the control network's, and
         `other`, the twin's, each with `_low` and `_high`; `delta`, `low`, `high` their difference; `half`, `half_low`,
         `half_high`: the bias less half of the twin's, which keeps the sign of the twin's where less than half was
-        removed; `skewed`, the bias before.
+        removed; `over`, with `_low` and `_high`, the bias and half of the twin's, which has the sign of the twin's
+        unless more than one and a half of it was removed; `skewed`, the bias before.
     """
     n_boot, without, rows = arms.study.recipe.n_boot, arms.figures("control"), []
     skewed, twin = ({own: arms.figures(name, own=own) for own in (False, True)} for name in ("skewed", "twin"))
@@ -159,6 +161,8 @@ def _bias(arm, base, without, skewed, n_boot: int) -> pd.DataFrame:
     bias, half = of((1, arm), (-1, without)), of((1, arm), (-0.5, base), (-0.5, without))
     table[["value", "value_low", "value_high"]] = bias[["value", "low", "high"]]
     table[["half", "half_low", "half_high"]] = half[["value", "low", "high"]]
+    over = of((1, arm), (0.5, base), (-1.5, without))
+    table[["over", "over_low", "over_high"]] = over[["value", "low", "high"]]
     table[["other", "other_low", "other_high"]] = of((1, base), (-1, without))[["value", "low", "high"]]
     table["skewed"] = of((1, skewed), (-1, without))["value"]
     return table.assign(subgroup="bias")
@@ -178,7 +182,9 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
         method, weight, share, threshold, published; `bias` (mean of the gaps in TPR and FPR, of the same patients as
         women and as men) and `twin_bias`, with intervals (`_low`, `_high`); `removed`: share of the twin's bias (NaN
         where its interval holds 0: of nothing no share can go); `change`: bias less the twin's, its sign turned so that
-        a repair is positive; `half` likewise: above 0 where more than half was removed, if the twin left a bias; then
+        a repair is positive; `half` likewise: above 0 where more than half was removed, if the twin left a bias;
+        `over`: above 0 where what is left beyond 0 is less than half of it, so that both say that less than half is
+        left; then
         what the worst-off subgroup paid against the twin, `worst_tpr`, `worst_fpr`, `worst_psnr_db`.
     """
     rows = []
@@ -191,8 +197,10 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
                 "twin_bias": bias["other"],
                 "twin_bias_low": bias["other_low"], "twin_bias_high": bias["other_high"],
                 "removed": 1 - bias["value"] / bias["other"] if _is_there(bias) else np.nan}  # fmt: skip
-        for name, columns in (("change", ("delta", "low", "high")), ("half", ("half", "half_low", "half_high"))):
-            value, low, high = (turn * bias[column] for column in columns)
+        signs = {"change": ("delta", turn), "half": ("half", turn), "over": ("over", -turn)}
+        for name, (figure_of, sign) in signs.items():
+            ends = ("low", "high") if name == "change" else (f"{name}_low", f"{name}_high")
+            value, low, high = (sign * bias[column] for column in (figure_of, *ends))
             row |= {name: value, f"{name}_low": min(low, high), f"{name}_high": max(low, high)}
         for quantity, worse in (("tpr", "idxmin"), ("fpr", "idxmax"), ("psnr_db", "idxmin")):
             paid = figure.loc[[(quantity, sex) for sex in SEXES]]

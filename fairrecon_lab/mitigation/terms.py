@@ -121,12 +121,13 @@ class EqualOdds(Term):
     temperature : float
         Of the soft decision sigmoid((logit - cut) / temperature).
     memory : int
-        Images that are remembered.
+        Images that are remembered. Few: a rate that is a mean over many steps answers late, and the constraint then
+        drives past equality and on.
     """
 
     name = "eodd"
 
-    def __init__(self, cuts: Tensor, temperature: float = 0.5, memory: int = 512):
+    def __init__(self, cuts: Tensor, temperature: float = 0.5, memory: int = 64):
         self.cuts, self.temperature = cuts, temperature
         self.bank = _Bank(memory)
 
