@@ -71,9 +71,9 @@ class Recipe:
     n_tune_pool: int = 400
     tune_share: float = 0.05
     n_validation: int = 200
-    n_test: int = 400
+    n_test: int = 1500
     tune_epochs: int = 3
-    tune_rate: float = 3e-4
+    tune_rate: float = 1e-4
     batch_size: int = 8
     seeds: tuple[int, ...] = (20, 21, 22, 23, 24, 25)
     n_boot: int = 2000
