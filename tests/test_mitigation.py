@@ -1,5 +1,7 @@
 """Mitigation: each right term reaches the reconstructor, each published fault does not; a twin is plain training."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,6 +243,25 @@ def test_the_constraint_does_not_divide_by_its_own_size():
     for gap in (4.0, 0.4):
         value = float(term(seen_of([gap, -4.0, -gap, -4.0], [1, 0, 1, 0], [0, 0, 1, 1])))
     assert value < 0.1
+
+
+@pytest.mark.parametrize(("memory", "swings"), [(None, False), (512, True)])
+def test_a_long_memory_answers_late_and_swings_past_equality(memory, swings):
+    """Two groups whose logits a step can move, 100 batches of 8."""
+    shift = torch.tensor([-1.0, 1.0], requires_grad=True)
+    optimizer, generator = torch.optim.Adam([shift], lr=0.1), torch.Generator().manual_seed(1)
+    term, gaps = EqualOdds(torch.zeros(1), **({} if memory is None else {"memory": memory})), []
+    for _ in range(100):
+        group, label = (torch.randint(0, 2, (8,), generator=generator) for _ in range(2))
+        seen = seen_of([0.0] * 8, label.tolist(), group.tolist())
+        logits = (shift[group] + 0.5 * torch.randn(8, generator=generator))[:, None]
+        seen = dataclasses.replace(seen, logits=logits)
+        optimizer.zero_grad()
+        term(seen).backward()
+        optimizer.step()
+        gaps.append(float((shift[0] - shift[1]).detach()))
+    late = max(abs(gap) for gap in gaps[60:])
+    assert gaps[0] < -1 and (late > 2 if swings else late < 1)
 
 
 def test_the_smooth_range_is_zero_for_equals_and_near_the_range():

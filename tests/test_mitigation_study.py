@@ -5,9 +5,20 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_tools import tool
 
-from fairrecon_lab.mitigation import compare, figures, measure, methods, plan, registered, summary, translation
+from fairrecon_lab.mitigation import (
+    compare,
+    figures,
+    instruments,
+    measure,
+    methods,
+    plan,
+    registered,
+    summary,
+    translation,
+)
 from fairrecon_lab.mitigation.skew import Skew, skews, training_rows, tuning_rows
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
@@ -236,11 +247,46 @@ def made(root, tmp_path_factory):
     command.said = said.append
     asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT]}
     asked |= {"skews": [registered.PRIMARY.name, "women 0%", "women 100%", registered.AGAIN.name]}
-    asked |= {"methods": ["consistency", "eodd, published sex code", "threshold"]}
+    asked |= {"methods": [registered.METHOD, "eodd, published sex code", "threshold"]}
     kept = []
     first = command.make(type("Asked", (), asked), folder, lambda name, table: kept.append((name, len(table))))
     n_steps = len(said)
     return first, command.make(type("Asked", (), asked), folder), said[:n_steps], said[n_steps:], kept, folder
+
+
+def test_the_studys_network_starts_as_the_identity_and_normalises():
+    network, image = instruments.blank_network("unet", 4, 1e-3), torch.rand(2, 1, 32, 32)
+    assert torch.equal(network.predict(image, 40.0), image)
+    assert any(isinstance(module, torch.nn.GroupNorm) for module in network.net.modules())
+    assert network.learning_rate == 1e-3 and instruments.blank_network("pix2pix", 4, 1e-3).name == "pix2pix"
+
+
+def test_a_taught_reader_tells_what_it_was_taught_and_is_the_same_again():
+    rng = np.random.default_rng(1)
+    truth, images = rng.integers(0, 2, 80), rng.uniform(0, 0.3, (80, 32, 32)).astype(np.float32)
+    images[truth == 1, 8:24, 8:24] += 0.6
+    read = []
+    for _ in range(2):
+        reader = instruments.teach_reader(images[20:], truth[20:], "spot", 4, **plan.ON_CPU)
+        read.append(reader.scores(images[:20])[:, 0])
+    assert read[0][truth[:20] == 1].min() > read[0][truth[:20] == 0].max()
+    assert np.array_equal(*read)
+
+
+def test_who_trains_is_seen_under_several_noises_and_a_reader_of_this_world_is_made_once(tmp_path):
+    said: list[str] = []
+    recipe = dataclasses.replace(plan.RECIPES["smoke"], n_reader=20, reader_epochs=1, reader_size=32, n_noises=3)
+    study = plan.Study(recipe, tmp_path, said.append)
+    pool, names = study.pool("tune"), list(study.pool("tune").table["image_id"])[:8]
+    assert pool.degraded.shape == (3, *pool.clean.shape) and len(study.pool("validation").degraded) == 1
+    stored = study._stored("tune")
+    drawn = [stored(None, 40.0, names, seed=seed).numpy() for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    which = [[np.array_equal(image, pool.degraded[k, row]) for k in range(3)] for row, image in enumerate(drawn[0])]
+    assert np.sum(which, axis=1).tolist() == [1] * 8 and len(set(np.argmax(which, axis=1))) > 1
+    scores = study.scores(pool.clean[:4])
+    assert np.array_equal(plan.Study(recipe, tmp_path, said.append).scores(pool.clean[:4]), scores)
+    assert said.count("teach the reader") == 1
 
 
 def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):
@@ -260,7 +306,7 @@ def test_the_command_makes_its_steps_once_and_its_tables_again_the_same(made):
 
 def test_the_tables_hold_what_they_should(made):
     first = made[0]
-    assert set(first["mitigation"]["method"]) == {"twin", "consistency", "eodd, published sex code", "threshold"}
+    assert set(first["mitigation"]["method"]) == {"twin", registered.METHOD, "eodd, published sex code", "threshold"}
     assert set(first["mitigation"]["share"]) == {0.05, -1.0}
     skew = first["skew"].query("quantity == 'tpr' and subgroup == 'gap'").iloc[0]
     assert np.isfinite([skew["delta"], skew["truth"]]).all() and np.isnan(skew["seed_sd"]), "one seed has no spread"
@@ -283,36 +329,50 @@ def test_the_tables_hold_what_they_should(made):
 def test_a_form_without_a_gradient_is_its_twin_in_every_row_and_a_method_is_not(made):
     of = lambda name: made[0]["mitigation"].query("method == @name and share > 0")
     assert of("eodd, published sex code")["delta"].eq(0).all()
-    assert of("consistency")["delta"].ne(0).any()
+    assert of(registered.METHOD)["delta"].ne(0).any()
 
 
 def test_what_a_method_repaired_is_counted_from_the_bias_of_its_twin(made):
     table, rows = made[0]["mitigation"], made[0]["repaired"]
     assert len(rows) == table.groupby(["method", "weight", "share", "threshold"]).ngroups == 11
-    bias = table.query("method == 'consistency' and threshold == 'own' and share > 0 and subgroup == 'bias'")
+    bias = table.query("method == @registered.METHOD and threshold == 'own' and share > 0 and subgroup == 'bias'")
     bias, row = (
         bias.set_index("quantity").loc["odds"],
-        rows.query("method == 'consistency' and threshold == 'own'").iloc[0],
+        rows.query("method == @registered.METHOD and threshold == 'own'").iloc[0],
     )
     assert bias["delta"] == pytest.approx(bias["value"] - bias["other"])
     assert bias["half"] == pytest.approx(bias["value"] - bias["other"] / 2)
+    assert bias["over"] == pytest.approx(bias["value"] + bias["other"] / 2)
+    turn = -1 if bias["skewed"] > 0 else 1
+    assert row["half"] == pytest.approx(turn * bias["half"]) and row["over"] == pytest.approx(-turn * bias["over"])
+    assert row["over_low"] <= row["over"] <= row["over_high"]
     assert abs(row["change"]) == pytest.approx(abs(bias["delta"])) and row["change_low"] <= row["change_high"]
 
 
 BIAS = ("bias", "bias_low", "bias_high")
 
 
-@pytest.mark.parametrize(("twin", "answer"), [((-0.3, -0.4, -0.2), "yes"), ((-0.05, -0.3, 0.2), "undetermined")])
-def test_something_is_removed_only_of_a_bias_that_is_there(twin, answer):
-    """The method closes the gap by .25 in both worlds; in the second nobody knows whether there was one."""
+@pytest.mark.parametrize(
+    ("twin", "over", "answer", "removes"),
+    [
+        ((-0.3, -0.4, -0.2), (0.1, 0.05, 0.15), "yes", "yes"),
+        ((-0.05, -0.3, 0.2), (0.1, 0.05, 0.15), "undetermined", "undetermined"),
+        ((-0.3, -0.4, -0.2), (-0.1, -0.15, -0.05), "no", "yes"),
+        ((-0.3, -0.4, -0.2), (0.02, -0.05, 0.09), "undetermined", "yes"),
+    ],
+)
+def test_something_is_removed_only_of_a_bias_that_is_there(twin, over, answer, removes):
+    """The method closes the gap by .25; in the second world nobody knows of one, in the third it goes past 0."""
     row = {"method": registered.METHOD, "weight": registered.WEIGHT, "share": 0.05, "published": False,
            "threshold": registered.THRESHOLD, "change": 0.25, "change_low": 0.2, "change_high": 0.3,
            "half": 0.1, "half_low": 0.05, "half_high": 0.15}  # fmt: skip
+    row |= dict(zip(("over", "over_low", "over_high"), over))
     row |= dict(zip(("twin_bias", "twin_bias_low", "twin_bias_high"), twin)) | dict.fromkeys(BIAS, 0.0)
     row |= {f"worst_{name}{end}": 0.0 for name in ("psnr_db", "fpr") for end in ("", "_low", "_high")}
     said = registered.answers({"repaired": pd.DataFrame([row])}).set_index("question")["answer"]
-    assert said["it removes more than half of that"] == answer == said["the twin leaves a bias in the odds"]
-    assert said[f"{registered.METHOD} ({registered.WEIGHT:g}) removes bias that its twin leaves"] == answer
+    assert said["the twin leaves a bias in the odds"] == removes
+    half = f"{registered.METHOD} ({registered.WEIGHT:g}) leaves less than half of that, on either side of 0"
+    assert said[half] == answer and said["it removes bias that its twin leaves"] == removes
     assert said["it raises the signed gap in the odds above its twin's, bias or not"] == "yes"
 
 
@@ -346,9 +406,10 @@ def test_what_cannot_repair_is_hollow_and_every_figure_names_its_methods(made):
     table = made[0]["mitigation"].query("share > 0")
     figure = figures.pareto_figure(table, "simulated")
     lines = {bars.get_label(): bars[0].get_markerfacecolor() for ax in figure.axes for bars in ax.containers}
-    assert lines["twin"] == lines["eodd, published sex code"] == "none" and lines["consistency"] != "none"
+    assert lines["twin"] == lines["eodd, published sex code"] == "none" and lines[registered.METHOD] != "none"
     names = [label.get_text() for label in figures.levels_figure(table, "simulated").axes[0].get_yticklabels()]
-    assert names[:3] == ["without the skew", "with the skew", "twin"] and "consistency, 0.003 (own threshold)" in names
+    own = f"{registered.METHOD}, {registered.WEIGHT:g} (own threshold)"
+    assert names[:3] == ["without the skew", "with the skew", "twin"] and own in names
     assert "threshold" in names
     assert len(figures.skew_figure(made[0]["skew"], "simulated").axes) == 4
 
