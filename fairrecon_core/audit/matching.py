@@ -350,9 +350,8 @@ def _check_pairs(matched: Matched, baseline_arm: str) -> None:
             for name in set(matched.measure) - PARTIAL:
                 values = matched.measure[name]
                 n = int((np.isnan(values[[i, baseline]]).any(axis=0) & both).sum())
-                matched.notes += [f"{arm} at level {level:g}: {n} images have no {name} and are left out of it"] * (
-                    n > 0
-                )
+                if n:
+                    matched.notes.append(f"{arm} at level {level:g}: {n} images have no {name} and are left out of it")
     if not pairs:
         there = ", ".join(f"{arm} at level {level:g}" for arm, level in matched.conditions)
         raise ValueError(f"no image has results of an arm and of its baseline {baseline_arm!r}; there are {there}")

@@ -201,9 +201,8 @@ def swap_test(
         part = cells.sums[cells.start[c] : cells.start[c + 1]]
         weight, moved = part[..., :1], part[..., 2:] - part[..., 1:2]  # (units, S, 1), (units, S, A - 1)
         g = cells.codes[c, 0]
-        pieces.append(
-            (g, cells.patient[cells.start[c] : cells.start[c + 1]], np.stack([moved, moved * weight], axis=1))
-        )
+        who = cells.patient[cells.start[c] : cells.start[c + 1]]
+        pieces.append((g, who, np.stack([moved, moved * weight], axis=1)))
         for name, value in (("n", weight), ("patients", weight > 0), ("square", moved**2), ("weight", weight**2)):
             fixed[name][..., g] = value.sum(axis=0, dtype=float)
     rate = np.array([stratum.rate for stratum in strata])[:, None, None]

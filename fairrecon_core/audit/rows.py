@@ -141,9 +141,8 @@ def _columns(state: inference.Contrast, moved: inference.Contrast, p_value, alph
     low, high = state.interval(alpha)
     delta_low, delta_high = moved.interval(alpha)
     baseline = np.broadcast_to(state.estimate[:, :1], moved.estimate.shape)
-    mde = inference.minimal_detectable_effect(
-        moved.se, alpha, n_group=None if n_group is None else np.maximum(n_group, 1)
-    )
+    n_group = None if n_group is None else np.maximum(n_group, 1)
+    mde = inference.minimal_detectable_effect(moved.se, alpha, n_group=n_group)
     return {
         "value": state.estimate[:, 1:], "ci_low": low[:, 1:], "ci_high": high[:, 1:], "baseline": baseline,
         "delta": moved.estimate, "delta_ci_low": delta_low, "delta_ci_high": delta_high, "p_value": p_value,
@@ -243,9 +242,8 @@ def gap_rows(parts: list[StratumResult], attribute: str, choices: Choices) -> li
     """Max-min rows: a gap of every part, EODD of TPR and FPR together, SER of Dice; omnibus tests and dispersions."""
     rows = []
     for i, part in enumerate(parts):
-        own = _gap_row(
-            part, gap_of(part.metric), part.label, *_gap_bounds(part.result, choices), _null_gap(part), choices
-        )
+        bounds = _gap_bounds(part.result, choices)
+        own = _gap_row(part, gap_of(part.metric), part.label, *bounds, _null_gap(part), choices)
         rows += own + _omnibus_rows(part, own) + _dispersion_rows(part, own)
         if part.metric == "tpr" and parts[i + 1].metric == "fpr":  # they come in pairs
             rows += _eodd_rows(part, parts[i + 1], choices)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.audit.engine import text_codes
-from fairrecon_core.audit.metrics import UNKNOWN, probabilities
+from fairrecon_core.audit.metrics import UNKNOWN, probabilities, smoothed
 
 # What "not recorded" is called, whatever the case. All else is a group: NA may be Native American, None a form's word.
 UNKNOWN_WORDS = frozenset((
@@ -32,6 +32,7 @@ LABEL_WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "y": 1, "n": 0, "positi
 PSNR_CAP_DB = 100.0  # of identical images too: an error below a step of 16 bits is none
 RANGE = dict.fromkeys(("nmse", "lpips", "psnr_db", "psnr_foreground_db", "intersection", "predicted", "actual"),
                       (0, np.inf)) | {"ssim": (-1, 1)}  # fmt: skip
+FEW = 2000  # validation images: among more, cuts hardly jump
 POLICIES = ("validation_frozen", "validation_per_arm", "test_per_arm", "test_frozen")
 RULES = {  # cost from TPR, FPR and prevalence p; the smallest wins, the highest threshold on ties
     "sens_spec": lambda tpr, fpr, p: np.abs((1 - fpr) - tpr),
@@ -78,18 +79,19 @@ def choose_threshold(scores, truth, rule: str = "sens_spec") -> float:
 
 
 def resampled_thresholds(scores, truth, weights, rule: str = "sens_spec") -> np.ndarray:
-    """`choose_threshold` of `scores` and `truth` by `rule` in every resample, (draws,); `weights` (draws, n)."""
+    """`choose_threshold` of `scores` (1 or draws, n), `truth` (n,) by `rule` in every resample `weights` (draws, n)."""
     keep = ~np.isnan(truth)
-    order = np.flatnonzero(keep)[np.argsort(-scores[keep], kind="stable")]
-    ordered, sick = scores[order], truth[order] == 1
-    last_of_tie = np.flatnonzero(np.diff(-ordered, append=np.inf) != 0)
-    counts = [np.cumsum(weights[:, order] * here, axis=1, dtype=float)[:, last_of_tie] for here in (sick, ~sick)]
+    order = np.argsort(-scores[:, keep], axis=1, kind="stable")
+    ordered, drawn = (np.take_along_axis(part[:, keep], order, axis=1) for part in (scores, weights))
+    counts = [np.cumsum(drawn * (truth[keep] == label)[order], axis=1, dtype=float) for label in (1, 0)]
     totals = [count[:, -1:] for count in counts]
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr, fpr = (np.pad(count / total, ((0, 0), (1, 0))) for count, total in zip(counts, totals))
         cost = RULES[rule](tpr, fpr, totals[0] / (totals[0] + totals[1]))
-    chosen = np.concatenate([[np.nextafter(ordered[0], 2)], ordered[last_of_tie]])[np.argmin(cost, axis=1)]
-    return np.where((totals[0] > 0) & (totals[1] > 0), chosen[:, None], np.nan)[:, 0]
+    cost[np.broadcast_to(np.pad(np.diff(ordered, axis=1) == 0, ((0, 0), (1, 1))), cost.shape)] = np.inf  # within ties
+    ordered = np.concatenate([np.nextafter(ordered[:, :1], 2), ordered], axis=1)
+    chosen = np.take_along_axis(ordered, np.argmin(cost, axis=1)[:, None], axis=1)
+    return np.where((totals[0] > 0) & (totals[1] > 0), chosen, np.nan)[:, 0]
 
 
 def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -108,8 +110,7 @@ def roc_points(scores, truth) -> tuple[np.ndarray, np.ndarray, np.ndarray, float
     last_of_tie = np.flatnonzero(np.diff(-scores[order], append=np.inf) != 0)
     true_positive = np.cumsum(truth[order])[last_of_tie]
     false_positive = last_of_tie + 1 - true_positive
-    nobody = np.nextafter(scores[order[0]], 2)
-    threshold = np.concatenate([[nobody], scores[order][last_of_tie]])
+    threshold = np.concatenate([[np.nextafter(scores[order[0]], 2)], scores[order][last_of_tie]])
     tpr = np.concatenate([[0], true_positive / n_positive])
     return threshold, tpr, np.concatenate([[0], false_positive / n_negative]), n_positive / (n_positive + n_negative)
 
@@ -208,15 +209,17 @@ def _chosen_cuts(policy, task, keys, rows, score, truth, matched, rule) -> np.nd
         source = np.where(matched.baseline_of < 0, source, matched.baseline_of)
     cut, weights = np.full(len(rows), np.nan), keys.validation_weights if role == 2 else None
     if weights is not None:
-        draws = np.full((len(weights), len(keys.conditions), matched.fold.max() + 1), np.nan)
-        matched.cut_draws[task] = draws
+        draws = matched.cut_draws[task] = np.full((len(weights), len(keys.conditions), matched.fold.max() + 1), np.nan)
     seeds = seed if not policy.endswith("frozen") else np.zeros_like(seed)
     for c, f, s in np.unique(np.stack([source[condition], fold, seeds]), axis=1).T:
         usable = (condition == c) & (fold == f) & (keys.role[rows] == role) & ((seeds == s) | policy.endswith("frozen"))
         here = (source[condition] == c) & (fold == f) & (seeds == s)
         cut[here] = choose_threshold(score[usable], truth[usable], rule)
         if weights is not None and np.isfinite(cut[here]).any():
-            several = resampled_thresholds(score[usable], truth[usable], weights[:, keys.patient[rows[usable]]], rule)
+            who, own = keys.patient[rows[usable]], (score[usable], truth[usable])
+            few = policy.endswith("per_arm") and len(who) <= FEW  # cuts that jump apart: one for all arms does not
+            drawn = smoothed(*own, weights[:, who], who) if few else (own[0][None], own[1], weights[:, who])
+            several = resampled_thresholds(drawn[0], drawn[1], drawn[2], rule)
             several = np.where(np.isnan(several), cut[here][0], several)
             draws[:, source == c, np.searchsorted(np.unique(keys.fold[keys.role == 1]), f)] = several[:, None]
     if np.isnan(cut).any():
@@ -327,10 +330,8 @@ def labels_of(cohort: pd.DataFrame, task: str, notes: list, column: str = "") ->
     odd = np.flatnonzero(np.isnan(truth) & ~is_word(names, UNKNOWN_WORDS | {"na", "none"})[codes])
     if odd.size:
         value, number = names[codes[odd[0]]], whole[codes[odd[0]]]
-        found = repr(value) if np.isnan(number) else number
-        raise ValueError(
-            f"labels {column} should be 0, 1 or empty, found {found} ({at(cohort, 'cohort', odd[0], column)})"
-        )
+        found, where = repr(value) if np.isnan(number) else number, at(cohort, "cohort", odd[0], column)
+        raise ValueError(f"labels {column} should be 0, 1 or empty, found {found} ({where})")
     words = [f"{name!r} read as {LABEL_WORDS[name.lower()]}" for name in names if name.lower() in LABEL_WORDS]
     notes += [f"{column}: {', '.join(words)}"] if words else []
     return truth

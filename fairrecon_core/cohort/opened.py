@@ -204,9 +204,7 @@ def load_cohort(folder: str | Path, *, verify: bool = False) -> Cohort:
     except ValueError as error:
         raise ValueError(f"{folder / 'cohort.json'} is damaged ({error}): {_again(folder)}") from error
     if info.get("version") != COHORT_VERSION:
-        raise ValueError(
-            f"{folder} is of version {info.get('version')}, this code reads {COHORT_VERSION}: {_again(folder)}"
-        )
+        raise ValueError(f"{folder} is of version {info.get('version')}, not {COHORT_VERSION}: {_again(folder)}")
     table = read_parquet(folder / "cohort.parquet", "cohort")
     kept = info.get("pixel_rows")
     shape = (len(table) if kept is None else len(kept), *info["shape"])
@@ -285,13 +283,12 @@ def _open_npy(path, dtype, shape) -> np.ndarray:
     if not path.exists():
         raise ValueError(f"{path} is missing: {_again(path.parent)}")
     size, wanted = path.stat().st_size, HEADER_BYTES + dtype.itemsize * math.prod(shape)
+    again = _again(path.parent)
     if size != wanted:
-        raise ValueError(
-            f"{path} is truncated or of another cohort: {size:,} bytes, not {wanted:,}; {_again(path.parent)}"
-        )
+        raise ValueError(f"{path} is truncated or of another cohort: {size:,} bytes, not {wanted:,}; {again}")
     array = np.load(path, mmap_mode="r")
     if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}; {_again(path.parent)}")
+        raise ValueError(f"{path} holds {array.dtype} {array.shape}, not {dtype} {shape}; {again}")
     return array
 
 

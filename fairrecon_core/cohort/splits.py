@@ -251,9 +251,7 @@ def check_rules(split, roles, n_folds, skew, conflicts="error", chunk=1) -> None
     whole_parts(0, (1, 0) if roles is None else roles)
     check_word("conflicts", conflicts, ("error", "unknown"))
     if n_folds < 1 or n_folds == 2 or chunk < 1:
-        raise ValueError(
-            f"need one fold or at least 3 (train, validation, test), and a chunk; got {n_folds=}, {chunk=}"
-        )
+        raise ValueError(f"need one fold or at least 3 (train, validation, test), and a chunk: {n_folds=}, {chunk=}")
     if skew and n_folds > 1:
         raise ValueError("skew thins one training split; with folds every patient is tested once: use n_folds=1")
     for trait, (subgroup, share) in (skew or {}).items():

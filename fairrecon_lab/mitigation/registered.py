@@ -123,8 +123,9 @@ def _repairs(repaired: pd.DataFrame) -> list[dict]:
         rows.append(_told("secondary", "the twin leaves a bias in the odds", *left, "yes" if there else "undetermined"))
         rows.append(_told("primary", f"{METHOD} ({WEIGHT:g}) leaves less than half of that, on either side of 0",
                           *triple(row, "bias"), _less_than_half(half, over) if there else "undetermined"))  # fmt: skip
-        rows.append(_told("secondary", "it removes bias that its twin leaves", *change,
-                          _sign(*change) if there else "undetermined"))  # fmt: skip
+        for words, figures in (("it removes bias that its twin leaves", change),
+                               ("it removes more than half of that, what lies beyond 0 aside", half)):  # fmt: skip
+            rows.append(_told("secondary", words, *figures, _sign(*figures) if there else "undetermined"))
         rows.append(_told("secondary", "it raises the signed gap in the odds above its twin's, bias or not", *change,
                           _sign(*change)))  # fmt: skip
         for name, words in (("worst_psnr_db", "its price in PSNR, dB, of the subgroup that paid most"),
