@@ -184,8 +184,7 @@ assert gap < 1e-6 and worst_fpr == 1.0, "perfectly equal and useless: always sho
 # gradient is zero or reversed are named options, not results; rates per subgroup stand beside the gap; and every difference has an
 # interval over patients and training seeds.
 # ## Takeaways
-# - An equal-odds constraint is a difference of soft rates, and its gradient may as well make the better-off worse.
+# - An equal-odds constraint is a difference of soft rates. Its gradient may as well make the better-off worse; with a long memory of rates it swings past equality.
 # - Before a method is judged, ask whether its gradient arrives: in three published forms it does not, or points the wrong way.
 # - Only the difference to a twin belongs to the method; further training changes a network by itself.
-# - A constraint steers by the rates that it remembers: with too long a memory it answers late and swings past equality.
 # - A smaller gap is worth what it cost, and in whom: read TPR, FPR and PSNR of each subgroup beside it.
