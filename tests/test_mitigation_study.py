@@ -373,6 +373,7 @@ def test_something_is_removed_only_of_a_bias_that_is_there(twin, over, answer, r
     assert said["the twin leaves a bias in the odds"] == removes
     half = f"{registered.METHOD} ({registered.WEIGHT:g}) leaves less than half of that, on either side of 0"
     assert said[half] == answer and said["it removes bias that its twin leaves"] == removes
+    assert said["it removes more than half of that, what lies beyond 0 aside"] == removes
     assert said["it raises the signed gap in the odds above its twin's, bias or not"] == "yes"
 
 

@@ -302,9 +302,9 @@ def _strata(matched: Matched, rows, conditions, patient, metrics) -> list[tuple]
     held = lambda part: part if (part % 1 > 0).any() else part > 0  # 0, 1 or NaN, which has no weight: a byte each
     for task, score in matched.score.items():
         truth, score, decision = matched.truth[task][rows], score[at], matched.decision[task][at]
-        scored, decided = ~np.isnan(score).any(axis=0), ~np.isnan(decision).any(axis=0)
+        scored, decided, taken = ~np.isnan(score).any(axis=0), ~np.isnan(decision).any(axis=0), held(decision)
         if "rates" in metrics:
-            named += [(task, name, str(label), Stratum(name, held(decision), decided & (truth == label)))
+            named += [(task, name, str(label), Stratum(name, taken, decided & (truth == label)))
                       for name, label in (("tpr", 1), ("fpr", 0))]  # fmt: skip
         if "flip_rate" in metrics:
             wrong = np.where(truth == 1, decision[:1] - decision, decision - decision[:1])  # net, of means too

@@ -148,9 +148,8 @@ def _sign(value: float, low: float, high: float) -> str:
 
 def _less_than_half(half: tuple, over: tuple) -> str:
     """Whether a bias is less than half of the twin's: `half` and `over`, each (value, low, high), both above 0."""
-    if half[1] > 0 and over[1] > 0:
-        return "yes"
-    return "no" if half[2] < 0 or over[2] < 0 else "undetermined"
+    said = {_sign(*half), _sign(*over)}
+    return "no" if "no" in said else "undetermined" if "undetermined" in said else "yes"
 
 
 def _none(value: float, low: float, high: float) -> str:

@@ -158,12 +158,10 @@ def _bias(arm, base, without, skewed, n_boot: int) -> pd.DataFrame:
     """Rows "bias" of `mitigation_table`; arms on the same patients as women and as men."""
     of = lambda *parts: same_patients(parts, n_boot=n_boot)
     table = of((1, arm), (-1, base)).rename(columns={"value": "delta"})
-    bias, half = of((1, arm), (-1, without)), of((1, arm), (-0.5, base), (-0.5, without))
-    table[["value", "value_low", "value_high"]] = bias[["value", "low", "high"]]
-    table[["half", "half_low", "half_high"]] = half[["value", "low", "high"]]
-    over = of((1, arm), (0.5, base), (-1.5, without))
-    table[["over", "over_low", "over_high"]] = over[["value", "low", "high"]]
-    table[["other", "other_low", "other_high"]] = of((1, base), (-1, without))[["value", "low", "high"]]
+    sums = {"value": of((1, arm), (-1, without)), "half": of((1, arm), (-0.5, base), (-0.5, without)),
+            "over": of((1, arm), (0.5, base), (-1.5, without)), "other": of((1, base), (-1, without))}  # fmt: skip
+    for name, figures in sums.items():
+        table[_with_ends(name)] = figures[["value", "low", "high"]]
     table["skewed"] = of((1, skewed), (-1, without))["value"]
     return table.assign(subgroup="bias")
 
@@ -197,10 +195,9 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
                 "twin_bias": bias["other"],
                 "twin_bias_low": bias["other_low"], "twin_bias_high": bias["other_high"],
                 "removed": 1 - bias["value"] / bias["other"] if _is_there(bias) else np.nan}  # fmt: skip
-        signs = {"change": ("delta", turn), "half": ("half", turn), "over": ("over", -turn)}
-        for name, (figure_of, sign) in signs.items():
-            ends = ("low", "high") if name == "change" else (f"{name}_low", f"{name}_high")
-            value, low, high = (sign * bias[column] for column in (figure_of, *ends))
+        signs = (("change", EFFECT, turn), ("half", _with_ends("half"), turn), ("over", _with_ends("over"), -turn))
+        for name, columns, sign in signs:
+            value, low, high = (sign * bias[column] for column in columns)
             row |= {name: value, f"{name}_low": min(low, high), f"{name}_high": max(low, high)}
         for quantity, worse in (("tpr", "idxmin"), ("fpr", "idxmax"), ("psnr_db", "idxmin")):
             paid = figure.loc[[(quantity, sex) for sex in SEXES]]
@@ -208,6 +205,10 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
             row |= {f"worst_{quantity}{end}": paid[column] for end, column in zip(("", "_low", "_high"), EFFECT)}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _with_ends(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
 
 
 def _is_there(bias: pd.Series) -> bool:
