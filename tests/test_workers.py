@@ -76,6 +76,23 @@ def test_a_lost_scheduler_and_a_second_start_lose_nothing(tmp_path, monkeypatch,
     )
 
 
+@pytest.mark.parametrize("status", ["finished", "error", "lost"])
+def test_a_scheduler_that_goes_while_it_is_asked_ends_in_the_same_line(status, monkeypatch):
+    from distributed.comm import CommClosedError
+
+    def gone(*_):
+        raise CommClosedError("Connection reset by peer")
+
+    class Future(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    client = SimpleNamespace(submit=lambda *_, key, **__: Future(key=key, status=status, result=gone, exception=gone))
+    monkeypatch.setattr("distributed.wait", lambda futures, **_: (futures, set()))
+    step, order = SimpleNamespace(name="images", needs=[], kind="images"), SimpleNamespace(start="now")
+    with pytest.raises(cluster.StepError, match="the scheduler is gone, after 0 of 1 steps: start again"):
+        cluster.do_steps(client, [step], order, SimpleNamespace(look=list))
+
+
 def test_where_nobody_answers_one_line_says_so(monkeypatch):
     monkeypatch.setattr(workers, "CONNECT", 0.5)
     with (

@@ -120,33 +120,31 @@ def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict
     seconds: dict[str, float] = {}
     failed: dict[str, BaseException] = {}
     looked = time.monotonic()
-    while pending:
-        if time.monotonic() - looked > LOOK:
-            watch.look()
-            looked = time.monotonic()
-        try:
-            ended, pending = wait(pending, timeout=LOOK, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            continue
-        except CancelledError:
-            raise StepError(_lost(len(seconds), len(steps))) from None
-        for future in sorted(ended, key=lambda future: future.key):
-            name = names[future.key]
-            if future.status in ("cancelled", "lost"):
-                raise StepError(_lost(len(seconds), len(steps)))
-            if future.status == "finished":
-                seconds[name] = future.result()
-                print(f"[{len(seconds)}/{len(steps)}] {name}: {seconds[name]:.1f} s", flush=True)
-            else:
-                failed[name] = future.exception()
+    try:
+        while pending:
+            if time.monotonic() - looked > LOOK:
+                watch.look()
+                looked = time.monotonic()
+            try:
+                ended, pending = wait(pending, timeout=LOOK, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                continue
+            for future in sorted(ended, key=lambda future: future.key):
+                name = names[future.key]
+                if future.status in ("cancelled", "lost"):
+                    raise CancelledError
+                if future.status == "finished":
+                    seconds[name] = future.result()
+                    print(f"[{len(seconds)}/{len(steps)}] {name}: {seconds[name]:.1f} s", flush=True)
+                else:
+                    failed[name] = future.exception()
+    except (CancelledError, OSError):  # OSError: it went while it was asked; that of a step comes as a value
+        done = f"{len(seconds)} of {len(steps)} steps"
+        raise StepError(f"the scheduler is gone, after {done}: start again, nothing that is done is lost") from None
     if failed:
         first = next(name for name in futures if name in failed)  # the one that others fell with
         raise StepError(f"{first}: {failed[first]}"[:600] + f" ({len(failed)} of {len(steps)} steps are not done)")
     return seconds
-
-
-def _lost(done: int, n: int) -> str:
-    return f"the scheduler is gone, after {done} of {n} steps: start again, nothing that is done is lost"
 
 
 def work(step: Step, order: Order, *before: float) -> float:
