@@ -52,6 +52,8 @@ def main(argv):
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     )  # this clone's code, not another's
     environment = dict(MEMORY, **os.environ | {"PATH": path, "FAIRRECON_HOME": str(ROOT), "PYTHONPATH": first})
+    if VENV in python.parents:  # ours: containers often forbid bytecode, and each process compiles torch anew, seconds
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # file names on the command line stay the caller's, but -P: no module is taken from the caller's folder
     return subprocess.call([str(python), "-P", "-m", "fairrecon_lab.cli", *argv], env=environment)
 

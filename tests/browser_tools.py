@@ -296,9 +296,14 @@ def stop_kernels(address: str) -> None:
 def smoke_run(tmp_path_factory) -> Path:
     """The folder for $FAIRRECON_RUNS with a finished smoke run: that of $FAIRRECON_SMOKE, or one made now.
 
-    The workers of one test run share it: the first makes it, the others wait.
+    The workers of one test run share it: the first makes it, the others wait. That of $FAIRRECON_SMOKE may still be
+    under way, as in `.ci/run`: then its output is in a file beside it, `.log`, and its end is told by another one.
     """
     if given := os.environ.get("FAIRRECON_SMOKE"):
+        log, done, failed = (Path(f"{given}.{end}") for end in ("log", "done", "failed"))
+        while log.exists() and not done.exists():
+            assert not failed.exists(), log.read_text(encoding="utf-8")[-4000:]
+            time.sleep(0.5)
         return Path(given)
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base

@@ -465,7 +465,7 @@ def test_frames_with_a_column_twice_are_refused():
         audit(P, pd.concat([C, C[["sex"]]], axis=1))
 
 
-@settings(max_examples=2000 if os.environ.get("FAIRRECON_CI") else 150, deadline=None, derandomize=True)
+@settings(max_examples=int(os.environ.get("FAIRRECON_FUZZ", 400)), deadline=None, derandomize=True)  # 2 000 were tried
 @given(st.data())
 def test_random_faulty_tables_give_our_error_or_an_audit(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("fuzz")

@@ -248,10 +248,8 @@ def _wald(value, weight):
 
 
 def _omnibus(statistic, exceed, n_draws: int, n_groups) -> Omnibus:
-    enough = n_groups > 1
-    return Omnibus(
-        np.where(enough, statistic, np.nan), np.where(enough, (1 + exceed) / (n_draws + 1), np.nan), n_groups
-    )
+    enough, p_value = n_groups > 1, (1 + exceed) / (n_draws + 1)
+    return Omnibus(np.where(enough, statistic, np.nan), np.where(enough, p_value, np.nan), n_groups)
 
 
 class Nested(NamedTuple):

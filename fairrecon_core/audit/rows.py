@@ -340,9 +340,8 @@ def _eodd_rows(tpr: StratumResult, fpr: StratumResult, choices: Choices) -> list
     n = np.minimum(tpr.result.n_patients, fpr.result.n_patients)[0]
     known = ~np.isnan(tpr.result.value[0] + fpr.result.value[0]).any(axis=0)
     total = int((tpr.result.n_patients + fpr.result.n_patients).sum())
-    return [
-        row | {"n_patients": total, "smallest_group": int(n[known].min() if known.any() else n.min())} for row in rows
-    ]
+    smallest = int(n[known].min() if known.any() else n.min())
+    return [row | {"n_patients": total, "smallest_group": smallest} for row in rows]
 
 
 def _ser_rows(part: StratumResult, choices: Choices) -> list[dict]:
@@ -359,9 +358,8 @@ def _ser_rows(part: StratumResult, choices: Choices) -> list[dict]:
     state, change = _gap_bounds(logs, choices)
     ratio = inference.Gap(*(np.exp(array) for array in state[:3]))
     base = ratio.value[:, :1]
-    delta = inference.Gap(
-        ratio.value[:, 1:] - base, base * np.expm1(change.low), base * np.expm1(change.high), change.p_value
-    )
+    low, high = (base * np.expm1(end) for end in (change.low, change.high))
+    delta = inference.Gap(ratio.value[:, 1:] - base, low, high, change.p_value)
     band = np.exp(inference.group_range(error(inference.null_draws(result)[:, 0])))
     return _gap_row(part, part.metric.replace("dice", "ser"), "", ratio, delta, band, choices, unit="ratio")
 

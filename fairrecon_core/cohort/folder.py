@@ -52,23 +52,11 @@ __all__ = [
 
 
 def write_cohort(
-    folder: str | Path,
-    items: Iterable,
-    *,
-    name: str,
-    seed: int,
-    split: tuple[float, float, float] = (0.7, 0.1, 0.2),
-    roles: tuple[float, float] | None = None,
-    n_folds: int = 1,
-    skew: dict | None = None,
-    age_cut_years: float | None = None,
-    age_cut_is_young: bool = False,
-    conflicts: str = "error",
-    tasks: Iterable[str] | None = None,
-    chunk: int = 256,
-    n_images: int | None = None,
-    extra: dict | None = None,
-) -> Cohort:
+    folder: str | Path, items: Iterable, *, name: str, seed: int, split: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    roles: tuple[float, float] | None = None, n_folds: int = 1, skew: dict | None = None,
+    age_cut_years: float | None = None, age_cut_is_young: bool = False, conflicts: str = "error",
+    tasks: Iterable[str] | None = None, chunk: int = 256, n_images: int | None = None, extra: dict | None = None,
+) -> Cohort:  # fmt: skip
     """Write a cohort from any iterator, in chunks, with memory that does not grow with the images.
 
     An interrupted conversion is continued by calling again with the same items: what is already there, and agrees with

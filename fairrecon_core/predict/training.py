@@ -12,17 +12,9 @@ READER_RATE = 1e-3  # learning rate
 
 
 def train_reader(
-    reader: Reader,
-    cohort: Cohort,
-    *,
-    folder: str | Path,
-    fold: int = 0,
-    seed: int = 0,
-    batch_size: int | None = None,
-    augment: bool = False,
-    mirror: bool = True,
-    **options,
-) -> pd.DataFrame:
+    reader: Reader, cohort: Cohort, *, folder: str | Path, fold: int = 0, seed: int = 0,
+    batch_size: int | None = None, augment: bool = False, mirror: bool = True, **options,
+) -> pd.DataFrame:  # fmt: skip
     """Train a reader on a cohort's train split; the table of losses. The best weights stay in the reader.
 
     Parameters
@@ -48,9 +40,7 @@ def train_reader(
         rows, found = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
         if not len(rows):
             wanted = f"a label of {reader.tasks}" if reader.tasks else "a mask"
-            raise ValueError(
-                f"cohort {cohort.name!r} has no {split} image with {wanted}: a {reader.kind} cannot learn from it"
-            )
+            raise ValueError(f"cohort {cohort.name!r} has no {split} image with {wanted}: no {reader.kind} can learn")
         images.append(images_of(cohort, rows))
         targets.append(found)
     reader.prepare(targets[0])

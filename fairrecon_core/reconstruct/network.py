@@ -61,18 +61,9 @@ class NetworkReconstructor(Trainable[Batch], Reconstructor):
         self.width, self.device, self.identity = width, device, options
 
     def fit(
-        self,
-        train,
-        validation,
-        degradation,
-        levels,
-        *,
-        seed: int = 0,
-        batch_size: int = 8,
-        flips: bool = False,
-        start=None,
-        **options,
-    ):
+        self, train, validation, degradation, levels, *, seed: int = 0, batch_size: int = 8, flips: bool = False,
+        start=None, **options,
+    ):  # fmt: skip
         """Train with `learn.loop.fit`; the table of losses. The best weights stay in the network.
 
         Parameters

@@ -15,20 +15,10 @@ from fairrecon_core.reconstruct.network import NetworkReconstructor
 
 
 def train_reconstructor(
-    network: NetworkReconstructor,
-    cohort: Cohort,
-    degradation: Degradation,
-    levels,
-    *,
-    folder: str | Path,
-    fold: int = 0,
-    cache: str | Path | None = None,
-    made_from: dict | None = None,
-    mirror: bool = False,
-    n_validation: int = 128,
-    seed: int = 0,
-    **options,
-) -> pd.DataFrame:
+    network: NetworkReconstructor, cohort: Cohort, degradation: Degradation, levels, *, folder: str | Path,
+    fold: int = 0, cache: str | Path | None = None, made_from: dict | None = None, mirror: bool = False,
+    n_validation: int = 128, seed: int = 0, **options,
+) -> pd.DataFrame:  # fmt: skip
     """Train a network on a cohort's train split; the table of losses. The best weights stay in the network.
 
     Parameters
@@ -59,9 +49,8 @@ def train_reconstructor(
     ValueError
         The cohort has no train or no validation images for reconstructors.
     """
-    train, validation = (
-        images_of(cohort, learning_rows(cohort, split, "reconstruction", fold)) for split in ("train", "validation")
-    )
+    images = lambda split: images_of(cohort, learning_rows(cohort, split, "reconstruction", fold))
+    train, validation = images("train"), images("validation")
     validation = spread(validation, n_validation) if n_validation else validation
     flips = mirror and cache is None
     used: Degrades = degradation

@@ -43,17 +43,15 @@ class Weights:
     def network(self, arm: str) -> Any:
         """The arm's reconstructor as the settings want it, without weights and without `_dc`; ValueError if unknown."""
         kind, modality = arm_class(arm), self.setup.cohort.modality
-        options = kind.options(self.setup.run.settings, modality) | (
-            parted(self._recipe(arm))[0] if kind.learns else {}
-        )
+        learned = parted(self._recipe(arm))[0] if kind.learns else {}
+        options = kind.options(self.setup.run.settings, modality) | learned
         return self.setup.placed(kind(modality=modality, **options))
 
     def _recipe(self, arm: str) -> dict:
         """All options of a network and of its training: what its class says, and above it `recipes` of the settings."""
         kind, settings, cohort = _learner(arm), self.setup.run.settings, self.setup.cohort
-        return kind.recipe(settings) | checked(
-            kind, kind.name, settings.recipe(kind.name, cohort.name, cohort.modality)
-        )
+        given = settings.recipe(kind.name, cohort.name, cohort.modality)
+        return kind.recipe(settings) | checked(kind, kind.name, given)
 
     def make(self, arm: str, fold: int = 0, train_seed: int = 0, level: float | None = None) -> Path | None:
         """Train the weights of an arm unless they are shipped or current; a training that was killed goes on.
@@ -233,11 +231,8 @@ class ReaderWeights:
     def _recipe(self, kind: type[Reader]) -> dict:
         """All options of a kind of reader and of its training, those of the settings' `recipes` above all."""
         settings, cohort = self.setup.run.settings, self.setup.cohort
-        whole: dict[str, Any] = {
-            "epochs": settings.reader_epochs,
-            "patience": settings.patience,
-            "batch_size": kind.batch_size,
-        }
+        whole: dict[str, Any] = {"epochs": settings.reader_epochs, "patience": settings.patience}
+        whole["batch_size"] = kind.batch_size
         if kind is Classifier:
             imagenet = settings.start_from == "imagenet"
             whole |= {"backbone": settings.backbone, "imagenet": imagenet, "learning_rate": READER_RATE}
@@ -277,13 +272,10 @@ class ReaderWeights:
         settings = self.setup.run.settings
         if name == "imagenet":
             return {"fold": fold}
-        return parted(self._recipe(Segmenter if name == "segmenter" else Classifier))[1] | {
-            "fold": fold,
-            "precision": settings.precision,
-            "augment": settings.augment,
-            "mirror": settings.mirror,
-            "start": start_of(self.setup, name, "grade"),
-        }
+        options = parted(self._recipe(Segmenter if name == "segmenter" else Classifier))[1]
+        start = start_of(self.setup, name, "grade")
+        same = {"precision": settings.precision, "augment": settings.augment, "mirror": settings.mirror}
+        return options | same | {"fold": fold, "start": start}
 
     def make_all(self) -> None:
         """`make` for all readers and folds."""
