@@ -1,10 +1,12 @@
 """The environment files say the same thing, and the set-up script works without the package."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -63,6 +65,17 @@ def test_setup_script_installs_into_its_own_environment_alone(root):
         [sys.executable, "-c", code], cwd=root, env=os.environ | asked, capture_output=True, text=True
     )
     assert "('PIP_USER', '0')" in found.stdout and "elsewhere" not in found.stdout
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bytecode_is_kept_in_the_clones_own_environment_alone(own, root, monkeypatch):
+    monkeypatch.syspath_prepend(root)
+    run, seen = importlib.import_module("run"), {}
+    monkeypatch.setattr(run, "interpreter", lambda build: (run.BIN if own else Path("/opt/bin")) / "python")
+    monkeypatch.setattr(run.subprocess, "call", lambda command, env: seen.update(env))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    run.main([])
+    assert ("PYTHONDONTWRITEBYTECODE" in seen) != own and seen["FAIRRECON_HOME"] == str(root)
 
 
 def test_setup_script_refuses_an_unknown_torch_build(root):
