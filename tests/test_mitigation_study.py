@@ -1,6 +1,7 @@
 """Skewed training sets, what is measured of them, translation, and the steps of the study."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -423,6 +424,13 @@ def test_the_dose_figure_shows_every_seed_and_what_training_again_changes(made):
     assert labels == ["training again", "sex, by patients", "sex, by images (published)"]
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     assert [len(line.get_xdata()) for line in dots] == [2, 2], "two shares, one seed"
+
+
+def test_seeds_and_arm_of_a_call_change_nothing_else_of_its_recipe(root):
+    asked = SimpleNamespace(recipe="registered", arm="sde", seeds=[20, 21])
+    recipe_of, whole = tool(root, "mitigation").recipe_of, SimpleNamespace(recipe="full", arm="unet", seeds=[])
+    assert recipe_of(asked) == dataclasses.replace(plan.RECIPES["registered"], arm="sde", seeds=(20, 21))
+    assert recipe_of(whole) == plan.RECIPES["full"]
 
 
 def test_every_method_and_skew_of_the_study_has_a_name_and_the_recipes_differ_in_size_alone():

@@ -45,6 +45,12 @@ def chosen(asked, known, what: str) -> list[str]:
     return list(asked)
 
 
+def recipe_of(asked: argparse.Namespace) -> plan.Recipe:
+    """The recipe of skew and mitigation that was `asked` for."""
+    recipe = dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm)
+    return dataclasses.replace(recipe, seeds=tuple(asked.seeds)) if asked.seeds else recipe
+
+
 def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None) -> dict:
     """All tables that were `asked` for, with the steps in `folder`, by the names of their files.
 
@@ -57,7 +63,7 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         Gets the name and the rows of a table whenever there are more of them, so that a run that is stopped leaves what
         it has.
     """
-    study, found = plan.Study(dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm), folder, said), {}
+    study, found = plan.Study(recipe_of(asked), folder, said), {}
 
     def keeping(**made: pd.DataFrame) -> None:
         found.update(made)
@@ -77,7 +83,7 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         for name in weights:  # method by method; what is made is only read again
             parts.append(tables.mitigation_table(arms, {name: weights[name]}, say=said))
             keeping(**_mitigated(parts))
-        if registered.METHOD in weights:  # the same where women who fine-tune have the finding as it comes
+        if registered.METHOD in weights and asked.arm == "unet":  # the same where women have the finding as it comes
             arms = tables.Arms(study, skew, share=-1.0)
             parts.append(tables.mitigation_table(arms, {registered.METHOD: [registered.WEIGHT]}, say=said))
             keeping(**_mitigated(parts))
@@ -140,6 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--skews", nargs="+", default=[], help="names of skews")
     parser.add_argument("--methods", nargs="+", default=[], help="names of methods")
     parser.add_argument("--weights", nargs="+", type=float, default=[], help="lambdas, in place of each method's own")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="training seeds, in place of the recipe's")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the tables")
     parser.add_argument("--runs", type=Path, default=project_folder() / "runs", help="folder of the steps")
     parser.add_argument("--list", action="store_true", help="print what there is, and stop")
@@ -156,7 +163,7 @@ if __name__ == "__main__":
     path = asked.out / f"run{suffix}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     for part in asked.parts:  # each part tells by which call it was made
-        recipe = (translation.RECIPES if part == "translation" else plan.RECIPES)[asked.recipe]
+        recipe = translation.RECIPES[asked.recipe] if part == "translation" else recipe_of(asked)
         record[part] = {"command": command_of(sys.argv[1:]), "commit": commit(),
                         "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
                         "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
