@@ -246,7 +246,7 @@ def made(root, tmp_path_factory):
     """The tables of the smallest recipe, twice in one folder; what was said each time, and which tables were kept."""
     command, said, folder = tool(root, "mitigation"), [], tmp_path_factory.mktemp("study")
     command.said = said.append
-    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT]}
+    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT], "seeds": []}
     asked |= {"skews": [registered.PRIMARY.name, "women 0%", "women 100%", registered.AGAIN.name]}
     asked |= {"methods": [registered.METHOD, "eodd, published sex code", "threshold"]}
     kept = []
