@@ -208,11 +208,14 @@ def why_run(entry: dict | None, path: Path, settings: Settings, out: Path) -> st
 def made_from(path: Path, settings: Settings, modules: Iterable[str]) -> Stamp:
     """What decides the result of the notebook at `path` besides its input files: text, `settings`, and loaded code.
 
-    `modules` are keys of `module_digests`.
+    So do the tables of `results/` where the text names them. `modules` are keys of `module_digests`.
     """
     source, code = path.with_suffix(".py"), module_digests()
-    loaded = {name: code.get(name, "gone") for name in sorted(modules)}
-    return stamp(settings=asdict(settings), its_text=source if source.exists() else path) | loaded
+    source = source if source.exists() else path
+    decides = {name: code.get(name, "gone") for name in sorted(modules)}
+    if "results/" in source.read_text(encoding="utf-8"):
+        decides["the tables of results"] = content_hash(sorted((project_folder() / "results").rglob("*.csv")))
+    return stamp(settings=asdict(settings), its_text=source) | decides
 
 
 def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, progress) -> dict:

@@ -12,8 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from fairrecon_core.settings import Settings
 from fairrecon_lab.progress import Progress
-from fairrecon_lab.runner import choose, widget_failures
+from fairrecon_lab.runner import choose, made_from, why_run, widget_failures
 
 PARAMETERS = '# %% tags=["parameters"]\nprofile = "tiny"\noverrides = {}\n\n# %%\n'
 HEAD = PARAMETERS + "from fairrecon_core.steps.folder import begin\n"
@@ -234,3 +235,20 @@ def test_widget_callbacks_that_raised_are_found():
     stderr = nbformat.v4.new_output("stream", name="stderr", text="Traceback (most recent call last)\n...\nKeyError: 3")
     notebook.cells.append(nbformat.v4.new_code_cell("slider", outputs=[stderr]))
     assert widget_failures(notebook) == ["widget: ValueError: no such level", "cell 1: KeyError: 3"]
+
+
+def test_a_notebook_that_names_results_runs_again_when_a_table_of_them_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIRRECON_HOME", str(tmp_path))
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)  # a clone
+    table, settings = tmp_path / "results" / "lgg" / "cells.csv", Settings()
+    table.parent.mkdir(parents=True)
+    table.write_text("n\n1\n")
+    reads, reads_not = tmp_path / "14_reads.ipynb", tmp_path / "01_not.ipynb"
+    reads.with_suffix(".py").write_text("# it reads `results/`\n")
+    reads_not.with_suffix(".py").write_text("# it reads nothing\n")
+    entry = {path: {"made_from": made_from(path, settings, []), "read": {}, "wrote": {}}
+             for path in (reads, reads_not)}  # fmt: skip
+    assert [why_run(entry[path], path, settings, tmp_path) for path in entry] == ["", ""]
+    table.write_text("n\n2\n")
+    reasons = [why_run(entry[path], path, settings, tmp_path) for path in entry]
+    assert reasons == ["the tables of results changed", ""]
