@@ -293,7 +293,7 @@ def test_every_printed_statistic_of_tables_1_to_4_stands_beside_a_law():
 def test_the_shipped_table_is_what_the_command_makes(tmp_path):
     """Drawn again from fewer worlds, the cheap laws agree within their Monte Carlo error."""
     shipped = measured.against_chance().set_index(["table", "row", "column", "law"])
-    again = pd.DataFrame([row for part in (measured.baselines, measured.percent_changes) for row in part(150)])
+    again = pd.DataFrame([row for part in (measured.baselines, measured.percent_changes) for row in part(300)])
     for row in again.itertuples():
         there = shipped.loc[(row.table, row.row, row.column, row.law)]
         assert abs(row.share - there["share"]) < 4 * np.hypot(row.error, there["error"]) + 0.01

@@ -126,8 +126,9 @@ def audit_change(
     who, parts = reference_of(reference, names, codes, patient), []
     for baseline, members, usable in _calls(matched):
         chosen = np.flatnonzero(usable)
-        arms, sizes = [baseline, *members], (len(names), len(ids))
-        parts += _measure(matched, chosen, arms, patient, codes, *sizes, metrics, who, choices)
+        parts += _measure(
+            matched, chosen, [baseline, *members], patient, codes, len(names), len(ids), metrics, who, choices
+        )
     choices = dataclasses.replace(choices, primary=_primary(primary, parts))
     rows = signed_rows(parts, names, name, choices) + gap_rows(parts, name, choices)
     matched.notes += _what_varies(matched, parts)
@@ -184,7 +185,9 @@ def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarra
     name, column = intersect(matched.images, attribute)
     names = sorted(set(column) - {UNKNOWN})
     if len(names) < 2:
-        raise ValueError(f"attribute {name!r} has {len(names)} subgroup(s) {names} in audited images: no gap to audit")
+        raise ValueError(
+            f"attribute {name!r} has {len(names)} subgroup(s) {names} among the audited images: no gap to audit"
+        )
     declared = matched.images[name].dtype if name in matched.images else None
     if isinstance(declared, pd.CategoricalDtype):
         names = [str(value) for value in declared.categories if value != UNKNOWN]

@@ -87,7 +87,9 @@ def radial_mask(size: int, n_spokes: int, order: str = "golden") -> Tensor:
     """
     check_choice("order", order, orders())
     if size < 2 or size % 2 or n_spokes < 1 or n_spokes % 1:
-        raise ValueError(f"need an even size and whole spokes, at least one, got {size=}, {n_spokes=}: pad or crop")
+        raise ValueError(
+            f"need an even size and whole spokes, at least one, got {size=}, {n_spokes=}: pad or crop the images"
+        )
     return _cached_mask(int(size), int(n_spokes), order).clone()
 
 

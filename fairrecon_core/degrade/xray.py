@@ -119,7 +119,9 @@ class LowDoseXRay(Degradation):
         self.field_of_view_cm, self.attenuation_per_cm = float(field_of_view_cm), float(attenuation_per_cm)
         self.edge_transmission, self.floor, self.thickness_cm = map(float, (edge_transmission, floor, thickness_cm))
         if edge_transmission > 1 or not 0 <= electronic_noise < math.inf:
-            raise ValueError(f"need edge_transmission <= 1, noise >= 0, got {edge_transmission=}, {electronic_noise=}")
+            raise ValueError(
+                f"need edge_transmission <= 1 and noise >= 0, got {edge_transmission=}, {electronic_noise=}"
+            )
         self.electronic_noise = float(electronic_noise)
         self._choose(bowtie_axis=bowtie_axis, counts=counts, flat_field=flat_field, stretch=stretch)
 
@@ -128,7 +130,9 @@ class LowDoseXRay(Degradation):
             if check_choice(name, value, CHOICES[name]) == CHOICES[name][0]:
                 continue
             if self.mode != "physical":
-                raise ValueError(f"{name} is a choice of the physical mode, got {value!r} in {self.mode} mode: omit it")
+                raise ValueError(
+                    f"{name} is a choice of the physical mode, got {value!r} in {self.mode} mode: leave it out"
+                )
             setattr(self, name, value)
 
     def check_level(self, level: float, size: int) -> None:

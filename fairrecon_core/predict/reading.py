@@ -42,7 +42,9 @@ def read_arm(
     for images, image_ids, *masks in batches:
         images = np.asarray(images, dtype=np.float32)
         if not np.isfinite(images).all():
-            raise ValueError(f"arm {key.get('arm')!r} holds an image that is not finite: in {list(image_ids)[:3]} ...")
+            raise ValueError(
+                f"arm {key.get('arm')!r} holds an image that is not finite, among {list(image_ids)[:3]} ..."
+            )
         head = {"image_id": list(map(str, image_ids))} | key
         for classifier in classifiers:
             scores = classifier.scores(images)
@@ -54,6 +56,7 @@ def read_arm(
             counts = {"intersection": found & truth, "predicted": found, "actual": truth}
             overlaps.append(pd.DataFrame(head | {name: part.sum(axis=(1, 2)) for name, part in counts.items()}))
     columns = ["image_id", *key]
-    none = lambda extra: pd.DataFrame(columns=columns + extra)
-    join = lambda frames, extra: pd.concat(frames, ignore_index=True) if frames else none(extra)
+    join = lambda frames, extra: (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
+    )
     return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])

@@ -40,7 +40,9 @@ def train_reader(
         rows, found = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
         if not len(rows):
             wanted = f"a label of {reader.tasks}" if reader.tasks else "a mask"
-            raise ValueError(f"cohort {cohort.name!r} has no {split} image with {wanted}: a {reader.kind} cannot learn")
+            raise ValueError(
+                f"cohort {cohort.name!r} has no {split} image with {wanted}: a {reader.kind} cannot learn from it"
+            )
         images.append(images_of(cohort, rows))
         targets.append(found)
     reader.prepare(targets[0])

@@ -87,9 +87,12 @@ class Tuned(Reconstructor):
         strength = self.strengths.get(level, self.fixed)
         if strength is None:
             known = ", ".join(f"{value:g}" for value in self.strengths) or "none"
-            raise ValueError(f"{self.name} is not tuned for level {level:g} (tuned: {known}): fit it, or give strength")
-        filtered = np.stack([self.filter(image.numpy(), strength) for image in degraded])
-        return torch.from_numpy(filtered.astype(np.float32))
+            raise ValueError(
+                f"{self.name} is not tuned for level {level:g} (tuned: {known}): call fit, or give a strength"
+            )
+        return torch.from_numpy(
+            np.stack([self.filter(image.numpy(), strength) for image in degraded]).astype(np.float32)
+        )
 
 
 @register

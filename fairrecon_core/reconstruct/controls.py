@@ -121,7 +121,9 @@ def planted_donors(
     negative = np.flatnonzero(members & (label == 0))
     chosen = np.flatnonzero(members & (label == 1) & (_uniform(table, seed, "planted who") < share))
     if not members.any() or (len(chosen) and not len(negative)):
-        raise ValueError(f"cannot plant: {sum(members)} images of {subgroup!r}, {len(negative)} of them without {task}")
+        raise ValueError(
+            f"cannot plant: {members.sum()} images of {subgroup!r}, {len(negative)} of them without {task}"
+        )
     labels = table[[c for c in table if c.startswith("y_") and c != f"y_{task}"]].to_numpy(dtype=float)
     labels = np.nan_to_num(labels, nan=0.5)
     luck = _uniform(table, seed, "planted donor")
