@@ -18,9 +18,12 @@ from fairrecon_lab.mitigation import (
     plan,
     registered,
     summary,
+    tables,
     translation,
+    worlds,
 )
 from fairrecon_lab.mitigation.skew import Skew, skews, training_rows, tuning_rows
+from fairrecon_lab.simulate import patient_table, simulate
 from fairrecon_lab.simulate.brain import TISSUES, BrainPatient, render, signal
 from fairrecon_lab.simulate.contrasts import SEQUENCES, render_contrasts
 
@@ -288,6 +291,59 @@ def test_who_trains_is_seen_under_several_noises_and_a_reader_of_this_world_is_m
     scores = study.scores(pool.clean[:4])
     assert np.array_equal(plan.Study(recipe, tmp_path, said.append).scores(pool.clean[:4]), scores)
     assert said.count("teach the reader") == 1
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    """The smallest study of brains whose finding is a large tumour, and its tables for the primary skew."""
+    recipe = dataclasses.replace(plan.RECIPES["smoke"], task="large_tumour", level=8.0, n_reader=24, reader_epochs=1,
+                                 reader_size=32)  # fmt: skip
+    study = plan.Study(recipe, tmp_path_factory.mktemp("brains"))
+    skew = next(skew for skew in skews(finding="true_large_tumour") if skew.name == registered.PRIMARY.name)
+    return study, tables.skew_table(study, [skew])
+
+
+def test_a_brain_is_the_same_patient_as_woman_and_man_and_without_the_tumour(brains):
+    women, men = (brains[0].pool("test", sex) for sex in ("female", "male"))
+    assert np.array_equal(women.table["x_radius_mm"], men.table["x_radius_mm"]), "sex changes the head, not the tumour"
+    large = women.table["true_large_tumour"] == 1
+    assert (women.table["x_radius_mm"][large] >= worlds.LARGE_MM).all() and 0.3 < large.mean() < 0.7
+    sizes = women.masks.sum(axis=(1, 2))
+    assert sizes[large].mean() > 1.5 * sizes[~large].mean()
+    assert np.array_equal(women.without[~large], women.clean[~large])
+    changed = np.abs(women.clean - women.without) > 0.05
+    assert (changed[large] & women.masks[large]).sum() > 0.6 * women.masks[large].sum()
+    recorded = brains[0].cohort
+    assert len(recorded) == len(large) and set(recorded["sex"]) == {"female", "male"}
+    row = patient_table("brain", 1, seed=7).to_dict("records")[0]
+    ours = render(worlds.brain_patient(row, 0, 7), 64, 1).images[0]
+    assert np.array_equal(ours, next(simulate("brain", 1, 7, 64, n_slices=1))[0]), "the brain of the series"
+
+
+def test_brains_bring_dice_by_a_segmenter_of_their_world_into_every_table(brains):
+    study, (effects, audit, seeds) = brains
+    read = study.read("women 50%", 0, None, "test", "female")
+    masks, marked = study.pool("test", "female").masks, study.segmenter.masks(study.pool("test", "female").clean)
+    by_hand = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in zip(masks, marked)]
+    clean = measure.overlaps(marked, masks)
+    assert clean["dice"] == pytest.approx(by_hand) and read["actual"].tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert {"tpr", "fpr", "dice", "psnr_db", "contrast"} <= set(effects["quantity"])
+    assert np.isfinite(effects.query("quantity == 'dice' and subgroup == 'gap'")["truth"]).all()
+    assert {"dice", "tpr", "psnr_db"} <= set(audit["metric"]) and "truth_dice" in seeds
+    assert len(figures.skew_figure(effects, "simulated").axes) == 5
+    assert "dice" in summary.changes(effects)["quantity"].tolist()
+
+
+def test_a_method_looks_at_the_finding_of_its_own_world():
+    people = methods.of_task(methods.METHODS["reweighting by finding"], "large_tumour")
+    assert people == {"weights_by": ("sex", "y_large_tumour")}
+    assert methods.of_task(methods.METHODS["reweighting, published ages"], "x") == {"ages": "published"}
+
+
+@pytest.mark.parametrize(("recipe", "arm", "ends"), [("registered", "unet", ""), ("registered", "sde", "_sde"),
+                         ("brain", "unet", "_brain"), ("brain", "pix2pix", "_brain_pix2pix")])  # fmt: skip
+def test_tables_of_other_networks_and_of_brains_have_names_of_their_own(root, recipe, arm, ends):
+    assert tool(root, "mitigation").variant_of(SimpleNamespace(recipe=recipe, arm=arm)) == ends
 
 
 def test_a_recorded_command_can_be_pasted_and_names_no_folder(root):

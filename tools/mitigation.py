@@ -1,12 +1,13 @@
 """What training data do to a reconstructor, what fine-tuning repays, what T1 does not tell of T2.
 
-    python tools/mitigation.py [--recipe registered|full|smoke] [--parts skew mitigation translation]
+    python tools/mitigation.py [--recipe registered|brain|full|smoke] [--parts skew mitigation translation]
 
-`registered` is the study whose choices stand in results/mitigation/REGISTERED.md; `full` the same at the size that was
-designed, many hours on two cores. Every step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code,
+`registered` is the study whose choices stand in results/mitigation/REGISTERED.md, `brain` its question asked of brains,
+where the finding is a large tumour; `full` is the first at the size that was designed, many hours on two cores. Every
+step is kept in runs/mitigation/<recipe>/ with a stamp of its recipe and code,
 so that a run that was stopped goes on where it was; `--skews` and `--methods` choose among what `--list` prints. Writes
 skew.csv, audit.csv, seeds.csv, mitigation.csv, repaired.csv, translation.csv, translation_audit.csv, answers.csv,
-run.json, README.md and the figures into results/mitigation/; for another `--arm` than the U-Net the tables alone, under
+run.json, README.md and the figures into results/mitigation/; of brains, and for another `--arm` than the U-Net, under
 names that end in it. Simulated patients.
 """
 
@@ -51,6 +52,11 @@ def recipe_of(asked: argparse.Namespace) -> plan.Recipe:
     return dataclasses.replace(recipe, seeds=tuple(asked.seeds)) if asked.seeds else recipe
 
 
+def variant_of(asked: argparse.Namespace) -> str:
+    """What the names of the tables that were `asked` for end in: the brain, or an arm other than the U-Net."""
+    return "".join(f"_{word}" for word in ("brain", asked.arm) if word in (asked.recipe, asked.arm) and word != "unet")
+
+
 def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None) -> dict:
     """All tables that were `asked` for, with the steps in `folder`, by the names of their files.
 
@@ -70,7 +76,8 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
         for name in made:
             keep(name, found[name])
 
-    skew = next(skew for skew in skews() if skew.name == registered.PRIMARY.name)
+    known = {skew.name: skew for skew in skews(finding=f"true_{study.recipe.task}")}
+    skew = known[registered.PRIMARY.name]
     if "mitigation" in asked.parts:
         several = registered.WEIGHTS if asked.recipe == "registered" else METHODS
         methods = chosen(asked.methods or several, METHODS, "method")
@@ -88,9 +95,8 @@ def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None)
             parts.append(tables.mitigation_table(arms, {registered.METHOD: [registered.WEIGHT]}, say=said))
             keeping(**_mitigated(parts))
     if "skew" in asked.parts:
-        known, parts = {skew.name: skew for skew in skews()}, []
-        everything = [name for name in known if name != registered.CONTROL.name]
-        several = registered.SKEWS if asked.recipe == "registered" else everything
+        everything, parts = [name for name in known if name != registered.CONTROL.name], []
+        several = {"registered": registered.SKEWS, "brain": registered.BRAIN_SKEWS}.get(asked.recipe, everything)
         for name in chosen(asked.skews or several, known, "skew"):
             parts.append(tables.skew_table(study, [known[name]]))
             keeping(**dict(zip(("skew", "audit", "seeds"), map(_joined, zip(*parts)))))
@@ -138,11 +144,28 @@ def command_of(words: list[str]) -> str:
     return shlex.join(["python", "tools/mitigation.py", *kept])
 
 
+def told(out: Path, write) -> None:
+    """Write what the tables in `out` answer: answers by `write`, figures, and README.md of them all."""
+    there = lambda variant: {name: pd.read_csv(file) for name in TABLES
+                             if (file := out / f"{name}{variant}.csv").exists()}  # fmt: skip
+    found, brain = there(""), there("_brain")
+    if "skew" in brain:
+        write("answers_brain", registered.answers(brain))
+        figures.skew_figure(brain["skew"].query("attribute == 'sex'"), summary.note(brain)).savefig(
+            out / "skew_brain.png", dpi=110, bbox_inches="tight")  # fmt: skip
+    if found:
+        answers = registered.answers(found)
+        write("answers", answers)
+        draw(out, found)
+        beside = {arm: tables["repaired"] for arm in ("pix2pix", "sde") if "repaired" in (tables := there(f"_{arm}"))}
+        (out / "README.md").write_text(summary.page(found, answers, brain, beside), encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=plan.RECIPES, default="registered")
     parser.add_argument("--arm", choices=("unet", "pix2pix", "sde"), default="unet", help="of skew and mitigation")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all of them by default; of brains the skews")
     parser.add_argument("--skews", nargs="+", default=[], help="names of skews")
     parser.add_argument("--methods", nargs="+", default=[], help="names of methods")
     parser.add_argument("--weights", nargs="+", type=float, default=[], help="lambdas, in place of each method's own")
@@ -155,12 +178,16 @@ if __name__ == "__main__":
     if asked.list:
         print("skews:", *(skew.name for skew in skews()), "methods:", *METHODS, sep="\n  ")
         sys.exit()
+    asked.parts = asked.parts or (PARTS if asked.recipe in translation.RECIPES else PARTS[:1])
+    if "translation" in asked.parts and asked.recipe not in translation.RECIPES:
+        parser.error(f"the recipe {asked.recipe!r} has no translation: --parts skew mitigation")
     asked.out.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    suffix = "" if asked.arm == "unet" else f"_{asked.arm}"
-    write = lambda name, table: table.round(5).to_csv(asked.out / f"{name}{suffix}.csv", index=False)
-    make(asked, asked.runs / "mitigation" / (asked.recipe + suffix), write)
-    path = asked.out / f"run{suffix}.json"
+    began, variant = time.time(), variant_of(asked)
+    write = lambda name, table: table.round(5).to_csv(asked.out / f"{name}.csv", index=False)
+    folder = asked.recipe if asked.arm == "unet" else f"{asked.recipe}_{asked.arm}"
+    make(asked, asked.runs / "mitigation" / folder,
+         lambda name, table: write(name + variant, table))  # fmt: skip
+    path = asked.out / f"run{variant}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     for part in asked.parts:  # each part tells by which call it was made
         recipe = translation.RECIPES[asked.recipe] if part == "translation" else recipe_of(asked)
@@ -168,9 +195,4 @@ if __name__ == "__main__":
                         "recipe": dataclasses.asdict(recipe), "python": sys.version.split()[0],
                         "torch": torch.__version__, "last_call_s": round(time.time() - began)}  # fmt: skip
     write_json(path, record)
-    if not suffix:
-        found = {name: pd.read_csv(file) for name in TABLES if (file := asked.out / f"{name}.csv").exists()}
-        answers = registered.answers(found)
-        write("answers", answers)
-        draw(asked.out, found)
-        (asked.out / "README.md").write_text(summary.page(found, answers, record), encoding="utf-8")
+    told(asked.out, write)

@@ -16,12 +16,19 @@ from scipy.stats import t as student
 from fairrecon_core.audit import audit_change
 from fairrecon_core.audit.engine import patient_weights
 
-QUANTITIES = ("tpr", "fpr", "psnr_db", "contrast")
+QUANTITIES = ("tpr", "fpr", "dice", "psnr_db", "contrast")  # dice where masks are known
+
+PIXELS = ("intersection", "predicted", "actual")  # of masks
+
+
+def quantities(part: dict) -> list[str]:
+    """Those of `QUANTITIES` that are in a dict of `by_group`."""
+    return [quantity for quantity in QUANTITIES if quantity in part]
 
 
 def audited(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: str = "sex", *, baseline: str,
             arms: Sequence[str], n_boot: int = 2000, min_support: int = 10, seed: int = 1) -> pd.DataFrame:  # fmt: skip
-    """The audit of each arm against another: TPR and FPR at a fixed threshold, and PSNR.
+    """The audit of each arm against another: TPR and FPR at a fixed threshold, PSNR, and Dice where masks are known.
 
     Parameters
     ----------
@@ -46,10 +53,13 @@ def audited(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: str
     options = {"baseline_arm": baseline, "arms": list(arms), "n_boot": n_boot, "min_support": min_support, "seed": seed}
     task = str(read["task"].iloc[0])
     thresholds = pd.DataFrame({"task": task, "train_seed": list(cuts), "value": list(cuts.values())})
-    rates = audit_change(read.drop(columns=["psnr_db", "contrast"]), cohort, attribute, thresholds=thresholds,
-                         metrics=("rates",), **options)  # fmt: skip
-    quality = read[["image_id", "arm", "train_seed", "psnr_db"]]
-    return pd.concat([rates, audit_change(quality, cohort, attribute, **options)], ignore_index=True)
+    key = ["image_id", "arm", "train_seed"]
+    scores = read[[name for name in (*key, "task", "level", "score") if name in read]]
+    parts = [audit_change(scores, cohort, attribute, thresholds=thresholds, metrics=("rates",), **options)]
+    for columns in (["psnr_db"], list(PIXELS)):
+        if set(columns) <= set(read):
+            parts.append(audit_change(read[[*key, *columns]], cohort, attribute, **options))
+    return pd.concat(parts, ignore_index=True)
 
 
 def by_group(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: str = "sex", task: str = "") -> dict:
@@ -72,16 +82,18 @@ def by_group(read: pd.DataFrame, cohort: pd.DataFrame, cuts: dict, attribute: st
         image, "patient", its patient.
     """
     task = task or str(read["task"].iloc[0])
-    wide = {q: read.pivot(index="train_seed", columns="image_id", values=q) for q in ("score", "psnr_db", "contrast")}
+    of_images = [name for name in ("dice", "psnr_db", "contrast") if name in read]
+    wide = {q: read.pivot(index="train_seed", columns="image_id", values=q) for q in ("score", *of_images)}
     people = cohort.set_index("image_id").loc[wide["score"].columns]
     truth = people[f"y_{task}"].to_numpy(float)
     cut = np.array([cuts[seed] for seed in wide["score"].index])[:, None]
     decision = (wide["score"].to_numpy() >= cut).astype(float)
+    measured = {name: wide[name].to_numpy(float) for name in of_images}
     return {
         "tpr": np.where(truth == 1, decision, np.nan),
         "fpr": np.where(truth == 0, decision, np.nan),
-        "psnr_db": wide["psnr_db"].to_numpy(float),
-        "contrast": np.where(truth == 1, wide["contrast"].to_numpy(float), np.nan),
+        **measured,
+        "contrast": np.where(truth == 1, measured["contrast"], np.nan),
         "group": people[attribute].to_numpy(),
         "patient": people["patient_id"].to_numpy(),
     }
@@ -109,7 +121,7 @@ def effects(one: dict, other: dict, groups: Sequence[str], n_boot: int = 2000, s
     ids, patient = np.unique(one["patient"], return_inverse=True)
     weights = np.concatenate([np.ones((1, len(ids))), *patient_weights(len(ids), n_boot, seed)])[:, patient]
     rows, gaps = [], {}
-    for quantity in QUANTITIES:
+    for quantity in quantities(one):
         figures = {}
         for group in groups:
             inside = one["group"] == group
@@ -163,7 +175,8 @@ def same_patients(parts: Sequence[tuple[float, tuple[dict, dict]]], seed: int = 
         quantity, value, low, high, n, and `seed_sd`: standard deviation over training seeds, NaN with one. Quantity
         "odds" is the mean of the gaps in TPR and FPR with their signs: what both rates of one sex have in common.
     """
-    gaps = {q: sum(factor * (one[q] - other[q]) for factor, (one, other) in parts) for q in QUANTITIES}
+    gaps = {q: sum(factor * (one[q] - other[q]) for factor, (one, other) in parts)
+            for q in quantities(parts[0][1][0])}  # fmt: skip
     n = gaps["psnr_db"].shape[1]
     weights = np.concatenate([np.ones((1, n)), *patient_weights(n, n_boot, seed)])
     kept = {quantity: np.isfinite(gap).all(axis=0) for quantity, gap in gaps.items()}

@@ -14,6 +14,7 @@ from fairrecon_lab.mitigation.plan import SEXES
 NAMES = {  # quantity, and what its axis says
     "tpr": "TPR",
     "fpr": "FPR",
+    "dice": "Dice",
     "psnr_db": "PSNR (dB)",
     "contrast": "share of the finding left",
     "eodd": "EODD",
@@ -23,7 +24,7 @@ WORST = {"tpr": np.min, "fpr": np.max, "psnr_db": np.min}
 WHO = {"female": ("^", "#000000"), "male": ("s", plots.GREY), "gap": ("D", "#000000")}
 
 
-def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = QUANTITIES) -> Figure:
+def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = ()) -> Figure:
     """What each skew changed against its control: in each sex, in their gap, and the counterfactual truth of the gap.
 
     Parameters
@@ -32,7 +33,9 @@ def skew_figure(table: pd.DataFrame, note: str, quantities: Sequence[str] = QUAN
         Of `tables.skew_table`, of skews by sex.
     note : str
     quantities : sequence of str
+        All of `compare.QUANTITIES` that the table has, by default.
     """
+    quantities = quantities or [quantity for quantity in QUANTITIES if quantity in set(table["quantity"])]
     skews = list(dict.fromkeys(table["skew"]))
     figure, axes = plots.canvas(2.6 * len(quantities) + 1, 1.1 * len(skews) + 1.2, 1, len(quantities), squeeze=False)
     for ax, quantity in zip(axes[0], quantities):

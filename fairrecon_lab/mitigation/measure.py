@@ -8,6 +8,7 @@ and without the finding: with d their difference and r the reconstruction less t
 import numpy as np
 import pandas as pd
 
+from fairrecon_core.audit.metrics import dice
 from fairrecon_core.predict.quality import psnr_db
 
 
@@ -47,3 +48,20 @@ def readings(images, clean, without, table: pd.DataFrame, scores, task: str, **k
     left = lesion_contrast(images, clean, without)
     made = {"image_id": table["image_id"].to_numpy(), **key, "task": task, "score": scores}
     return pd.DataFrame(made | {"psnr_db": psnr, "contrast": left})
+
+
+def overlaps(predicted, actual) -> dict[str, np.ndarray]:
+    """What a segmenter marked in each image beside the truth.
+
+    Parameters
+    ----------
+    predicted, actual : bool arrays, shape (n, H, W)
+
+    Returns
+    -------
+    dict
+        intersection, predicted, actual: pixels; dice: NaN where both masks are empty. Each of shape (n,).
+    """
+    parts = {"intersection": predicted & actual, "predicted": predicted, "actual": actual}
+    pixels = {name: part.sum(axis=(1, 2)) for name, part in parts.items()}
+    return pixels | {"dice": dice(**pixels)}

@@ -26,7 +26,7 @@ class Method:
     estimate: str = "one_step"
 
 
-LABEL = "y_pleural_effusion"  # the finding as recorded
+LABEL = "y_"  # stands for the column of the finding as recorded: `of_task`
 ODDS, CONSISTENT = (1e-3, 3e-3), (3e-5, 1e-4, 3e-4)  # lambdas; a squared error here is about 1e-2, a logit's about 5
 
 
@@ -36,6 +36,12 @@ def _eodd(eye: Eye, cuts: torch.Tensor, people: People) -> Term:
 
 def _adversary(signs: str) -> Callable[[Eye, torch.Tensor, People], Term]:
     return lambda eye, cuts, people: Adversarial(eye.n_features, people.n_groups, signs=signs)
+
+
+def of_task(method: Method, task: str) -> dict[str, Any]:
+    """Options of `finetune.People` of a `method` for a `task`: the finding's column in place of `LABEL`."""
+    named = lambda value: tuple(f"y_{task}" if name == LABEL else name for name in value)
+    return {key: named(value) if isinstance(value, tuple) else value for key, value in method.people.items()}
 
 
 METHODS = {

@@ -1,9 +1,9 @@
 """The study as a recipe and steps: cohorts, skewed networks, their readings, fine-tuned networks; resumable.
 
 A step is made once and kept with a stamp of its recipe and code; a second run goes on where the first was stopped.
-Cohorts are simulated chest radiographs whose sexes differ in anatomy alone: no finding is more frequent in one of them,
-so what differs after reconstruction came from the network. Patients that train a network, that fine-tune it, that
-choose thresholds and that are tested are four cohorts of different seeds.
+Cohorts are simulated, one image a patient, of one of two `worlds`, and their sexes differ in anatomy alone: no finding
+is more frequent in one of them, so what differs after reconstruction came from the network. Patients that train a
+network, that fine-tune it, that choose thresholds and that are tested are four cohorts of different seeds.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,16 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.learn.loop import Images
 from fairrecon_core.learn.weights import read_card
 from fairrecon_core.predict.classifier import Classifier
+from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.steps.weight_files import SHIPPED
 from fairrecon_lab.mitigation import measure
 from fairrecon_lab.mitigation.finetune import Eye, People, fine_tune
-from fairrecon_lab.mitigation.instruments import blank_network, teach_reader
+from fairrecon_lab.mitigation.instruments import SEGMENTER_WIDTH, blank_network, teach_reader, teach_segmenter
 from fairrecon_lab.mitigation.kept import Steps, current, slug
-from fairrecon_lab.mitigation.methods import METHODS
+from fairrecon_lab.mitigation.methods import METHODS, of_task
 from fairrecon_lab.mitigation.registered import CONTROL
 from fairrecon_lab.mitigation.skew import Skew, training_rows, tuning_rows
-from fairrecon_lab.simulate import Bias, patient_table, simulate
+from fairrecon_lab.mitigation.worlds import WORLDS, Drawn
 
 SEEDS = {"pool": 231, "tune": 232, "validation": 233, "test": 234, "reader": 235}  # of cohorts; pilots drew others
 ON_CPU = {"accelerator": "cpu", "precision": "32-true"}  # so that a seed gives the same network everywhere
@@ -45,9 +46,10 @@ HERE = "fairrecon_lab.mitigation"
 class Recipe:
     """Everything that decides a figure of the study. Sizes are patients, one image each.
 
-    size, reader_size : side of the images in pixels, and of what the reader sees. n_reader, reader_epochs : patients
-    that teach a reader of this world; 0 takes the one that the series ships. level : photons per bin. n_noises : draws
-    of noise of each patient who trains. anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the
+    task : the finding, which names the world. size, reader_size : side of the images in pixels, and of what the reader
+    sees. n_reader, reader_epochs : patients that teach a reader of this world, and a segmenter where masks are known; 0
+    takes the reader that the series ships, for chests. level : photons per bin; of brains the acceleration. n_noises :
+    draws of noise of each patient who trains. anatomy : how much the sexes' bodies differ (1 is usual, 2 the most the
     simulator draws). arm, width, epochs, rate : of the networks. n_tune, n_tune_pool : patients that fine-tune, of
     those there are. tune_share : of the women among them, how many have the finding; -1 as it comes. tune_epochs,
     tune_rate : of fine-tuning. seeds : of training and of the choice of patients; all else is fixed.
@@ -87,17 +89,19 @@ RECIPES = {
     "registered": Recipe(),
     "full": Recipe(width=16, epochs=16, n_train=1600, n_pool=8000, n_tune=1600, n_tune_pool=4800, n_validation=800,
                    n_test=3000, tune_epochs=6, seeds=tuple(range(8)), n_boot=10_000),
+    "brain": Recipe(task="large_tumour", level=16.0, n_pool=1400),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images (n, H, W) of a cohort, degraded (noises, n, H, W); the same without the finding; the cohort table."""
+    """Images (n, H, W) of a cohort, degraded (noises, n, H, W), and without the finding; its table; masks if known."""
 
     clean: np.ndarray
     degraded: np.ndarray
     without: np.ndarray
     table: pd.DataFrame
+    masks: np.ndarray | None = None
 
 
 class Study(Steps):
@@ -114,7 +118,8 @@ class Study(Steps):
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], object] = lambda line: None):
         super().__init__(recipe, folder, say)
-        self.degrade = degradation("xray")
+        self.world = WORLDS[recipe.task]
+        self.degrade = degradation(self.world.modality)
         self.pools: dict[tuple[str, str], Pool] = {}
 
     @cached_property
@@ -128,15 +133,38 @@ class Study(Steps):
 
     def _reader(self) -> Path:
         """File of the reader of this world, made once."""
-        recipe, path = self.recipe, self.folder / "reader.safetensors"
-        mark = self.mark("reader", "fairrecon_lab.simulate.drawing", f"{HERE}.instruments",
+        recipe = self.recipe
+
+        def teach():
+            drawn = self._draw("reader")
+            truth = drawn.table[f"true_{recipe.task}"]
+            return teach_reader(drawn.images, truth, recipe.task, recipe.reader_epochs, **ON_CPU)
+
+        return self._taught("reader", teach)
+
+    def _taught(self, name: str, teach: Callable[[], Any]) -> Path:
+        """File of an instrument that `teach` makes, made once."""
+        path = self.folder / f"{name}.safetensors"
+        mark = self.mark(name, "fairrecon_lab.simulate.drawing", f"{HERE}.instruments", *self.world.code[1:],
                          names=("size", "anatomy", "task", *READS))  # fmt: skip
         if not current(path, mark):
-            self.say("teach the reader")
-            images, table = self._draw("reader", {})
-            truth = table[f"true_{recipe.task}"]
-            self.keep(path, mark, teach_reader(images, truth, recipe.task, recipe.reader_epochs, **ON_CPU).save)
+            self.say(f"teach the {name}")
+            self.keep(path, mark, teach().save)
         return path
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """A segmenter of this world, taught by the reader's patients; None where no masks are known, or no readers."""
+        if self.world.name != "brain" or not self.recipe.n_reader:
+            return None
+
+        def teach():
+            drawn = self._draw("reader")
+            return teach_segmenter(drawn.images, drawn.masks, self.recipe.reader_epochs, **ON_CPU)
+
+        found = Segmenter(SEGMENTER_WIDTH)
+        found.load(self._taught("segmenter", teach))
+        return found
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Probabilities of the task, (n,), for images (n, H, W)."""
@@ -151,42 +179,39 @@ class Study(Steps):
             self.pools[split, sex] = self._made_pool(split, sex)
         return self.pools[split, sex]
 
-    def _made_pool(self, split: str, sex: str) -> Pool:
+    def _made_pool(self, split: str, sex: str = "") -> Pool:
         recipe, path = self.recipe, self.folder / f"{split}{'-' + sex if sex else ''}.npz"
-        mark = self.mark("pool", "fairrecon_lab.simulate.drawing", "fairrecon_core.degrade.xray",
+        mark = self.mark("pool", "fairrecon_lab.simulate.drawing", *self.world.code,
                           names=(*DRAWN, _size_of(split)), split=split, sex=sex)  # fmt: skip
         if not current(path, mark):
             self.say(f"draw {path.stem}")
-            do = {"sex": sex} if sex else {}
-            clean, table = self._draw(split, do)
+            clean, table, masks = self._draw(split, sex)
             if sex:
-                table["recorded_sex"] = self._recorded_sex(split)
+                n_patients = getattr(recipe, _size_of(split))
+                table["recorded_sex"] = self.world.recorded_sex(n_patients, SEEDS[split], recipe.anatomy)
             positive = table[f"true_{recipe.task}"].to_numpy() == 1
             without, need = clean.copy(), np.flatnonzero(positive)
             if split == "test":  # the same people without the finding
-                without[need] = self._draw(split, do | {f"severity_{recipe.task}": 0.0}, need.tolist())[0]
+                without[need] = self._draw(split, sex, without=True, patients=need.tolist()).images
             names, draws = list(table["image_id"]), recipe.n_noises if split in ("pool", "tune") else 1
             degraded = np.stack([self.degrade(clean, recipe.level, names, seed=1 + k).numpy() for k in range(draws)])
             table.to_parquet(path.with_suffix(".parquet"))
-            self.keep(path, mark, lambda part: np.savez(part, clean=clean, degraded=degraded, without=without))
+            stacks = {"clean": clean, "degraded": degraded, "without": without} | (
+                {} if masks is None else {"masks": masks}
+            )
+            self.keep(path, mark, lambda part: np.savez(part, **stacks))
         with np.load(path) as stored:
             return Pool(table=pd.read_parquet(path.with_suffix(".parquet")), **{k: stored[k] for k in stored.files})
 
-    def _draw(self, split: str, do: dict, patients: list | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+    def _draw(self, split: str, sex: str = "", **what) -> Drawn:
+        """Patients of a cohort, named after it."""
         recipe = self.recipe
-        bias = Bias(anatomy=recipe.anatomy, prevalence=0, acquisition=0)
-        items = simulate("chest", getattr(recipe, _size_of(split)), SEEDS[split], recipe.size, bias, do=do,
-                         patients=patients)  # fmt: skip
-        images, rows, _ = zip(*items)
-        table = pd.DataFrame(rows)
-        table["image_id"] = split + "-" + table["image_id"]
-        young = table["age_years"] < 60
-        return np.stack(images), table.assign(age_group=np.where(young, "young", "old"), split="test")
-
-    def _recorded_sex(self, split: str) -> np.ndarray:
-        bias = Bias(anatomy=self.recipe.anatomy, prevalence=0, acquisition=0)
-        n_patients = getattr(self.recipe, _size_of(split))
-        return patient_table("chest", n_patients, seed=SEEDS[split], bias=bias)["sex"].to_numpy()
+        drawn = self.world.draw(getattr(recipe, _size_of(split)), SEEDS[split], recipe.size, recipe.anatomy, sex=sex,
+                                **what)  # fmt: skip
+        young = drawn.table["age_years"] < 60
+        return drawn._replace(table=drawn.table.assign(
+            image_id=split + "-" + drawn.table["image_id"], split="test",
+            age_group=np.where(young, "young", "old")))  # fmt: skip
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -214,7 +239,7 @@ class Study(Steps):
             Of the patients' order and of training.
         """
         recipe, path = self.recipe, self._net_path(skew, seed)
-        made = blank_network(recipe.arm, recipe.width, recipe.rate)
+        made = blank_network(recipe.arm, recipe.width, recipe.rate, self.world.modality)
         mark = self.mark("net", "fairrecon_core.reconstruct." + recipe.arm, f"{HERE}.skew", f"{HERE}.instruments",
                          names=TRAINED, skew=repr(skew), seed=seed)  # fmt: skip
         if current(path, mark):
@@ -263,7 +288,7 @@ class Study(Steps):
         made.start_from(self._net_path(skew, seed))  # an SDE's network, too, not only its running mean
         pool = self.pool("tune")
         rows = tuning_rows(pool.table, recipe.task, recipe.n_tune, share if share >= 0 else None, seed)
-        people = People(pool.table.iloc[rows], [recipe.task], **(method.people if method else {}))
+        people = People(pool.table.iloc[rows], [recipe.task], **(of_task(method, recipe.task) if method else {}))
         cuts = torch.tensor([np.log(self.cuts[seed] / (1 - self.cuts[seed]))], dtype=torch.float32)
         term = method.term(self.eye, cuts, people) if method and method.term else None
         made.learning_rate = recipe.tune_rate
@@ -302,6 +327,8 @@ class Study(Steps):
                 images = made(pool.degraded[0], recipe.level, image_ids=list(pool.table["image_id"]), seed=1).numpy()
             table = measure.readings(images, pool.clean, pool.without, pool.table, self.scores(images), recipe.task,
                                      arm=name, train_seed=seed, level=recipe.level)  # fmt: skip
+            if self.segmenter is not None:
+                table = table.assign(**measure.overlaps(self.segmenter.masks(images), pool.masks))
             self.keep(path, mark, table.to_parquet)
         return pd.read_parquet(path)
 

@@ -21,6 +21,7 @@ REPAIRED = "odds"  # mean of the gaps in TPR and FPR, with their signs
 SKEWS = (  # in the order of their running: a run that the clock stops lacks the last
     PRIMARY.name, AGAIN.name, "women 0%", "women 100%", "no finding in women", "women 0%, as published", "young 0%",
     "young 100%", "women 25%", "women 75%", "women 25%, as published", "young 25%", "young 75%")  # fmt: skip
+BRAIN_SKEWS = (PRIMARY.name, AGAIN.name, "no finding in women", "no finding in men")  # of large tumours, in this order
 WEIGHTS = {  # lambdas by method, in the order of their running
     METHOD: (WEIGHT,), "threshold": (0.0,), "consistency": (3e-5,), "eodd": (3e-3, 1e-3),
     "reweighting by finding": (1.0,), "reweighting": (1.0,), "group_dro": (1.0,), "adversarial": (0.01,),

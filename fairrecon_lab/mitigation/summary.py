@@ -17,6 +17,8 @@ TABLES = {
     "translation_audit": "row of the audit of PSNR, T1 to T2 against T1 shown as it is",
 }
 
+NETWORKS = {"pix2pix": "Pix2Pix", "sde": "the SDE"}
+
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     """A figure with its 95 % interval, as `-0.12 [-0.20, -0.04]`; without one, the figure alone."""
@@ -64,7 +66,37 @@ def costs(repaired: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
-def page(found: Mapping[str, pd.DataFrame], answers: pd.DataFrame, record: Mapping) -> str:
+def changes(skew: pd.DataFrame) -> pd.DataFrame:
+    """What each skew changed in the gaps between the sexes, women minus men, beside the truth of the same patients.
+
+    Parameters
+    ----------
+    skew : DataFrame
+        Of `tables.skew_table`.
+
+    Returns
+    -------
+    DataFrame
+        skew, quantity, change of the gap, truth; with intervals, in text.
+    """
+    rows = []
+    for row in skew.query("subgroup == 'gap' and quantity != 'eodd'").to_dict("records"):
+        change, truth = (interval(*(row[name] for name in names)) for names in (
+            ("delta", "low", "high"), ("truth", "truth_low", "truth_high")))  # fmt: skip
+        rows.append({"skew": row["skew"], "quantity": row["quantity"], "change of the gap": change,
+                     "truth of the same patients": truth})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    """Lines of a table, and an empty one."""
+    cells = lambda values: "| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in values) + " |"
+    rows = table.itertuples(index=False)
+    return [cells(table.columns), "|" + "---|" * table.shape[1], *(cells(row) for row in rows), ""]
+
+
+def page(found: Mapping[str, pd.DataFrame], answers: pd.DataFrame, brain: Mapping[str, pd.DataFrame],
+         beside: Mapping[str, pd.DataFrame]) -> str:  # fmt: skip
     """The README of results/mitigation/.
 
     Parameters
@@ -72,8 +104,10 @@ def page(found: Mapping[str, pd.DataFrame], answers: pd.DataFrame, record: Mappi
     found : mapping
         Tables by name, as in `registered.answers`.
     answers : DataFrame
-    record : mapping
-        `run.json`: command, commit and recipe of each part.
+    brain : mapping
+        Tables of the study of brains, by name; may be empty.
+    beside : mapping
+        `repaired` of other networks than the U-Net, by arm.
     """
     lines = ["# Training-set skew, translation and mitigation", "",
              "All patients are simulated. Made by `python tools/mitigation.py`, which goes on where it was stopped;",
@@ -84,13 +118,21 @@ def page(found: Mapping[str, pd.DataFrame], answers: pd.DataFrame, record: Mappi
         part = answers[answers["kind"] == kind]
         lines += [f"{kind.capitalize()}:", "", *(f"- {line}" for line in sentences(part)), ""] if len(part) else []
     if "repaired" in found:
-        table = costs(found["repaired"])
         lines += ["## Methods beside their twins", "",
                   "A repair above 0 means less bias. The last three columns are the change of that subgroup which",
                   "paid most. Rates of each sex under every method: `mitigation.csv`, `levels.png`.", "",
-                  "| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1],
-                  *("| " + " | ".join("" if pd.isna(cell) else str(cell) for cell in row) + " |"
-                    for row in table.itertuples(index=False)), ""]  # fmt: skip
+                  *_markdown(costs(found["repaired"]))]  # fmt: skip
+    for arm, repaired in beside.items():
+        at = repaired[repaired["threshold"] == registered.THRESHOLD].iloc[0]
+        bias = interval(*(at[f"twin_bias{end}"] for end in ("", "_low", "_high")))
+        lines += [f"## The same with {NETWORKS[arm]}", "",
+                  f"Its twin leaves an odds bias of {bias}; `repaired_{arm}.csv`, `run_{arm}.json`.", "",
+                  *_markdown(costs(repaired))]  # fmt: skip
+    if "skew" in brain:
+        lines += ["## Brains, and large tumours", "",
+                  "The same question of the brain simulator, `--recipe brain`; tables and figure end in `_brain`.", "",
+                  *(f"- {line}" for line in sentences(registered.answers(brain))), "",
+                  *_markdown(changes(brain["skew"]))]  # fmt: skip
     missing = [name for name in registered.SKEWS if "skew" not in found or name not in set(found["skew"]["skew"])]
     done = set(found["mitigation"]["method"]) if "mitigation" in found else set()
     missing += [name for name in registered.WEIGHTS if name not in done]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fairrecon_core.settings import project_folder
-from fairrecon_lab.mitigation.compare import QUANTITIES, audited, by_group, counterfactual_truth, effects, same_patients
+from fairrecon_lab.mitigation.compare import audited, by_group, counterfactual_truth, effects, quantities, same_patients
 from fairrecon_lab.mitigation.methods import METHODS
 from fairrecon_lab.mitigation.plan import SEXES, Study
 from fairrecon_lab.mitigation.registered import CONTROL, REPAIRED
@@ -45,13 +45,14 @@ def skew_table(study: Study, skews: Iterable[Skew], control: Skew = CONTROL) -> 
     for skew in skews:
         read, groups = arm(skew), GROUPS[skew.attribute]
         parts = [_grouped(study, part[part["recorded"]], cuts, skew.attribute) for part in (read, base)]
+        measured = quantities(parts[0])
         table, what = effects(*parts, groups, study.recipe.n_boot), {"skew": skew.name, "attribute": skew.attribute,
                                                                      "share": skew.share, "way": skew.way}  # fmt: skip
-        seeds = pd.DataFrame({"train_seed": study.recipe.seeds} | {q: _gaps(*parts, groups, q) for q in QUANTITIES})
+        seeds = pd.DataFrame({"train_seed": study.recipe.seeds} | {q: _gaps(*parts, groups, q) for q in measured})
         if skew.attribute == "sex":
             each = [[_grouped(study, part[part["as_sex"] == sex], cuts) for sex in SEXES] for part in (read, base)]
             truth = counterfactual_truth(*each[0], *each[1], n_boot=study.recipe.n_boot)
-            seeds = seeds.assign(**{f"truth_{q}": _same(each[0], q) - _same(each[1], q) for q in QUANTITIES})
+            seeds = seeds.assign(**{f"truth_{q}": _same(each[0], q) - _same(each[1], q) for q in measured})
             truth = truth.assign(subgroup="gap").rename(columns={k: f"truth_{k}" for k in ("low", "high", "n")})
             table = table.merge(truth.rename(columns={"value": "truth"}), on=["quantity", "subgroup"], how="left")
         table["seed_sd"] = [_seed_sd(*parts, groups, *key) for key in zip(table["quantity"], table["subgroup"])]

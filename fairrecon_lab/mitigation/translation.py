@@ -23,11 +23,9 @@ from fairrecon_core.reconstruct import arm_class, reconstructor
 from fairrecon_lab.mitigation.compare import interval
 from fairrecon_lab.mitigation.kept import Steps, current
 from fairrecon_lab.mitigation.measure import lesion_contrast
+from fairrecon_lab.mitigation.worlds import brain_patient
 from fairrecon_lab.simulate import patient_table
-from fairrecon_lab.simulate.brain import BrainPatient
-from fairrecon_lab.simulate.causal import STREAMS
 from fairrecon_lab.simulate.contrasts import render_contrasts
-from fairrecon_lab.simulate.population import standard_age
 
 LEVEL = 2.0  # what the network is told; it has one task, so any number does
 SEEDS = {"train": 301, "test": 302}
@@ -121,9 +119,7 @@ def draw(n: int, seed: int, size: int) -> tuple[dict[str, np.ndarray], pd.DataFr
     table = patient_table("brain", n, seed=seed)
     found: dict[str, list] = {"t1": [], "t2": [], "dry": [], "mask": [], "silent": []}
     for i, row in zip(table.index, table.to_dict("records")):
-        key = (seed, STREAMS.index("image"), int(i))
-        sex, age = (1.0 if row["sex"] == "male" else -1.0), float(standard_age(row["age_years"], "brain"))
-        patient = BrainPatient(key, sex, age, row["x_aggressiveness"], row["x_kind"])
+        patient = brain_patient(row, int(i), seed)
         whole, dry = (render_contrasts(patient, size, oedema=oedema) for oedema in (True, False))
         for name, value in (("t1", whole.images["t1"]), ("t2", whole.images["t2"]), ("dry", dry.images["t2"]),
                             ("mask", whole.mask), ("silent", whole.silent)):  # fmt: skip
