@@ -305,11 +305,13 @@ def brains(tmp_path_factory):
 
 def test_a_brain_is_the_same_patient_as_woman_and_man_and_without_the_tumour(brains):
     women, men = (brains[0].pool("test", sex) for sex in ("female", "male"))
-    assert np.array_equal(women.table["x_radius_mm"], men.table["x_radius_mm"]), "sex changes the head, not the tumour"
+    assert np.array_equal(women.table["x_tumour_mm2"], men.table["x_tumour_mm2"]), "measured in the head of neither"
     large = women.table["true_large_tumour"] == 1
-    assert (women.table["x_radius_mm"][large] >= worlds.LARGE_MM).all() and 0.3 < large.mean() < 0.7
+    assert (women.table["x_tumour_mm2"][large] >= worlds.LARGE_MM2).all() and 0.3 < large.mean() < 0.7
     sizes = women.masks.sum(axis=(1, 2))
-    assert sizes[large].mean() > 1.5 * sizes[~large].mean()
+    seen = sizes * (212 / brains[0].recipe.size) ** 2  # mm2 in a woman's head, which is smaller
+    assert seen[large].mean() > 1.5 * seen[~large].mean() and seen.mean() < women.table["x_tumour_mm2"].mean()
+    assert men.masks.sum() > women.masks.sum()
     assert np.array_equal(women.without[~large], women.clean[~large])
     changed = np.abs(women.clean - women.without) > 0.05
     assert (changed[large] & women.masks[large]).sum() > 0.6 * women.masks[large].sum()
@@ -458,6 +460,30 @@ def test_a_slope_over_the_shares_is_one_line_per_seed_with_students_interval(eac
     half = 4.302653 * np.std(each, ddof=1) / np.sqrt(3)  # Student's t, two degrees of freedom
     assert row["figure"] == pytest.approx(np.mean(each)) and row["answer"] == says
     assert row["high"] - row["figure"] == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("skewed", "twin", "left", "says"),
+    [(-0.2, -0.15, -0.05, 0.10), (0.2, 0.15, 0.05, 0.10), (0.02, -0.10, -0.12, -0.02), (-0.02, 0.10, 0.12, -0.02)],
+)
+def test_a_repair_is_less_of_the_bias_that_the_twin_left_whatever_there_was_before(skewed, twin, left, says):
+    ends = lambda name, value: {name: value, f"{name}_low": value - 0.01, f"{name}_high": value + 0.01}
+    bias = {"quantity": registered.REPAIRED, "subgroup": "bias", "skewed": skewed, "delta": left - twin,
+            "low": left - twin - 0.01, "high": left - twin + 0.01, **ends("value", left), **ends("other", twin),
+            **ends("half", left - twin / 2), **ends("over", left + twin / 2)}  # fmt: skip
+    paid = [{"quantity": q, "subgroup": sex, "delta": 0.0, "low": -0.01, "high": 0.01}
+            for q in ("tpr", "fpr", "psnr_db") for sex in plan.SEXES]  # fmt: skip
+    key = {"method": "m", "weight": 1.0, "share": 0.05, "threshold": registered.THRESHOLD, "published": False}
+    found = tables.repaired(pd.DataFrame([bias, *paid]).assign(**key))
+    row = found.iloc[0]
+    assert row["change"] == pytest.approx(says) and row["change_low"] < row["change"] < row["change_high"]
+    assert row["removed"] == pytest.approx(1 - left / twin)
+    told = summary.costs(found).iloc[0]
+    assert told["odds bias left"].startswith(f"{left:.3f} [") and told["repair of the odds gap"].startswith(
+        f"{says:.3f}"
+    )
+    unseen = summary.costs(found.assign(twin_bias_low=-1.0, twin_bias_high=1.0)).iloc[0]
+    assert unseen["repair of the odds gap"] == "", "of a bias that was not shown none can be repaired"
 
 
 def test_what_cannot_repair_is_hollow_and_every_figure_names_its_methods(made):

@@ -13,6 +13,7 @@ from fairrecon_core.cohort.folder import amend_info, write_cohort
 from fairrecon_core.cohort.pixels import as_float
 from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.cached import CachedDegradation
+from fairrecon_core.learn.rows import learning_rows
 from fairrecon_core.learn.weights import read_safetensors
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
@@ -226,6 +227,28 @@ def test_a_reader_with_nothing_to_learn_from_names_what_is_missing(trained, tmp_
     cohort = dataclasses.replace(trained.cohort, table=trained.cohort.table.assign(y_grade=np.nan))
     with pytest.raises(ValueError, match=r"no train image with a label of \['grade'\]: a classifier cannot learn"):
         train_reader(nobody, cohort, folder=tmp_path)
+
+
+def test_a_segmenter_with_nobody_held_out_learns_from_all_and_keeps_the_last_weights(trained, tmp_path, monkeypatch):
+    seen, cohort = [], trained.cohort
+
+    class Watched(Segmenter):
+        def _loss(self, batch):
+            seen.append(set(batch.names))
+            return super()._loss(batch)
+
+    names = cohort.table["image_id"].to_numpy()
+    learn, choose = (set(names[learning_rows(cohort, split, "prediction")]) for split in ("train", "validation"))
+    options = {"epochs": 2, "progress": False, "accelerator": "cpu", "precision": "32-true"}
+    train_reader(Watched(width=2), cohort, folder=tmp_path / "held", **options)
+    assert choose <= set().union(*seen), "to choose the best epoch"
+    seen.clear()
+    reader = Watched(width=2, held_out=False)
+    losses = train_reader(reader, cohort, folder=tmp_path / "all", **options)
+    assert set().union(*seen) == learn | choose and losses["validation"].tolist() == [2.0, 1.0]
+    state, _ = read_safetensors(tmp_path / "all" / "state.safetensors")
+    name, value = next(iter(reader.net.state_dict().items()))
+    assert torch.equal(state[f"last.net.{name}"], value) and torch.equal(state[f"best.net.{name}"], value)
 
 
 def test_an_unknown_arm_lists_the_known_ones(trained):

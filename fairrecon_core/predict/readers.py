@@ -131,6 +131,7 @@ class Reader(Trainable[Labelled]):
     batch_size = 16  # in training
     inference_batch = 32  # on a GPU
     tasks: Sequence[str] = ()  # whose labels it learns; none for one that learns masks
+    held_out = True  # whether validation patients are kept from learning, to choose the best epoch
     net: nn.Module
 
     def __init__(self, learning_rate: float, device: str, *, decay: bool = True, weight_decay: float = 0.0, **card):

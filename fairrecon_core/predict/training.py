@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fairrecon_core.cohort.folder import Cohort
@@ -16,6 +17,8 @@ def train_reader(
     batch_size: int | None = None, augment: bool = False, mirror: bool = True, **options,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a reader on a cohort's train split; the table of losses. The best weights stay in the reader.
+
+    A reader with nobody `held_out` learns from the validation split as well, and keeps the last weights.
 
     Parameters
     ----------
@@ -36,8 +39,11 @@ def train_reader(
         No images (with a label) in train or validation, or a cohort without masks.
     """
     images, targets = [], []
-    for split in ("train", "validation"):
-        rows, found = reader.training_targets(cohort, learning_rows(cohort, split, "prediction", fold))
+    learn, choose = (learning_rows(cohort, split, "prediction", fold) for split in ("train", "validation"))
+    if not reader.held_out:  # validation has one image, for a loss that nobody looks at
+        learn, choose = np.union1d(learn, choose), choose[:1]
+    for split, of_split in (("train", learn), ("validation", choose)):
+        rows, found = reader.training_targets(cohort, of_split)
         if not len(rows):
             wanted = f"a label of {reader.tasks}" if reader.tasks else "a mask"
             raise ValueError(

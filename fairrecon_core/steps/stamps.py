@@ -218,8 +218,8 @@ def _below(module: str, rooms: tuple[str, ...]) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-# A file may be edited while a notebook is open: the digest of what was loaded is taken when this module is loaded, or
-# when the file is first asked for, and an edit since then is refused.
+# A file may be edited while a notebook is open: the text that was loaded is read when this module is loaded, or when
+# the file is first asked for, and an edit since then is refused.
 _loaded: dict[str, str] = {}
 
 
@@ -231,23 +231,20 @@ def parsed_digest(module: str) -> str:
     RuntimeError
         The file was edited after this process had loaded it.
     """
-    now = on_disk(module)
-    if _loaded.setdefault(module, now) != now and module in sys.modules:
+    now = _file(module).read_text(encoding="utf-8")
+    before = _loaded.setdefault(module, now)
+    if before != now and module in sys.modules and parsed_text(before) != parsed_text(now):
         raise RuntimeError(f"{_short(module)} was edited after it was loaded here: restart the kernel and run again")
     _loaded[module] = now
-    return now
+    return parsed_text(now)
 
 
 def on_disk(module: str) -> str:
     """`parsed_digest` of what is written now, whatever was loaded."""
-    return _parsed(_file(module), _file(module).stat().st_mtime_ns)
+    return parsed_text(_file(module).read_text(encoding="utf-8"))
 
 
 @cache
-def _parsed(path: Path, mtime_ns: int) -> str:
-    return parsed_text(path.read_text(encoding="utf-8"))
-
-
 def parsed_text(text: str) -> str:
     """Digest of Python text as the interpreter sees it: without comments, docstrings and what only shows an arm."""
     tree = ast.parse(text)
@@ -387,5 +384,4 @@ def parameters(thing: Any, without: Iterable[str] = ()) -> dict[str, Any]:
     return {"class": type(thing).__name__, **dict(sorted(kept.items()))}
 
 
-for _module in [name for name in list(sys.modules) if is_ours(name)]:
-    parsed_digest(_module)
+_loaded |= {name: _file(name).read_text(encoding="utf-8") for name in list(sys.modules) if is_ours(name)}

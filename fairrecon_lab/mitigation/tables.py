@@ -190,7 +190,7 @@ def repaired(mitigated: pd.DataFrame) -> pd.DataFrame:
     for key, part in mitigated.groupby(["method", "weight", "share", "threshold", "published"], sort=False):
         figure = part.set_index(["quantity", "subgroup"])
         bias = figure.loc[(REPAIRED, "bias")]
-        turn = -1.0 if bias["skewed"] > 0 else 1.0  # a bias against women is negative, and its repair raises the gap
+        turn = -1.0 if bias["other"] > 0 else 1.0  # a bias against women is negative, and its repair raises the gap
         row = dict(zip(("method", "weight", "share", "threshold", "published"), key))
         row |= {"bias": bias["value"], "bias_low": bias["value_low"], "bias_high": bias["value_high"],
                 "twin_bias": bias["other"],

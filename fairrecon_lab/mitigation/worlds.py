@@ -1,11 +1,13 @@
 """The two worlds of the study, named by their finding: a pleural effusion of the chest, a large tumour of the brain.
 
 In both, a patient can be drawn as a woman and as a man, and without the finding, with the same luck in all else; no
-finding is more frequent in one sex. Everybody in the world of brains has a tumour; large is a radius from `LARGE_MM`,
-which sex does not change, and "without" is the same brain without any tumour. Masks are known there.
+finding is more frequent in one sex. Everybody in the world of brains has a tumour; it is large from `LARGE_MM2` of the
+slice, measured in the same brain with the head of neither sex, and "without" is the brain without any tumour. Masks are
+known there.
 Conventions: images (n, H, W) in [0, 1], one per patient; the finding of a table is `true_<task>`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from fairrecon_lab.simulate.brain import BrainPatient, render
 from fairrecon_lab.simulate.causal import STREAMS
 from fairrecon_lab.simulate.population import standard_age
 
-LARGE_MM = 19.0  # about the median radius
+LARGE_MM2 = 1300.0  # about the median
 
 
 class Drawn(NamedTuple):
@@ -82,14 +84,15 @@ def _brains(n: int, seed: int, size: int, bias: Bias, do: dict, without: bool, p
     """One slice a patient, through the centre of the tumour."""
     table = patient_table("brain", n, seed=seed, bias=bias, do=do)
     table = table if patients is None else table.loc[list(patients)]
-    images, masks, radius = [], [], []
+    images, masks, area = [], [], []
     for number, row in zip(table.index, table.to_dict("records")):
-        slices = render(brain_patient(row, int(number), seed, bias.anatomy), size, n_slices=1, tumour=not without)
+        patient = brain_patient(row, int(number), seed, bias.anatomy)
+        slices = render(patient, size, n_slices=1, tumour=not without)
         images.append(slices.images[0])
         masks.append(slices.masks[0])
-        radius.append(slices.latents["radius_mm"])
-    large = (np.array(radius) >= LARGE_MM).astype(np.int8)
-    found = {"image_id": table["patient_id"] + "-0", "x_radius_mm": radius, "y_large_tumour": large,
+        area.append(render(dataclasses.replace(patient, sex=0.0), size, n_slices=1).latents["tumour_mm2"])
+    large = (np.array(area) >= LARGE_MM2).astype(np.int8)
+    found = {"image_id": table["patient_id"] + "-0", "x_tumour_mm2": area, "y_large_tumour": large,
              "true_large_tumour": large}  # fmt: skip
     return Drawn(np.stack(images), table.assign(**found), np.stack(masks))
 
