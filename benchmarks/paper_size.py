@@ -30,9 +30,9 @@ from fairrecon_lab.engine.room import gigabytes
 
 SIZES = {  # images: 224 316 films, 70/10/20, then 70/30; 501 scans of 71 slices, 70/10/20
     "ucsf_pdgm": {"modality": "mri", "size": 256, "train": 24_850, "validation": 3_550, "test": 7_171,
-                  "read_train": 24_850, "folds": 1, "tasks": 2},
+                  "read_train": 24_850, "folds": 1, "tasks": 2, "masks": True},
     "chexpert": {"modality": "xray", "size": 256, "train": 109_900, "validation": 15_700, "test": 45_000,
-                 "read_train": 47_100, "folds": 1, "tasks": 12},
+                 "read_train": 47_100, "folds": 1, "tasks": 12, "masks": False},
 }  # fmt: skip
 GPUS = (1, 8)
 GOAL_HOURS = 24

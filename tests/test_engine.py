@@ -226,6 +226,23 @@ def test_the_plan_is_arithmetic_with_measured_units(runs, monkeypatch):
     assert room.hours(other, run_folder("smoke", given)) == "time: not measured; --plan does it first"
 
 
+@pytest.mark.parametrize(("backbone", "held_out"), [("resnet18_half", True), ("efficientnet_lite0", False)])
+def test_every_kind_of_reader_has_a_price_also_one_that_learns_no_network(runs, backbone, held_out):
+    from fairrecon_lab.engine import plan
+
+    if backbone == "efficientnet_lite0":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    recipes = {"segmenter": {"held_out": held_out}}
+    settings = load_settings("smoke", **TINY | {"backbone": backbone, "reader_epochs": 2, "recipes": recipes})
+    ((name, of),) = room.counts(settings).items()
+    assert of["masks"]
+    units = plan.units_of(settings, name, of)
+    learned = {"imagenet"} if backbone == "efficientnet_lite0" else {"task 0", "task 1"}
+    assert set(plan._readers(settings, name, of)) == learned | {"segmenter"}
+    assert set(units["reader"]) == (learned - {"imagenet"}) | {"segmenter"}, "a frozen network has nothing to train"
+    assert units["reader"]["segmenter"][1] == 2 and units["of every image"]["reading"] > 0
+
+
 def test_units_are_measured_for_every_kind_of_work(runs):
     from fairrecon_lab.engine import plan
 

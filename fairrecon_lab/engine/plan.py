@@ -139,13 +139,12 @@ def units_of(settings: Settings, name: str, of: Mapping) -> dict:
     readers = _readers(settings, name, of)
     for what, (reader, epochs) in readers.items():
         reader.device = device
-        if settings.train:
+        if settings.train and epochs:
             target = torch.zeros(FEW, len(reader.tasks)) if reader.tasks else torch.zeros(FEW, 1, size, size)
             batch = Labelled(torch.from_numpy(pixels)[:, None], target, names)
-            found["reader"][what] = (
-                seconds_of(lambda reader=reader, batch=batch: _step(reader, batch, device)),
-                epochs,
-            )
+            step = seconds_of(lambda reader=reader, batch=batch: _step(reader, batch, device))
+            learn = 1 if reader.held_out else 1 + of["validation"] / of["read_train"]
+            found["reader"][what] = (step * learn, epochs)
         reader.ready()
     reading = sum(seconds_of(lambda reader=reader: reader.outputs(pixels)) for reader, _ in readers.values())
     several = np.concatenate([pixels] * quality.CHUNK)  # LPIPS takes so many at a time, or fills up
@@ -166,16 +165,20 @@ def _readers(settings: Settings, name: str, of: Mapping) -> dict[str, tuple[Read
     whole = options(Classifier, backbone=settings.backbone)
     tasks = [f"task {k}" for k in range(of["tasks"])]
     own = {key: value for key, value in whole.items() if key not in OF_TRAINING}
+    found: dict[str, tuple[Reader, int]] = {}
     if own["backbone"] == "efficientnet_lite0":
         from fairrecon_core.predict.imagenet import ImageNetReader
 
-        return {"imagenet": (ImageNetReader(tasks), 0)}
-    if of["modality"] == "xray":
-        return {"findings": (Classifier(tasks, **own), whole["epochs"])}
-    found: dict[str, tuple[Reader, int]] = {task: (Classifier([task], **own), whole["epochs"]) for task in tasks[:2]}
-    whole = options(Segmenter, width=settings.segmenter_width)
-    own = {key: value for key, value in whole.items() if key not in OF_TRAINING}
-    return found | {"segmenter": (Segmenter(**own), whole["epochs"])}
+        found["imagenet"] = (ImageNetReader(tasks), 0)  # its features are those of reading the clean images
+    elif of["modality"] == "xray":
+        found["findings"] = (Classifier(tasks, **own), whole["epochs"])
+    else:
+        found |= {task: (Classifier([task], **own), whole["epochs"]) for task in tasks[:2]}
+    if of["masks"]:
+        whole = options(Segmenter, width=settings.segmenter_width)
+        own = {key: value for key, value in whole.items() if key not in OF_TRAINING}
+        found["segmenter"] = (Segmenter(**own), whole["epochs"])
+    return found
 
 
 def _pair(pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

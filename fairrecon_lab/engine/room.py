@@ -61,6 +61,7 @@ def counts(settings: Settings) -> dict[str, dict]:
             "modality": cohort.modality, "size": cohort.images.shape[-1], "train": part("train", "reconstruction"),
             "validation": part("validation", "reconstruction"), "test": part("test", "prediction"),
             "read_train": part("train", "prediction"), "folds": int(cohort.info["n_folds"]), "tasks": len(cohort.tasks),
+            "masks": cohort.masks is not None,
         }  # fmt: skip
     for name, modality in () if settings.cohort_folder else SIMULATED.items():
         if name in settings.cohorts:
@@ -68,7 +69,7 @@ def counts(settings: Settings) -> dict[str, dict]:
             shares = {"train": 0.7 if settings.train else 0, "validation": 0.1, "test": 0.2}
             found[name] = {"modality": modality, "size": settings.image_size, "folds": settings.n_folds, "tasks": 12}
             found[name] |= {split: int(n * share) for split, share in shares.items()}
-            found[name]["read_train"] = found[name]["train"]
+            found[name] |= {"read_train": found[name]["train"], "masks": modality == "mri"}
     return found
 
 
