@@ -249,7 +249,8 @@ def made(root, tmp_path_factory):
     """The tables of the smallest recipe, twice in one folder; what was said each time, and which tables were kept."""
     command, said, folder = tool(root, "mitigation"), [], tmp_path_factory.mktemp("study")
     command.said = said.append
-    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT], "seeds": []}
+    asked = {"recipe": "smoke", "arm": "unet", "parts": command.PARTS, "weights": [registered.WEIGHT]}
+    asked |= {"seeds": [], "patients": 0}
     asked |= {"skews": [registered.PRIMARY.name, "women 0%", "women 100%", registered.AGAIN.name]}
     asked |= {"methods": [registered.METHOD, "eodd, published sex code", "threshold"]}
     kept = []
@@ -509,9 +510,10 @@ def test_the_dose_figure_shows_every_seed_and_what_training_again_changes(made):
 
 
 def test_seeds_and_arm_of_a_call_change_nothing_else_of_its_recipe(root):
-    asked = SimpleNamespace(recipe="registered", arm="sde", seeds=[20, 21])
-    recipe_of, whole = tool(root, "mitigation").recipe_of, SimpleNamespace(recipe="full", arm="unet", seeds=[])
-    assert recipe_of(asked) == dataclasses.replace(plan.RECIPES["registered"], arm="sde", seeds=(20, 21))
+    asked = SimpleNamespace(recipe="registered", arm="sde", seeds=[20, 21], patients=500)
+    whole = SimpleNamespace(recipe="full", arm="unet", seeds=[], patients=0)
+    recipe_of = tool(root, "mitigation").recipe_of
+    assert recipe_of(asked) == dataclasses.replace(plan.RECIPES["registered"], arm="sde", seeds=(20, 21), n_test=500)
     assert recipe_of(whole) == plan.RECIPES["full"]
 
 

@@ -49,7 +49,8 @@ def chosen(asked, known, what: str) -> list[str]:
 def recipe_of(asked: argparse.Namespace) -> plan.Recipe:
     """The recipe of skew and mitigation that was `asked` for."""
     recipe = dataclasses.replace(plan.RECIPES[asked.recipe], arm=asked.arm)
-    return dataclasses.replace(recipe, seeds=tuple(asked.seeds)) if asked.seeds else recipe
+    asked_for = {"seeds": tuple(asked.seeds), "n_test": asked.patients}
+    return dataclasses.replace(recipe, **{name: value for name, value in asked_for.items() if value})
 
 
 def variant_of(asked: argparse.Namespace) -> str:
@@ -170,6 +171,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", default=[], help="names of methods")
     parser.add_argument("--weights", nargs="+", type=float, default=[], help="lambdas, in place of each method's own")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="training seeds, in place of the recipe's")
+    parser.add_argument("--patients", type=int, default=0, help="test patients, in place of the recipe's")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the tables")
     parser.add_argument("--runs", type=Path, default=project_folder() / "runs", help="folder of the steps")
     parser.add_argument("--list", action="store_true", help="print what there is, and stop")
