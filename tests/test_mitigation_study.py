@@ -337,6 +337,18 @@ def test_brains_bring_dice_by_a_segmenter_of_their_world_into_every_table(brains
     assert "dice" in summary.changes(effects)["quantity"].tolist()
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"task": "edema"}, "unknown task 'edema'; there are pleural_effusion, large_tumour"),
+        ({"task": "large_tumour"}, "no reader of large_tumour is shipped: give n_reader"),
+    ],
+)
+def test_a_recipe_of_no_world_or_without_a_reader_is_refused(asked, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(plan.RECIPES["smoke"], **asked)
+
+
 def test_a_method_looks_at_the_finding_of_its_own_world():
     people = methods.of_task(methods.METHODS["reweighting by finding"], "large_tumour")
     assert people == {"weights_by": ("sex", "y_large_tumour")}
@@ -437,15 +449,23 @@ def test_something_is_removed_only_of_a_bias_that_is_there(twin, over, answer, r
     assert said["it raises the signed gap in the odds above its twin's, bias or not"] == "yes"
 
 
-def test_the_registered_questions_are_answered_from_the_tables_and_told_on_the_page(made):
+def test_the_registered_questions_are_answered_from_the_tables_and_told_on_the_page(made, brains):
     answers = registered.answers(made[0])
     assert {"primary", "secondary"} == set(answers["kind"]) and (answers["kind"] == "primary").sum() >= 2
     assert answers["question"].is_unique
     published = answers[answers["question"].str.startswith("eodd, published sex code")]
     assert published["answer"].tolist() == ["yes"] and published["figure"].tolist() == [0]
-    page = summary.page(made[0], answers, {})
+    page = summary.page(made[0], answers, {}, {})
     for question in answers["question"]:
         assert question in page
+    assert "Pix2Pix" not in page and "Brains" not in page
+    brain = dict(zip(("skew", "audit", "seeds"), brains[1]))
+    whole = summary.page(made[0], answers, brain, {"pix2pix": made[0]["repaired"]})
+    at = made[0]["repaired"].query("method == 'twin' and threshold == @registered.THRESHOLD").iloc[0]
+    assert f"Before fine-tuning its odds bias was {at['twin_bias']:.3f}" in whole, "of the network that is fine-tuned"
+    gap = brain["skew"].query("quantity == 'dice' and subgroup == 'gap'").iloc[0]
+    assert "## Brains, and large tumours" in whole and f"| dice | {gap['delta']:.3f} [" in whole
+    assert f"| {gap['truth']:.3f} [" in whole
     assert "## Registered and not run" in page and "- reweighting, published ages" in page
     assert "- women 0%\n" not in page
 

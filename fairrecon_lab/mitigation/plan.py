@@ -80,6 +80,12 @@ class Recipe:
     seeds: tuple[int, ...] = (20, 21, 22, 23, 24, 25)
     n_boot: int = 2000
 
+    def __post_init__(self):
+        if self.task not in WORLDS:
+            raise ValueError(f"unknown task {self.task!r}; there are {', '.join(WORLDS)}")
+        if not self.n_reader and WORLDS[self.task].name != "chest":
+            raise ValueError(f"no reader of {self.task} is shipped: give n_reader, the patients that teach one")
+
 
 RECIPES = {
     "smoke": Recipe(size=32, width=4, epochs=1, n_train=16, n_pool=160, n_tune=16, n_tune_pool=80, n_validation=24,
