@@ -151,7 +151,8 @@ response.assign(noise=noise, signal=response["delta"] / noise)[["skew", "quantit
 
 # %%
 brain = tables.kept("skew_brain")
-run.figure(figures.skew_figure(brain, summary.note({"seeds": tables.kept("seeds_brain")})), "15_skew_brain")
+brain_note = summary.note({"seeds": tables.kept("seeds_brain")})
+run.figure(figures.skew_figure(brain, brain_note, figures.OF_BRAINS), "15_skew_brain")
 
 # %%
 display(Markdown("\n".join(f"- {line}" for line in summary.sentences(tables.kept("answers_brain")))))

@@ -152,8 +152,9 @@ def told(out: Path, write) -> None:
     found, brain = there(""), there("_brain")
     if "skew" in brain:
         write("answers_brain", registered.answers(brain))
-        figures.skew_figure(brain["skew"].query("attribute == 'sex'"), summary.note(brain)).savefig(
-            out / "skew_brain.png", dpi=110, bbox_inches="tight")  # fmt: skip
+        by_sex = brain["skew"].query("attribute == 'sex' and way == 'patients'")
+        figure = figures.skew_figure(by_sex, summary.note(brain), figures.OF_BRAINS)
+        figure.savefig(out / "skew_brain.png", dpi=110, bbox_inches="tight")
     if found:
         answers = registered.answers(found)
         write("answers", answers)

@@ -19,6 +19,7 @@ NAMES = {  # quantity, and what its axis says
     "contrast": "share of the finding left",
     "eodd": "EODD",
 }
+OF_BRAINS = ("tpr", "fpr", "dice", "contrast")  # four panels, as many as a page holds
 MARKERS = "os^Dv<>P*Xhd"
 WORST = {"tpr": np.min, "fpr": np.max, "psnr_db": np.min}
 WHO = {"female": ("^", "#000000"), "male": ("s", plots.GREY), "gap": ("D", "#000000")}
