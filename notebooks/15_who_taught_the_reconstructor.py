@@ -146,8 +146,8 @@ response.assign(noise=noise, signal=response["delta"] / noise)[["skew", "quantit
 # %% [markdown]
 # ## Another organ
 # The same question of brains. The finding is a *large* tumour, 13 cm2 or more of the slice; women who train have none, men have one each. 16-fold radial
-# undersampling takes fine detail and leaves what is large, so a network has less to guess here than at 40 photons. Dice is that of a segmenter of this world. Predict: does the skew
-# do as much as in chests?
+# undersampling takes fine detail and leaves what is large, so a network has less to guess here than at 40 photons. Below that skew: the control once more, and no large tumour in the training images of
+# one sex. Dice is that of a segmenter of this world. Predict: does the skew do as much as in chests?
 
 # %%
 brain = tables.kept("skew_brain")
