@@ -162,7 +162,7 @@ def test_the_counterfactual_truth_is_the_mean_of_paired_differences():
     rng = np.random.default_rng(2)
     make = lambda shift: {q: rng.normal(shift, 1e-3, (3, 50)) for q in compare.QUANTITIES}
     truth = compare.counterfactual_truth(make(-0.3), make(-0.1), make(0.0), make(0.1), n_boot=200)
-    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 5, abs=1e-3)
+    assert truth["value"].to_numpy() == pytest.approx([-0.1] * 6, abs=1e-3), "of each quantity, and the odds"
     assert (truth["low"] < truth["value"]).all() and (truth["n"] == 50).all()
 
 
@@ -173,7 +173,7 @@ def test_half_of_a_twins_bias_is_where_the_sum_of_gaps_is_zero():
     control, twin = arm(0.0), arm(-0.4)
     for left, sign in ((-0.2, 0), (-0.3, -1), (-0.1, 1)):
         half = compare.same_patients([(1, arm(left)), (-0.5, twin), (-0.5, control)], n_boot=200)
-        assert half["value"].to_numpy() == pytest.approx([sign * 0.1] * 5, abs=2e-3)
+        assert half["value"].to_numpy() == pytest.approx([sign * 0.1] * 6, abs=2e-3)
     assert (half["seed_sd"] < 1e-3).all() and (half["n"] == 60).all()
 
 
