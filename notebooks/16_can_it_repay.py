@@ -148,9 +148,9 @@ beside = {arm: tables.kept(f"repaired_{arm}") for arm in ("pix2pix", "sde")}
 steps = {}
 for arm, table in beside.items():
     twin, method = table[table["threshold"] == registered.THRESHOLD].to_dict("records")
-    ends = lambda row, name: summary.interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-    steps[arm] = {"before": ends(twin, "twin_bias"), "twin": ends(twin, "bias"), "method": ends(method, "bias"),
-                  "repair": ends(method, "change")}  # fmt: skip
+    told = summary.figure_of
+    steps[arm] = {"before": told(twin, "twin_bias"), "twin": told(twin, "bias"), "method": told(method, "bias"),
+                  "repair": told(method, "change")}  # fmt: skip
 pd.DataFrame(steps).T
 
 # %% [markdown]

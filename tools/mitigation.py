@@ -55,7 +55,7 @@ def recipe_of(asked: argparse.Namespace) -> plan.Recipe:
 
 def variant_of(asked: argparse.Namespace) -> str:
     """What the names of the tables that were `asked` for end in: the brain, or an arm other than the U-Net."""
-    return "".join(f"_{word}" for word in ("brain", asked.arm) if word in (asked.recipe, asked.arm) and word != "unet")
+    return ("_brain" if asked.recipe == "brain" else "") + ("" if asked.arm == "unet" else f"_{asked.arm}")
 
 
 def make(asked: argparse.Namespace, folder: Path, keep=lambda name, table: None) -> dict:
@@ -159,7 +159,8 @@ def told(out: Path, write) -> None:
         answers = registered.answers(found)
         write("answers", answers)
         draw(out, found)
-        beside = {arm: tables["repaired"] for arm in ("pix2pix", "sde") if "repaired" in (tables := there(f"_{arm}"))}
+        of_arms = {arm: there(f"_{arm}") for arm in summary.NETWORKS}
+        beside = {arm: of_arm["repaired"] for arm, of_arm in of_arms.items() if "repaired" in of_arm}
         (out / "README.md").write_text(summary.page(found, answers, brain, beside), encoding="utf-8")
 
 

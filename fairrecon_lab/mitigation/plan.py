@@ -151,7 +151,7 @@ class Study(Steps):
     def _taught(self, name: str, teach: Callable[[], Any]) -> Path:
         """File of an instrument that `teach` makes, made once."""
         path = self.folder / f"{name}.safetensors"
-        mark = self.mark(name, "fairrecon_lab.simulate.drawing", f"{HERE}.instruments", *self.world.code[1:],
+        mark = self.mark(name, "fairrecon_lab.simulate.drawing", f"{HERE}.instruments", f"{HERE}.worlds",
                          names=("size", "anatomy", "task", *READS))  # fmt: skip
         if not current(path, mark):
             self.say(f"teach the {name}")
@@ -160,8 +160,8 @@ class Study(Steps):
 
     @cached_property
     def segmenter(self) -> Segmenter | None:
-        """A segmenter of this world, taught by the reader's patients; None where no masks are known, or no readers."""
-        if self.world.name != "brain" or not self.recipe.n_reader:
+        """A segmenter of this world, taught by the reader's patients; None where no masks are known."""
+        if self.world.name != "brain":
             return None
 
         def teach():
@@ -187,7 +187,8 @@ class Study(Steps):
 
     def _made_pool(self, split: str, sex: str = "") -> Pool:
         recipe, path = self.recipe, self.folder / f"{split}{'-' + sex if sex else ''}.npz"
-        mark = self.mark("pool", "fairrecon_lab.simulate.drawing", *self.world.code,
+        mark = self.mark("pool", "fairrecon_lab.simulate.drawing", f"{HERE}.worlds",
+                         "fairrecon_core.degrade." + self.world.modality,
                           names=(*DRAWN, _size_of(split)), split=split, sex=sex)  # fmt: skip
         if not current(path, mark):
             self.say(f"draw {path.stem}")

@@ -27,6 +27,11 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def figure_of(row: Mapping, name: str, digits: int = 3) -> str:
+    """The figure `name` of a row with its interval, which stands in `<name>_low` and `<name>_high`."""
+    return interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), digits)
+
+
 def note(found: Mapping[str, pd.DataFrame]) -> str:
     """What stands below every figure: simulated, how many seeds, what bars are."""
     if not {"seeds", "mitigation"} & set(found):
@@ -57,15 +62,14 @@ def costs(repaired: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for row in repaired[repaired["threshold"] == registered.THRESHOLD].to_dict("records"):
-        told = lambda name, digits=3, row=row: interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), digits)
         lam = f", lambda {row['weight']:g}" if row["weight"] else ""
         women = "as it comes" if row["share"] < 0 else f"{row['share']:.0%}"
         shown = row["twin_bias_low"] > 0 or row["twin_bias_high"] < 0
         rows.append({"method": row["method"] + lam, "women who fine-tune and have the finding": women,
-                     "published form": "yes" if row["published"] else "", "odds bias left": told("bias"),
-                     "repair of the odds gap": told("change") if shown else "",
-                     "share of the twin's bias removed": row["removed"], "TPR": told("worst_tpr"),
-                     "FPR": told("worst_fpr"), "PSNR (dB)": told("worst_psnr_db", 2)})  # fmt: skip
+                     "published form": "yes" if row["published"] else "", "odds bias left": figure_of(row, "bias"),
+                     "repair of the odds gap": figure_of(row, "change") if shown else "",
+                     "share of the twin's bias removed": row["removed"], "TPR": figure_of(row, "worst_tpr"),
+                     "FPR": figure_of(row, "worst_fpr"), "PSNR (dB)": figure_of(row, "worst_psnr_db", 2)})  # fmt: skip
     return pd.DataFrame(rows).round(2)
 
 
@@ -84,10 +88,9 @@ def changes(skew: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for row in skew.query("subgroup == 'gap' and quantity != 'eodd'").to_dict("records"):
-        change, truth = (interval(*(row[name] for name in names)) for names in (
-            ("delta", "low", "high"), ("truth", "truth_low", "truth_high")))  # fmt: skip
-        rows.append({"skew": row["skew"], "quantity": row["quantity"], "change of the gap": change,
-                     "truth of the same patients": truth})  # fmt: skip
+        rows.append({"skew": row["skew"], "quantity": row["quantity"],
+                     "change of the gap": interval(row["delta"], row["low"], row["high"]),
+                     "truth of the same patients": figure_of(row, "truth")})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -128,9 +131,9 @@ def page(found: Mapping[str, pd.DataFrame], answers: pd.DataFrame, brain: Mappin
                   *_markdown(costs(found["repaired"]))]  # fmt: skip
     for arm, repaired in beside.items():
         twin = repaired.query("method == 'twin' and threshold == @registered.THRESHOLD").iloc[0]
-        bias = interval(*(twin[f"twin_bias{end}"] for end in ("", "_low", "_high")))
         lines += [f"## The same with {NETWORKS[arm]}", "",
-                  f"Before fine-tuning its odds bias was {bias}; `repaired_{arm}.csv`, `run_{arm}.json`.", "",
+                  f"Before fine-tuning its odds bias was {figure_of(twin, 'twin_bias')}; `repaired_{arm}.csv`, "
+                  f"`run_{arm}.json`.", "",
                   *_markdown(costs(repaired))]  # fmt: skip
     if "skew" in brain:
         lines += ["## Brains, and large tumours", "",

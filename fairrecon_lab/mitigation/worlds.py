@@ -35,13 +35,12 @@ class Drawn(NamedTuple):
 class World:
     """Whom a study draws, and what is done to their images.
 
-    name : of the simulator. modality : of the degradation. task : the finding. code : modules that decide an image.
+    name : of the simulator. modality : of the degradation. task : the finding.
     """
 
     name: str
     modality: str
     task: str
-    code: tuple[str, ...]
 
     def draw(self, n: int, seed: int, size: int, anatomy: float, *, sex: str = "", without: bool = False,
              patients: Sequence[int] | None = None) -> Drawn:  # fmt: skip
@@ -60,7 +59,7 @@ class World:
         patients : sequence of int, optional
             Only these.
         """
-        bias, do = Bias(anatomy=anatomy, prevalence=0, acquisition=0), {"sex": sex} if sex else {}
+        bias, do = _anatomy_alone(anatomy), {"sex": sex} if sex else {}
         if self.name == "brain":
             return _brains(n, seed, size, bias, do, without, patients)
         do |= {f"severity_{self.task}": 0.0} if without else {}
@@ -69,8 +68,11 @@ class World:
 
     def recorded_sex(self, n: int, seed: int, anatomy: float) -> np.ndarray:
         """Everybody's own sex, (n,), in the cohort that `draw` draws."""
-        bias = Bias(anatomy=anatomy, prevalence=0, acquisition=0)
-        return patient_table(self.name, n, seed=seed, bias=bias)["sex"].to_numpy()
+        return patient_table(self.name, n, seed=seed, bias=_anatomy_alone(anatomy))["sex"].to_numpy()
+
+
+def _anatomy_alone(anatomy: float) -> Bias:
+    return Bias(anatomy=anatomy, prevalence=0, acquisition=0)
 
 
 def brain_patient(row: dict, number: int, seed: int, anatomy: float = 1.0) -> BrainPatient:
@@ -98,9 +100,5 @@ def _brains(n: int, seed: int, size: int, bias: Bias, do: dict, without: bool, p
 
 
 WORLDS = {
-    world.task: world
-    for world in (
-        World("chest", "xray", "pleural_effusion", ("fairrecon_core.degrade.xray",)),
-        World("brain", "mri", "large_tumour", ("fairrecon_core.degrade.mri", "fairrecon_lab.mitigation.worlds")),
-    )
+    world.task: world for world in (World("chest", "xray", "pleural_effusion"), World("brain", "mri", "large_tumour"))
 }  # by their task
