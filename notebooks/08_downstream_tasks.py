@@ -355,7 +355,7 @@ pd.concat(changes, names=["cohort"]) if changes else "no cohort with classifiers
 
 # %%
 from fairrecon_core.audit.thresholds import POLICIES
-from fairrecon_core.steps.thresholds import chosen_thresholds
+from fairrecon_lab.analysis.thresholds import chosen_thresholds
 
 thresholds = {}
 for name, policy in [(cohort, policy) for cohort in predictions for policy in POLICIES]:

@@ -131,7 +131,7 @@ print(summary(audits[last, "sex"], max_rows=5))
 # The thresholds stay those of clean validation images: no clinic tunes its reader on images that nobody wanted.
 
 # %%
-from fairrecon_core.steps.thresholds import chosen_thresholds
+from fairrecon_lab.analysis.thresholds import chosen_thresholds
 
 frozen = chosen_thresholds(cohorts[last], predictions[last].assign(train_seed=0))[["task", "fold", "value"]]
 arms = list(predictions[last]["arm"].unique())

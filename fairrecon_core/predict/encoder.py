@@ -1,0 +1,58 @@
+"""A segmenter's networks for few patients: a U-Net, and beside it one whose way down was trained on ImageNet.
+
+Conventions: as in `predict.imagenet`, but for the side, which stays. The normalisation of the way down keeps ImageNet's
+statistics; all else learns. Source: U-Nets with trained encoders after Iglovikov and Shvets 2018 (arXiv:1801.05746).
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairrecon_core.learn.body import UNet
+from fairrecon_core.predict.imagenet import frozen_trunk
+
+KEPT = (16, 24, 40, 112, 320)  # feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side
+RISEN = (96, 64, 48, 32)  # of the way up, to 1/2
+
+
+class TwoUNets(nn.Module):
+    """Images (B, 1, H, W) in [0, 1] to logits (B, 2, H, W): of `unet`, and of the other one, found at half the side.
+
+    ImportError with the way out where ImageNet's weights are missing.
+    """
+
+    def __init__(self, unet: UNet):
+        super().__init__()
+        self.unet, self.trunk = unet, copy.deepcopy(frozen_trunk()).requires_grad_(True)
+        del self.trunk._conv_head, self.trunk._bn1, self.trunk._fc  # what comes after the last features
+        widths = zip((KEPT[-1], *RISEN), reversed(KEPT[:-1]), RISEN)
+        self.rise = nn.ModuleList(_convolved(below + skip, width) for below, skip, width in widths)
+        self.out = nn.Conv2d(RISEN[-1], 1, 1)
+
+    def train(self, mode: bool = True) -> "TwoUNets":
+        """Train or not, but for the normalisation of the way down."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """As the class says; sides as for a `UNet`."""
+        trunk, kept = self.trunk, []
+        features = trunk._swish(trunk._bn0(trunk._conv_stem(((image * 255 - 127) / 128).expand(-1, 3, -1, -1))))
+        for block in trunk._blocks:
+            before, features = features, block(features)
+            if features.shape[-1] < before.shape[-1]:
+                kept.append(before)
+        for rise in self.rise:
+            skip = kept.pop()
+            features = rise(torch.cat([F.interpolate(features, size=skip.shape[-2:]), skip], dim=1))
+        logits = F.interpolate(self.out(features), size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([self.unet(image), logits], dim=1)
+
+
+def _convolved(a: int, b: int) -> nn.Sequential:
+    """Two 3x3 convolutions of `a` feature maps to `b`, each with normalisation and ReLU."""
+    layers = [[nn.Conv2d(n, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU()] for n in (a, b)]
+    return nn.Sequential(*layers[0], *layers[1])
