@@ -1,6 +1,7 @@
 """The segmenter: a U-Net for the whole tumour, alone or beside one whose way down was trained on ImageNet."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class Segmenter(Reader):
         if encoder not in ("", BACKBONE):
             raise ValueError(f"recipes: encoder of segmenter is {BACKBONE!r}, or '' for none, got {encoder!r}")
         self.width, self.threshold, self.held_out, self.encoder = width, threshold, held_out, encoder
-        super().__init__(learning_rate, device, decay=decay, width=width, **({"encoder": encoder} if encoder else {}))
+        card: dict[str, Any] = {"width": width} | ({"encoder": encoder} if encoder else {})
+        super().__init__(learning_rate, device, decay=decay, **card)
 
     def build(self) -> None:
         """One U-Net with normalisation, or two networks."""
@@ -55,9 +57,9 @@ class Segmenter(Reader):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Adam; the network beside the U-Net learns at half the rate."""
-        own = set(self.unet.parameters())
+        own = dict.fromkeys(self.unet.parameters())
         other = [weight for weight in self.net.parameters() if weight not in own]
-        groups = [{"params": list(self.unet.parameters())}, {"params": other, "lr": self.learning_rate / 2}]
+        groups: list[dict[str, Any]] = [{"params": list(own)}, {"params": other, "lr": self.learning_rate / 2}]
         return {"net": torch.optim.Adam(groups[: 1 + bool(other)], lr=self.learning_rate)}
 
     def training_targets(self, cohort: Cohort, rows) -> tuple[np.ndarray, np.ndarray]:
