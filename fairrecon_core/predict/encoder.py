@@ -38,7 +38,7 @@ class TwoUNets(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        """As the class says; sides as for a `UNet`."""
+        """An `image` as the class says, sides as for a `UNet` and at least 32, to its two logits."""
         trunk, kept = self.trunk, []
         features = trunk._swish(trunk._bn0(trunk._conv_stem(((image * 255 - 127) / 128).expand(-1, 3, -1, -1))))
         for block in trunk._blocks:
