@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import re
-import threading
 import time
 import warnings
 from collections.abc import Iterable
@@ -20,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import papermill
-import psutil
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -32,6 +30,7 @@ from fairrecon_core.steps.folder import commit, run_folder, write_json
 from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash, is_code, module_digests, stamp, why
 from fairrecon_lab.analysis.support import left_out
 from fairrecon_lab.engine.lock import held, now
+from fairrecon_lab.engine.memory import PeakMemory
 from fairrecon_lab.engine.room import check, hours, room
 from fairrecon_lab.plots.watched import STARTS_WITH
 from fairrecon_lab.progress import Progress
@@ -223,7 +222,7 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
     target, trace, before = out / "notebooks" / path.name, out / f".trace-{path.stem}", module_digests()
     trace.unlink(missing_ok=True)
     os.environ["FAIRRECON_TRACE"] = str(trace.resolve())
-    began, memory = time.time(), _PeakMemory()
+    began, memory = time.time(), PeakMemory()
     try:
         with memory, warnings.catch_warnings(), progress.notebook(path):
             warnings.simplefilter("ignore")
@@ -324,50 +323,6 @@ def _one_screen(path: Path, error) -> str:
         + [f"  {line[:150]}" for line in traceback[-14:]]
         + [f"{error.ename}: {error.evalue}"[:800]]
     )
-
-
-class _PeakMemory:
-    """Watches the processes that a notebook starts; `peak` is the largest sum of their memory, in bytes."""
-
-    def __init__(self):
-        self.peak, self._stop = 0, threading.Event()
-
-    def __enter__(self):
-        self._before = {child.pid for child in psutil.Process().children()}
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self):
-        while not self._stop.wait(0.2):
-            kernels = [child for child in psutil.Process().children() if child.pid not in self._before]
-            theirs = [child for kernel in kernels for child in _quietly(kernel.children, []) if _is_its_own(child)]
-            self.peak = max(self.peak, sum(map(_high_water, kernels + theirs)))
-
-
-def _is_its_own(process) -> bool:
-    """Not a child that was born this second and still shares its parent's memory, on its way to another program."""
-    return time.time() - _quietly(process.create_time, 0) > 1
-
-
-def _high_water(process) -> int:
-    """Peak resident bytes of a process (Linux), or what it has now."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024
-    except (OSError, TypeError):
-        return _quietly(lambda: process.memory_info().rss, 0)
-
-
-def _quietly(function, otherwise):
-    try:
-        return function()
-    except psutil.Error:
-        return otherwise
 
 
 def _read_trace(trace: Path, out: Path) -> tuple[dict, dict, dict, list[str], list[str]]:
