@@ -337,6 +337,7 @@ def test_json_has_everything_and_no_nan(tmp_path, capsys):
     assert status == 0 and "JSON written to" in out
     assert {"version", "packages", "audited", "choices", "columns", "notes", "rates", "changes"} <= set(found)
     assert found["choices"]["n_boot"] == BOOT and found["changes"] == []
+    assert found["bounds"] == found["search"] == []
 
 
 def test_the_words_of_the_options_are_those_of_the_core():

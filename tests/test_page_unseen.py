@@ -1,11 +1,14 @@
 """What the page says of those who are not recorded, and of subgroups that nobody named, is what the tables say."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fairrecon_lab.auditing import page_unseen
 from fairrecon_lab.auditing.bounds import bounds_unrecorded
+from fairrecon_lab.auditing.command import main
 from fairrecon_lab.auditing.page import AuditReport
 from fairrecon_lab.auditing.search import search_subgroups
 
@@ -49,6 +52,22 @@ def test_bounds_on_the_page_are_those_of_the_tables(report):
     shown = forest["strips"][0]["value"].replace("−", "-").split(" to ")
     assert widest["value"] > gaps["value"].abs().nlargest(2).iloc[1] and widest["low"] < widest["value"]
     assert [float(text) for text in shown] == [round(widest["low"], 3), round(widest["high"], 3)]
+
+
+def test_json_beside_a_page_has_both_tables(report, tmp_path):
+    scores, cohort, made = report
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    cohort.to_csv(tmp_path / "people.csv", index=False)
+    files = [str(tmp_path / name) for name in ("scores.csv", "people.csv")]
+    where = ["--report", str(tmp_path / "page.html"), "--json", str(tmp_path / "all.json")]
+    choices = ["--attribute", "sex", "--attribute", "age_group", "--n-boot", "200"]
+    assert main([*files, *choices, *where]) == 0
+    found = json.loads((tmp_path / "all.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    for name, table in (("bounds", made.unrecorded), ("search", made.search)):
+        there = pd.DataFrame(found[name])
+        assert len(there) == len(table) > 0 and list(there) == list(table)
+        for column in ("value", "p_adjusted" if name == "search" else "low"):
+            assert np.allclose(there[column].astype(float), table[column].astype(float), equal_nan=True)
 
 
 def test_where_everybody_is_recorded_the_page_says_so():

@@ -30,12 +30,15 @@ def main(argv: list[str] | None = None) -> int:
             evidence.refuse_undeclared(options)
         found = run.run(options)
         said = [run.write(table, path) for table, path in run.files(found, options.out)]
+        unseen = {}
         if options.report:
-            said.append(f"Page written to {run.write_whole(options.report, page.page(found, options).encode())}")
+            contents = page.contents(found, options)
+            unseen = {name: section["table"] for name, section in contents["unseen"].items()}
+            said.append(f"Page written to {run.write_whole(options.report, page.rendered(contents).encode())}")
         if options.evidence:
             said.append(evidence.keep(found, options, argv))
         if options.json:
-            text = run.as_json(found, options)
+            text = run.as_json(found, options, **unseen)
             if options.json == "-":
                 print(text)
                 return 0

@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evidence", metavar="DIR", help="keep hashes, choices, versions, tables and page there; "
                         "'fairrecon verify DIR' checks them")  # fmt: skip
     parser.add_argument("--declared", metavar="FILE", help="refuse what differs from margins of 'fairrecon plan --out'")
-    parser.add_argument("--json", metavar="FILE", help="write table, notes and choices as JSON; - for the screen")
+    parser.add_argument("--json", metavar="FILE", help="write tables, notes and choices as JSON, with --report "
+                        "bounds for the unrecorded and the search, too; - for the screen")  # fmt: skip
     return parser
 
 

@@ -281,20 +281,22 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     return path
 
 
-def as_json(found: Found, options) -> str:
-    """Everything of a run for machines: `rates` and `changes` as lists of rows, undefined numbers as null.
+def as_json(found: Found, options, *, bounds: pd.DataFrame | None = None, search: pd.DataFrame | None = None) -> str:
+    """Everything of a run for machines: tables as lists of rows, undefined numbers as null.
 
     Parameters
     ----------
     found : Found
     options : Namespace
+    bounds, search : DataFrame, optional
+        For the unrecorded and of subgroups that nobody named, where the page has made them.
     """
     records = lambda table: [] if table is None else [
         {name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]  # fmt: skip
     whole = {"version": JSON_VERSION, "packages": versions(), "audited": found.who,
              "choices": {name: _plain(value) for name, value in sorted(vars(options).items())},
              "columns": found.tables.shown, "notes": found.notes, "rates": records(found.rates),
-             "changes": records(found.changes)}  # fmt: skip
+             "changes": records(found.changes), "bounds": records(bounds), "search": records(search)}  # fmt: skip
     return json.dumps(whole, ensure_ascii=False, allow_nan=False, indent=1)
 
 
