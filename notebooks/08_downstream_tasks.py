@@ -45,8 +45,11 @@ for name, steps in steps_of.items():
 
 def note(steps):
     """What stands below a figure: data and readers."""
-    segmenter = "" if steps.cohort.masks is None else f", segmenter U-Net of width {settings.segmenter_width}"
-    return f"{estimates.whose(steps.cohort)}; classifiers {settings.backbone}{segmenter}"
+    text, segmenter = f"; classifiers {settings.backbone}", steps.readings.weights.untrained.get("segmenter")
+    if segmenter is not None:
+        beside = f" beside one on {segmenter.encoder}" if segmenter.encoder else ""
+        text += f", segmenter U-Net of width {segmenter.width}{beside}"
+    return estimates.whose(steps.cohort) + text
 
 
 # %% [markdown]
