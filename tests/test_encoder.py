@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from fairrecon_core.learn.body import UNet
 from fairrecon_core.predict.readers import Labelled, labelled
 from fairrecon_core.predict.segmenter import Segmenter
 from tests.test_predict import named, squares
@@ -150,23 +148,24 @@ def test_sides_of_odd_multiples_meet_their_skips():
             assert torch.isfinite(reader.net(image)).all() and reader.net(image).shape[-2:] == (side, side + 16)
 
 
-def test_logits_at_half_the_side_stay_where_the_image_is():
-    """A way up that gives the finest features back, gives them at their places."""
-    reader = two()
-    reader.net.rise = torch.nn.ModuleList([_Last() for _ in reader.net.rise])
-    reader.net.out = torch.nn.Identity()
-    reader.net.unet = UNet(1, 1, 2)
-    ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+def test_the_way_up_meets_the_finer_features_and_at_last_the_image():
+    reader, image = two(), torch.rand(2, 1, 64, 64)
     seen = []
-    reader.net.trunk._blocks[0].register_forward_hook(lambda module, given, found: seen.append(found))
+    for rise in reader.net.rise:
+        rise.register_forward_hook(lambda module, given, found: seen.append((given[0], found)))
+    maps = []
+    for block in reader.net.trunk._blocks:
+        block.register_forward_hook(lambda module, given, found: maps.append(given[0]))
     with torch.inference_mode():
-        logits = reader.net(ramp)[:, 1:]
-    half = seen[0].mean(dim=1, keepdim=True)
-    assert torch.allclose(logits, F.interpolate(half, scale_factor=2, mode="bilinear"), atol=1e-6)
-
-
-class _Last(torch.nn.Module):
-    """The mean of the skip, which is the last maps of what it gets; the first are those from below."""
-
-    def forward(self, features):
-        return features[:, -16:].mean(dim=1, keepdim=True)
+        logits = reader.net(image)
+        assert [given.shape[-1] for given, _ in seen] == [4, 8, 16, 32, 64] and len(maps) == 16
+        finest = {side: [m for m in maps if m.shape[-1] == side][-1] for side in (4, 8, 16, 32)} | {64: image}
+        below = maps[-1]  # at 1/32; its block keeps the side
+        assert below.shape[-1] == 2
+        for k, (given, _) in enumerate(seen):
+            skip = finest[given.shape[-1]]
+            assert torch.equal(given[:, -skip.shape[1] :], skip)
+            if k:
+                before = seen[k - 1][1].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+                assert torch.equal(given[:, : before.shape[1]], before)
+        assert torch.equal(logits[:, 1:], reader.net.out(seen[-1][1]))

@@ -14,11 +14,11 @@ from fairrecon_core.learn.body import UNet
 from fairrecon_core.predict.imagenet import frozen_trunk
 
 KEPT = (16, 24, 40, 112, 320)  # feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side
-RISEN = (96, 64, 48, 32)  # of the way up, to 1/2
+RISEN = (96, 64, 48, 32, 12)  # of the way up; the last joins the image itself
 
 
 class TwoUNets(nn.Module):
-    """Images (B, 1, H, W) in [0, 1] to logits (B, 2, H, W): of `unet`, and of the other one, found at half the side.
+    """Images (B, 1, H, W) in [0, 1] to logits (B, 2, H, W): of `unet`, and of the other one.
 
     ImportError with the way out where ImageNet's weights are missing.
     """
@@ -27,7 +27,7 @@ class TwoUNets(nn.Module):
         super().__init__()
         self.unet, self.trunk = unet, copy.deepcopy(frozen_trunk()).requires_grad_(True)
         del self.trunk._conv_head, self.trunk._bn1, self.trunk._fc  # what comes after the last features
-        widths = zip((KEPT[-1], *RISEN), reversed(KEPT[:-1]), RISEN)
+        widths = zip((KEPT[-1], *RISEN), (*reversed(KEPT[:-1]), 1), RISEN)
         self.rise = nn.ModuleList(_convolved(below + skip, width) for below, skip, width in widths)
         self.out = nn.Conv2d(RISEN[-1], 1, 1)
 
@@ -39,7 +39,7 @@ class TwoUNets(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """An `image` as the class says, sides as for a `UNet` and at least 32, to its two logits."""
-        trunk, kept = self.trunk, []
+        trunk, kept = self.trunk, [image]
         features = trunk._swish(trunk._bn0(trunk._conv_stem(((image * 255 - 127) / 128).expand(-1, 3, -1, -1))))
         for block in trunk._blocks:
             before, features = features, block(features)
@@ -48,8 +48,7 @@ class TwoUNets(nn.Module):
         for rise in self.rise:
             skip = kept.pop()
             features = rise(torch.cat([F.interpolate(features, size=skip.shape[-2:]), skip], dim=1))
-        logits = F.interpolate(self.out(features), size=image.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.cat([self.unet(image), logits], dim=1)
+        return torch.cat([self.unet(image), self.out(features)], dim=1)
 
 
 def _convolved(a: int, b: int) -> nn.Sequential:
