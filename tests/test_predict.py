@@ -242,34 +242,6 @@ def test_augmentation_moves_masks_with_their_images_and_repeats_itself():
         assert float(image.max()) != pytest.approx(0.6, abs=1e-4)
 
 
-class _Furthest:
-    """A generator that gives the upper end of one of the four draws (turn, zoom, shift, exposure), and 0 of others."""
-
-    def __init__(self, which):
-        self.which, self.calls = which, -1
-
-    def uniform(self, low, high, size):
-        self.calls += 1
-        return np.full(size, high if self.calls == self.which else 0.0)
-
-
-@pytest.mark.parametrize("by", [0, 1, 2])
-def test_augmentation_goes_as_far_as_it_is_told(by):
-    columns, rows = np.meshgrid(np.arange(101), np.arange(101))
-    dot = torch.from_numpy(np.exp(-((columns - 80) ** 2 + (rows - 50) ** 2) / 8)).float()[None, None] * 0.5
-    centre = lambda image: (
-        np.array([(image[0, 0].numpy() * axis).sum() for axis in (columns, rows)]) / float(image.sum())
-    )
-    moved = [augmented(dot, torch.zeros(1), _Furthest(which), by)[0] for which in range(4)]
-    x, y = centre(moved[0]) - 50
-    assert np.hypot(x, y) == pytest.approx(30, abs=0.2) and abs(np.degrees(np.arctan2(y, x))) == pytest.approx(
-        15 * by, abs=0.5
-    )
-    assert centre(moved[1]) - 50 == pytest.approx([30 * np.exp(0.15 * by), 0], abs=0.2)
-    assert np.abs(centre(moved[2]) - centre(dot)) == pytest.approx([0.05 * by * 101] * 2, abs=0.2)
-    assert float(moved[3].max()) == pytest.approx(0.5 ** np.exp(0.3 * by), abs=1e-3)
-
-
 def test_augmentation_leaves_labels_and_validation_alone():
     pixels = np.random.default_rng(1).random((4, 32, 32), dtype=np.float32)
     images = Images(pixels, list("abcd"))

@@ -15,7 +15,6 @@ from fairrecon_core.degrade import degradation
 from fairrecon_core.degrade.cached import CachedDegradation
 from fairrecon_core.learn.rows import learning_rows
 from fairrecon_core.learn.weights import read_safetensors
-from fairrecon_core.predict import readers
 from fairrecon_core.predict.classifier import Classifier
 from fairrecon_core.predict.segmenter import Segmenter
 from fairrecon_core.predict.training import train_reader
@@ -250,17 +249,6 @@ def test_a_segmenter_with_nobody_held_out_learns_from_all_and_keeps_the_last_wei
     state, _ = read_safetensors(tmp_path / "all" / "state.safetensors")
     name, value = next(iter(reader.net.state_dict().items()))
     assert torch.equal(state[f"last.net.{name}"], value) and torch.equal(state[f"best.net.{name}"], value)
-
-
-def test_a_segmenter_says_how_strongly_its_images_are_augmented(trained, tmp_path, monkeypatch):
-    seen, real = set(), readers.augmented
-    monkeypatch.setattr(readers, "augmented", lambda *given: seen.add(given[3]) or real(*given))
-    options = {"epochs": 1, "progress": False, "accelerator": "cpu", "precision": "32-true"}
-    for augment, own, wanted in ((False, 2, set()), (True, 2, {2}), (True, 1, {1})):
-        seen.clear()
-        reader = Segmenter(width=2, augmentation=own)
-        train_reader(reader, trained.cohort, folder=tmp_path / f"{augment}{own}", augment=augment, **options)
-        assert seen == wanted
 
 
 def test_an_unknown_arm_lists_the_known_ones(trained):

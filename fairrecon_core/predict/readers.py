@@ -37,7 +37,7 @@ class Labelled:
 
 def labelled(
     train: Images, train_targets, validation: Images, validation_targets, *, batch_size=16, seed=0, flips=False,
-    augment: float = 0,
+    augment=False,
 ) -> Callable:  # fmt: skip
     """What a reader learns from: `draw(epoch, rank)` for `learn.loop.fit`.
 
@@ -49,8 +49,8 @@ def labelled(
     batch_size, seed : int
     flips : bool
         Mirror half of the training images, and their masks, left to right.
-    augment : float
-        Turn, zoom, shift and re-expose every training image (`augmented`) so strongly: few patients go further.
+    augment : bool
+        Turn, zoom, shift and re-expose every training image (`augmented`): few patients go further.
 
     Raises
     ------
@@ -75,17 +75,18 @@ def labelled(
             pixels, names = images.at(chosen)
             target = torch.from_numpy(targets[chosen].astype(np.float32))
             turn = torch.from_numpy(mirrored[chosen])[:, None, None]
-            pixels = torch.where(turn, pixels.flip(-1), pixels)[:, None]
+            pixels = torch.where(turn, pixels.flip(-1), pixels)
+            pixels = pixels[:, None]
             if target.ndim == 3:
                 target = torch.where(turn, target.flip(-1), target)[:, None]
             if augment and epoch is not None:
-                pixels, target = augmented(pixels, target, generator, augment)
+                pixels, target = augmented(pixels, target, generator)
             yield Labelled(pixels, target, names)
 
     return draw
 
 
-def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator, by: float = 1) -> tuple[Tensor, Tensor]:
+def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Each image turned by up to 15 degrees, zoomed by up to 15 %, shifted by up to 5 %, and of another exposure.
 
     Parameters
@@ -95,8 +96,6 @@ def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator, b
     targets : Tensor
         Masks (B, 1, H, W), which move with their images; anything else is returned as it is.
     generator : numpy Generator
-    by : float
-        2: twice as far.
 
     Returns
     -------
@@ -104,8 +103,8 @@ def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator, b
         Shaped as they came; images in [0, 1], masks 0 or 1.
     """
     n = len(images)
-    angle, zoom = np.deg2rad(by * generator.uniform(-15, 15, n)), np.exp(by * generator.uniform(-0.15, 0.15, n))
-    shift, gamma = by * generator.uniform(-0.1, 0.1, (n, 2)), np.exp(by * generator.uniform(-0.3, 0.3, n))  # shift: 5 %
+    angle, zoom = np.deg2rad(generator.uniform(-15, 15, n)), np.exp(generator.uniform(-0.15, 0.15, n))
+    shift, gamma = generator.uniform(-0.1, 0.1, (n, 2)), np.exp(generator.uniform(-0.3, 0.3, n))  # of [-1, 1]: 5 %
     turned = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1).reshape(n, 2, 2)
     matrix = torch.from_numpy(np.concatenate([turned / zoom[:, None, None], shift[..., None]], axis=2)).float()
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -132,7 +131,6 @@ class Reader(Trainable[Labelled]):
     batch_size = 16  # in training
     inference_batch = 32  # on a GPU
     tasks: Sequence[str] = ()  # whose labels it learns; none for one that learns masks
-    augmentation = 1.0  # how strongly images are augmented, where they are
     held_out = True  # whether validation patients are kept from learning, to choose the best epoch
     net: nn.Module
 

@@ -31,8 +31,6 @@ class Segmenter(Reader):
     held_out : bool
         Keep validation patients to choose the best epoch. False, for few patients: learn from them, too, and keep the
         last epoch's weights; nothing else of a segmenter is chosen on them.
-    augmentation : float
-        How strongly training images are augmented, where they are.
     encoder : str
         "efficientnet_lite0": `TwoUNets`, which learn apart; a pixel has the mean of their probabilities. "": a U-Net.
     """
@@ -41,11 +39,10 @@ class Segmenter(Reader):
     batch_size = 8
 
     def __init__(self, width: int = 16, *, threshold=0.5, learning_rate=1e-3, decay=True, device: str = "cpu",
-                 held_out: bool = True, encoder: str = "", augmentation: float = 1.0):  # fmt: skip
+                 held_out: bool = True, encoder: str = ""):  # fmt: skip
         if encoder not in ("", BACKBONE):
             raise ValueError(f"recipes: encoder of segmenter is {BACKBONE!r}, or '' for none, got {encoder!r}")
-        self.width, self.threshold, self.held_out = width, threshold, held_out
-        self.encoder, self.augmentation = encoder, float(augmentation)
+        self.width, self.threshold, self.held_out, self.encoder = width, threshold, held_out, encoder
         card: dict[str, Any] = {"width": width} | ({"encoder": encoder} if encoder else {})
         super().__init__(learning_rate, device, decay=decay, **card)
 
@@ -85,7 +82,8 @@ class Segmenter(Reader):
     def _loss(self, batch: Labelled) -> Tensor:
         logits = self.net(batch.images)
         probability, truth, pixels = logits.sigmoid(), batch.targets.expand_as(logits), (0, 2, 3)
-        soft_dice = (2 * (probability * truth).sum(pixels) + 1) / (probability.sum(pixels) + truth.sum(pixels) + 1)
+        overlap = (probability * truth).sum(pixels)
+        soft_dice = (2 * overlap + 1) / (probability.sum(pixels) + truth.sum(pixels) + 1)
         return (1 - soft_dice.mean() + F.binary_cross_entropy_with_logits(logits, truth)) / 2
 
     def masks(self, images) -> np.ndarray:

@@ -29,7 +29,7 @@ def train_reader(
     batch_size : int, optional
         The reader's own if left out: 16 for a classifier, 8 for a segmenter.
     augment, mirror : bool
-        As in `predict.labelled`, where `mirror` is `flips`, and `augment` the reader's `augmentation`.
+        As in `predict.labelled`, where `mirror` is `flips`.
     **options
         Of `learn.loop.fit`, and `start`: weights to begin with.
 
@@ -53,5 +53,5 @@ def train_reader(
         targets.append(found)
     reader.prepare(targets[0])
     size, of_both = batch_size or reader.batch_size, (images[0], targets[0], images[1], targets[1])
-    draw = labelled(*of_both, batch_size=size, seed=seed, flips=mirror, augment=augment * reader.augmentation)
+    draw = labelled(*of_both, batch_size=size, seed=seed, flips=mirror, augment=augment)
     return reader.fit(draw, seed=seed, folder=folder, **options)

@@ -68,7 +68,8 @@ class Stream:
         self._readings.weights.make_all()
         lacking: dict[tuple, list[Piece]] = {}
         wanted, name = None if shards is None else set(shards), self.setup.cohort.name
-        for (table, arm), made_from in self._stamps(arms, level).items():
+        stamps = self._stamps(arms, level)
+        for (table, arm), made_from in stamps.items():
             pieces = self._pieces(table, arm, level, made_from, wanted)
             absent = [piece for piece in pieces if not piece.path.exists()]
             part = {"cohort": name, "arm": arm, "level": float(level)}
@@ -143,7 +144,8 @@ class Stream:
             for key in read:
                 arm, variant = which[key]
                 masks = self.images.masks_of(arm, level, here, fold, split)
-                both = self._readings.frames(arm, level, variant, [(images[key], self.setup.names_of(here), masks)])
+                batch = (images[key], self.setup.names_of(here), masks)
+                both = self._readings.frames(arm, level, variant, [batch])
                 made |= {(table, *key): frame for table, frame in zip(("predictions", "overlap"), both)}
             for piece in pieces:
                 found[piece.path] += [made[piece.table, piece.arm, *v.values()] for v in piece.variants]

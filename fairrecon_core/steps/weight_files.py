@@ -97,7 +97,8 @@ def start_of(setup: Setup, *names: str) -> Path | None:
         return None
     if choice != "shipped":
         raise ValueError(f"start_from is 'random', 'shipped' or 'imagenet', got {choice!r}")
-    for path in [SHIPPED / f"{SIMULATED[setup.cohort.modality]}-{name}.safetensors" for name in names]:
+    files = [SHIPPED / f"{SIMULATED[setup.cohort.modality]}-{name}.safetensors" for name in names]
+    for path in files:
         if path.exists():
             return path
     raise ValueError(f"no weights are shipped to start {names[0]!r} from: set start_from: random")
