@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         said = [run.write(table, path) for table, path in run.files(found, options.out)]
         unseen = {}
         if options.report:
-            contents = page.contents(found, options)
-            unseen = {name: section["table"] for name, section in contents["unseen"].items()}
-            said.append(f"Page written to {run.write_whole(options.report, page.rendered(contents).encode())}")
+            report = page.AuditReport(found, options)
+            unseen = {"bounds": report.unrecorded, "search": report.search}
+            said.append(f"Page written to {report.save(options.report)}")
         if options.evidence:
             said.append(evidence.keep(found, options, argv))
         if options.json:
