@@ -154,9 +154,13 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def open(self, address: str) -> None:
-        """Go to an address; messages of the page before are forgotten."""
+        """Go to an address; messages of the page before are forgotten. A file is there to its last element after it."""
+        self.script("window.isBefore = true")
         self.driver.get(address)
         self.driver.get_log("browser")
+        if address.startswith("file:"):
+            there = "return document.readyState === 'complete' && location.protocol === 'file:' && !window.isBefore"
+            self.wait(lambda: self.script(there), f"{address} did not load")
 
     def script(self, source: str, *arguments):
         """Run JavaScript in the page and return what it returns."""

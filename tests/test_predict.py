@@ -242,6 +242,52 @@ def test_augmentation_moves_masks_with_their_images_and_repeats_itself():
         assert float(image.max()) != pytest.approx(0.6, abs=1e-4)
 
 
+class Still:
+    """Draws of `augmented` that change nothing, but for where a crop lies: -1 the first corner, 1 the last."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def uniform(self, low, high, size):
+        return np.full(size, self.place if (low, high) == (-1, 1) else 0.0)
+
+
+@pytest.mark.parametrize(("place", "top", "left"), [(-1, 0, 0), (0, 8, 16), (1, 16, 32)])
+def test_a_crop_is_a_square_of_the_image_at_its_own_scale(place, top, left):
+    images = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(1))
+    masks = (images > 0.5).float()
+    cropped, cut = augmented(images, masks, Still(place), 16)
+    square = (..., slice(top, top + 16), slice(left, left + 16))
+    assert torch.allclose(cropped, images[square], atol=1e-5) and torch.equal(cut, masks[square])
+
+
+def test_crops_lie_everywhere_and_without_one_nothing_else_is_drawn():
+    place = torch.linspace(0, 1, 64).expand(400, 1, 64, 64)
+    cropped, _ = augmented(place, torch.zeros(400), np.random.default_rng(2), 32)
+    middle = cropped[:, 0, 16, 16].numpy()
+    assert cropped.shape == (400, 1, 32, 32) and middle.min() < 0.3 and middle.max() > 0.7
+    images, drawn = torch.rand(3, 1, 32, 32), [np.random.default_rng(4) for _ in range(2)]
+    whole, _ = augmented(images, images, drawn[0])
+    assert torch.equal(augmented(images, images, drawn[1], 0)[0], whole) and drawn[0].random() == drawn[1].random()
+
+
+def test_a_crop_that_cannot_be_is_refused():
+    images = torch.rand(1, 1, 32, 48)
+    with pytest.raises(ValueError, match="a crop of 48 px does not fit into images of 32 x 48 px"):
+        augmented(images, images, np.random.default_rng(1), 48)
+    few = named(np.zeros((2, 8, 8)))
+    with pytest.raises(ValueError, match="a crop of 4 px is cut out of augmented images: set augment: true"):
+        labelled(few, np.zeros((2, 8, 8), bool), few, np.zeros((2, 8, 8), bool), crop=4)
+
+
+def test_only_what_is_learned_from_is_cropped():
+    images, masks, _ = squares(4)
+    draw = labelled(named(images), masks, named(images), masks, batch_size=2, augment=True, crop=16)
+    train, validation = next(draw(0)), next(draw(None))
+    assert train.images.shape == train.targets.shape == (2, 1, 16, 16)
+    assert torch.equal(validation.images[:, 0], torch.from_numpy(images[:2]))
+
+
 def test_augmentation_leaves_labels_and_validation_alone():
     pixels = np.random.default_rng(1).random((4, 32, 32), dtype=np.float32)
     images = Images(pixels, list("abcd"))

@@ -251,6 +251,24 @@ def test_a_segmenter_with_nobody_held_out_learns_from_all_and_keeps_the_last_wei
     assert torch.equal(state[f"last.net.{name}"], value) and torch.equal(state[f"best.net.{name}"], value)
 
 
+def test_a_segmenter_learns_from_crops_and_is_chosen_on_whole_images(trained, tmp_path):
+    seen, cohort = [], trained.cohort
+    side = cohort.images.shape[-1]
+
+    class Watched(Segmenter):
+        def losses(self, batch):
+            seen.append(batch.images.shape[-2:])
+            return super().losses(batch)
+
+        def validation_loss(self, batch):
+            assert batch.images.shape[-1] == side
+            return super().validation_loss(batch)
+
+    options = {"epochs": 1, "progress": False, "accelerator": "cpu", "precision": "32-true"}
+    train_reader(Watched(width=2, crop=16), cohort, folder=tmp_path, augment=True, **options)
+    assert side > 16 and set(seen) == {(16, 16)}
+
+
 def test_an_unknown_arm_lists_the_known_ones(trained):
     with pytest.raises(ValueError, match=r"unknown arm 'unett', did you mean 'unet'.*known arms: degraded, tv"):
         trained.images.get("unett", 4)

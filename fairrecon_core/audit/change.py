@@ -185,9 +185,7 @@ def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarra
     name, column = intersect(matched.images, attribute)
     names = sorted(set(column) - {UNKNOWN})
     if len(names) < 2:
-        raise ValueError(
-            f"attribute {name!r} has {len(names)} subgroup(s) {names} among the audited images: no gap to audit"
-        )
+        raise ValueError(f"attribute {name!r} has {len(names)} subgroup(s) {names} among the audited images: no gap")
     declared = matched.images[name].dtype if name in matched.images else None
     if isinstance(declared, pd.CategoricalDtype):
         names = [str(value) for value in declared.categories if value != UNKNOWN]

@@ -37,9 +37,9 @@ class UNet(nn.Module):
         widths = [width * 2**level for level in range(depth + 1)]
         options = {"norm": norm, "embedding": embedding}
         self.depth = depth
-        self.down = nn.ModuleList(_Block(a, b, **options) for a, b in zip([in_channels, *widths], widths))
+        self.down = nn.ModuleList(Block(a, b, **options) for a, b in zip([in_channels, *widths], widths))
         self.rise = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in itertools.pairwise(widths))
-        self.up = nn.ModuleList(_Block(2 * a, a, **options) for a in widths[:-1])
+        self.up = nn.ModuleList(Block(2 * a, a, **options) for a in widths[:-1])
         self.out = nn.Conv2d(width, out_channels, 1)
         self.dropout = nn.Dropout2d(dropout)
 
@@ -61,10 +61,10 @@ class UNet(nn.Module):
         return self.out(image)
 
 
-class _Block(nn.Module):
-    """Two convolutions with ReLU; a condition scales and shifts the features between them."""
+class Block(nn.Module):
+    """Two 3x3 convolutions of `a` feature maps to `b` with ReLU; a condition scales and shifts what is between."""
 
-    def __init__(self, a: int, b: int, norm: bool, embedding: int):
+    def __init__(self, a: int, b: int, norm: bool, embedding: int = 0):
         super().__init__()
         self.first, self.second = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
         groups = math.gcd(8, b)
@@ -72,6 +72,7 @@ class _Block(nn.Module):
         self.shift = nn.Linear(embedding, 2 * b) if embedding else None
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """An `image` (B, a, H, W), perhaps with a condition (B, embedding), to (B, b, H, W)."""
         image = self.norms[0](self.first(image))
         if self.shift is not None:
             scale, shift = self.shift(condition)[:, :, None, None].chunk(2, dim=1)

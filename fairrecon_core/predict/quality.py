@@ -113,9 +113,7 @@ def _check_scale(images: np.ndarray, clean: np.ndarray) -> None:
     """Refuse grey values as files hold them: of clean images beyond [0, 1], of an arm beyond any overshoot."""
     for name, values, low, high in (("clean images", clean, -1e-3, 1 + 1e-3), ("images", images, -10, 10)):
         if values.size and (values.min() < low or values.max() > high):
-            raise ValueError(
-                f"{name} span [{values.min():g}, {values.max():g}], should lie in [0, 1]: divide 8 bits by 255"
-            )
+            raise ValueError(f"{name} span [{values.min():g}, {values.max():g}], not [0, 1]: divide 8 bits by 255")
 
 
 def psnr_db(image, clean) -> float:

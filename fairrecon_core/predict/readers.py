@@ -37,7 +37,7 @@ class Labelled:
 
 def labelled(
     train: Images, train_targets, validation: Images, validation_targets, *, batch_size=16, seed=0, flips=False,
-    augment=False,
+    augment=False, crop=0,
 ) -> Callable:  # fmt: skip
     """What a reader learns from: `draw(epoch, rank)` for `learn.loop.fit`.
 
@@ -51,12 +51,16 @@ def labelled(
         Mirror half of the training images, and their masks, left to right.
     augment : bool
         Turn, zoom, shift and re-expose every training image (`augmented`): few patients go further.
+    crop : int
+        Side of the square, drawn anew each time, that is cut out of an augmented image; 0 for the whole image.
 
     Raises
     ------
     ValueError
-        Numbers of images and targets differ, there are none, or a label is not 0, 1 or NaN.
+        Numbers of images and targets differ, there are none, or a label is not 0, 1 or NaN; a `crop` without `augment`.
     """
+    if crop and not augment:
+        raise ValueError(f"a crop of {crop} px is cut out of augmented images: set augment: true, or no crop")
     data = {}
     for what, images, targets in (("train", train, train_targets), ("validation", validation, validation_targets)):
         targets = np.asarray(targets)
@@ -80,13 +84,13 @@ def labelled(
             if target.ndim == 3:
                 target = torch.where(turn, target.flip(-1), target)[:, None]
             if augment and epoch is not None:
-                pixels, target = augmented(pixels, target, generator)
+                pixels, target = augmented(pixels, target, generator, crop)
             yield Labelled(pixels, target, names)
 
     return draw
 
 
-def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator, crop: int = 0) -> tuple[Tensor, Tensor]:
     """Each image turned by up to 15 degrees, zoomed by up to 15 %, shifted by up to 5 %, and of another exposure.
 
     Parameters
@@ -95,19 +99,27 @@ def augmented(images: Tensor, targets: Tensor, generator: np.random.Generator) -
         In [0, 1]. What comes in from outside the image is 0.
     targets : Tensor
         Masks (B, 1, H, W), which move with their images; anything else is returned as it is.
+    crop : int
+        Side in px of a square anywhere in the image that is left of it; 0: all is. ValueError where it is larger.
     generator : numpy Generator
 
     Returns
     -------
     images, targets : Tensor
-        Shaped as they came; images in [0, 1], masks 0 or 1.
+        Shaped as they came, or cropped; images in [0, 1], masks 0 or 1.
     """
-    n = len(images)
+    n, sides = len(images), images.shape[-2:]
+    if crop > min(sides):
+        raise ValueError(f"a crop of {crop} px does not fit into images of {sides[0]} x {sides[1]} px")
     angle, zoom = np.deg2rad(generator.uniform(-15, 15, n)), np.exp(generator.uniform(-0.15, 0.15, n))
     shift, gamma = generator.uniform(-0.1, 0.1, (n, 2)), np.exp(generator.uniform(-0.3, 0.3, n))  # of [-1, 1]: 5 %
     turned = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1).reshape(n, 2, 2)
-    matrix = torch.from_numpy(np.concatenate([turned / zoom[:, None, None], shift[..., None]], axis=2)).float()
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    turned = turned / zoom[:, None, None]
+    if crop:
+        kept = crop / np.array(sides[::-1])
+        turned, shift = turned * kept, shift + generator.uniform(-1, 1, (n, 2)) * (1 - kept)
+    matrix = torch.from_numpy(np.concatenate([turned, shift[..., None]], axis=2)).float()
+    grid = F.affine_grid(matrix, [n, 1, *((crop, crop) if crop else sides)], align_corners=False)
     images = F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
     if targets.ndim == 4:
         targets = F.grid_sample(targets, grid, mode="nearest", align_corners=False)
@@ -131,6 +143,7 @@ class Reader(Trainable[Labelled]):
     batch_size = 16  # in training
     inference_batch = 32  # on a GPU
     tasks: Sequence[str] = ()  # whose labels it learns; none for one that learns masks
+    crop = 0  # side of the square that is cut out of each augmented training image; 0: none is
     held_out = True  # whether validation patients are kept from learning, to choose the best epoch
     net: nn.Module
 

@@ -42,9 +42,7 @@ def read_arm(
     for images, image_ids, *masks in batches:
         images = np.asarray(images, dtype=np.float32)
         if not np.isfinite(images).all():
-            raise ValueError(
-                f"arm {key.get('arm')!r} holds an image that is not finite, among {list(image_ids)[:3]} ..."
-            )
+            raise ValueError(f"arm {key.get('arm')!r} holds an image that is not finite, among {list(image_ids)[:3]}")
         head = {"image_id": list(map(str, image_ids))} | key
         for classifier in classifiers:
             scores = classifier.scores(images)
@@ -56,7 +54,5 @@ def read_arm(
             counts = {"intersection": found & truth, "predicted": found, "actual": truth}
             overlaps.append(pd.DataFrame(head | {name: part.sum(axis=(1, 2)) for name, part in counts.items()}))
     columns = ["image_id", *key]
-    join = lambda frames, extra: (
-        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns + extra)
-    )
+    join = lambda parts, more: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns + more)
     return join(predictions, ["task", "score"]), join(overlaps, ["intersection", "predicted", "actual"])

@@ -31,6 +31,8 @@ class Segmenter(Reader):
     held_out : bool
         Keep validation patients to choose the best epoch. False, for few patients: learn from them, too, and keep the
         last epoch's weights; nothing else of a segmenter is chosen on them.
+    crop : int
+        Side in px of the square that is cut out of each augmented training image, a multiple of 16; 0 for all of it.
     encoder : str
         "efficientnet_lite0": `TwoUNets`, which learn apart; a pixel has the mean of their probabilities. "": a U-Net.
     """
@@ -39,10 +41,10 @@ class Segmenter(Reader):
     batch_size = 8
 
     def __init__(self, width: int = 16, *, threshold=0.5, learning_rate=1e-3, decay=True, device: str = "cpu",
-                 held_out: bool = True, encoder: str = ""):  # fmt: skip
+                 held_out: bool = True, encoder: str = "", crop: int = 0):  # fmt: skip
         if encoder not in ("", BACKBONE):
             raise ValueError(f"recipes: encoder of segmenter is {BACKBONE!r}, or '' for none, got {encoder!r}")
-        self.width, self.threshold, self.held_out, self.encoder = width, threshold, held_out, encoder
+        self.width, self.threshold, self.held_out, self.encoder, self.crop = width, threshold, held_out, encoder, crop
         card: dict[str, Any] = {"width": width} | ({"encoder": encoder} if encoder else {})
         super().__init__(learning_rate, device, decay=decay, **card)
 

@@ -53,5 +53,5 @@ def train_reader(
         targets.append(found)
     reader.prepare(targets[0])
     size, of_both = batch_size or reader.batch_size, (images[0], targets[0], images[1], targets[1])
-    draw = labelled(*of_both, batch_size=size, seed=seed, flips=mirror, augment=augment)
+    draw = labelled(*of_both, batch_size=size, seed=seed, flips=mirror, augment=augment, crop=reader.crop)
     return reader.fit(draw, seed=seed, folder=folder, **options)

@@ -144,6 +144,7 @@ def units_of(settings: Settings, name: str, of: Mapping) -> dict:
             batch = Labelled(torch.from_numpy(pixels)[:, None], target, names)
             step = seconds_of(lambda reader=reader, batch=batch: _step(reader, batch, device))
             learn = 1 if reader.held_out else 1 + of["validation"] / of["read_train"]
+            learn *= (reader.crop / size) ** 2 if reader.crop else 1
             found["reader"][what] = (step * learn, epochs)
         reader.ready()
     reading = sum(seconds_of(lambda reader=reader: reader.outputs(pixels)) for reader, _ in readers.values())
