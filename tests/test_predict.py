@@ -266,9 +266,10 @@ def test_crops_lie_everywhere_and_without_one_nothing_else_is_drawn():
     cropped, _ = augmented(place, torch.zeros(400), np.random.default_rng(2), 32)
     middle = cropped[:, 0, 16, 16].numpy()
     assert cropped.shape == (400, 1, 32, 32) and middle.min() < 0.3 and middle.max() > 0.7
-    images, drawn = torch.rand(3, 1, 32, 32), [np.random.default_rng(4) for _ in range(2)]
-    whole, _ = augmented(images, images, drawn[0])
-    assert torch.equal(augmented(images, images, drawn[1], 0)[0], whole) and drawn[0].random() == drawn[1].random()
+    images, drawn, by_hand = torch.rand(3, 1, 32, 32), np.random.default_rng(4), np.random.default_rng(4)
+    assert augmented(images, images, drawn)[0].shape == images.shape
+    by_hand.random(3 * 5)  # angle, zoom, shift in x and in y, and gamma of three images
+    assert drawn.random() == by_hand.random()
 
 
 def test_a_crop_that_cannot_be_is_refused():
