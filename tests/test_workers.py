@@ -57,13 +57,14 @@ def test_a_lost_scheduler_and_a_second_start_lose_nothing(tmp_path, monkeypatch,
         with pytest.raises(cluster.StepError, match=r"the scheduler is gone, after \d+ of \d+ steps: start again"):
             cluster.run_steps("smoke", TINY, address)
         killer.join()
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("weights.safetensors")}
     assert before and not (folder / ".in-use.json").exists()
     with scheduler(tmp_path / "second") as (address, _):
         seconds = cluster.run_steps("smoke", TINY, address)
         again = cluster.run_steps("smoke", TINY, address)  # a worker lives longer than a run
     assert len(seconds) == len(steps_of(opened("smoke", json.dumps(TINY)))) == len(again)
     assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "what is done is not done again"
+    assert not list(folder.rglob("state.safetensors")), "the state of a training cut short goes once it is done"
     on_worker = tables_of(folder)
     alone = tmp_path / "alone"
     cohort_in(alone)
