@@ -11,6 +11,7 @@ from fairrecon_core.steps.folder import Run
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_lab.analysis.downstream import task_to_show
 from fairrecon_lab.analysis.support import cannot_fill, left_out
+from fairrecon_lab.runner import run_series
 
 
 def steps_of(folder, people, **more):
@@ -70,3 +71,28 @@ def test_the_audit_of_readers_is_left_out_where_there_is_none(tmp_path, sexes, r
     found = left_out("10", tmp_path, settings)
     assert found.startswith(words) and bool(found) == bool(words)
     assert left_out("08", tmp_path, settings) == "" == left_out("10", tmp_path, load_settings("smoke"))
+
+
+@pytest.mark.parametrize(("arms", "gone"), [
+    (["unet", "pix2pix", "sde"], ""),
+    (["unet"], "05 06"),
+    (["unet_dc", "sde"], "05"),  # data consistency uses the network's weights
+    ([], "04 05 06"),
+])  # fmt: skip
+def test_the_notebook_of_a_network_is_left_out_where_the_run_has_none(tmp_path, arms, gone):
+    settings = load_settings("smoke", arms=arms)
+    why = {f"{n:02d}": left_out(f"{n:02d}", tmp_path, settings) for n in range(17)}
+    assert [number for number, line in why.items() if line] == gone.split()
+    for number in gone.split():
+        way_out = why[number].split("'")[1]
+        name, value = way_out.split("=", 1)
+        assert not left_out(number, tmp_path, load_settings("smoke", **{name: value})), "what the line says helps"
+
+
+def test_a_run_names_the_notebooks_that_it_leaves_out_and_runs_none_of_their_cells(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path))
+    record = run_series("smoke", {"arms": ["unet"]}, only=["05"])
+    line = "pix2pix is not among the arms of this run: -p 'arms=[unet, pix2pix]' makes it one"
+    assert record["left_out"] == {"05_pix2pix": line} and not record["notebooks"]
+    assert line in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("05_*.ipynb"))

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from fairrecon_core.cohort.splits import TRAITS
+from fairrecon_core.reconstruct import base_arm
 from fairrecon_core.settings import Settings
 from fairrecon_core.tables import read_parquet
+
+TAUGHT = {"04": "unet", "05": "pix2pix", "06": "sde"}  # the network that a notebook is about, and makes
 
 
 def cannot_fill(steps) -> list[str]:
@@ -36,7 +39,10 @@ def cannot_fill(steps) -> list[str]:
 
 
 def left_out(number: str, folder: Path, settings: Settings) -> str:
-    """Why a notebook has nothing to show in a run, "" if it has: the audit of readers needs readers and two sexes.
+    """Why a notebook has nothing to show in a run, "" if it has.
+
+    The notebook of a network needs that network among the arms: it would train it in all folds, for nobody. The audit
+    of readers needs readers and two sexes.
 
     Parameters
     ----------
@@ -46,6 +52,9 @@ def left_out(number: str, folder: Path, settings: Settings) -> str:
         The run's; real cohorts lie there, and what their readers said if notebook 08 has been there.
     settings : Settings
     """
+    if number in TAUGHT and TAUGHT[number] not in map(base_arm, settings.arms):
+        arms = [*settings.arms, TAUGHT[number]]
+        return f"{TAUGHT[number]} is not among the arms of this run: -p 'arms=[{', '.join(arms)}]' makes it one"
     for name in settings.cohorts if number == "10" and settings.cohort_folder else ():
         table = folder / "cohorts" / name / "cohort.parquet"
         sexes = set(read_parquet(table, "cohort")["sex"]) - {"unknown"} if table.exists() else {"female", "male"}
