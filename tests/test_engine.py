@@ -243,6 +243,26 @@ def test_every_kind_of_reader_has_a_price_also_one_that_learns_no_network(runs, 
     assert units["reader"]["segmenter"][1] == 2 and units["of every image"]["reading"] > 0
 
 
+def test_a_segmenter_that_learns_from_crops_is_timed_on_crops(runs, monkeypatch):
+    from fairrecon_lab.engine import plan
+
+    shapes = {}
+    for crop in (0, 32):
+        settings = load_settings("smoke", **TINY | {"augment": True, "recipes": {"segmenter": {"crop": crop}}})
+        ((name, of),) = room.counts(settings).items()
+        seen = []
+        stepped = lambda reader, batch, device, seen=seen: seen.append((reader, batch))
+        monkeypatch.setattr(plan, "_step", stepped)
+        plan.units_of(settings, name, of)
+        seen = [(getattr(network, "kind", ""), batch) for network, batch in seen]
+        shapes[crop] = {
+            tuple(x.shape[-2:]) for kind, batch in seen if kind == "segmenter" for x in (batch.images, batch.targets)
+        }
+        others = {tuple(batch.images.shape[-2:]) for kind, batch in seen if kind == "classifier"}
+        assert others == {(of["size"], of["size"])}, "classifiers see whole images"
+    assert shapes == {0: {(of["size"], of["size"])}, 32: {(32, 32)}}
+
+
 def test_units_are_measured_for_every_kind_of_work(runs):
     from fairrecon_lab.engine import plan
 

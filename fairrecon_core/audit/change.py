@@ -184,8 +184,8 @@ def subgroups_of(matched: Matched, attribute) -> tuple[str, list[str], np.ndarra
     """Name of `attribute`, its subgroups, code of every `matched` image (-1 unknown); ValueError with under two."""
     name, column = intersect(matched.images, attribute)
     names = sorted(set(column) - {UNKNOWN})
-    if len(names) < 2:
-        raise ValueError(f"attribute {name!r} has {len(names)} subgroup(s) {names} among the audited images: no gap")
+    if (n := len(names)) < 2:
+        raise ValueError(f"attribute {name!r} has {n} subgroup(s) {names} among the audited images: no gap to audit")
     declared = matched.images[name].dtype if name in matched.images else None
     if isinstance(declared, pd.CategoricalDtype):
         names = [str(value) for value in declared.categories if value != UNKNOWN]

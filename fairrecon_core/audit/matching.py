@@ -166,8 +166,8 @@ class _Keys:
         if twice.size:
             row = predictions.iloc[twice[0]]
             shown = {name: row[name] for name in ("image_id", "arm", "level", "task") if name in predictions}
-            where = at(predictions, "results", twice[0])
-            raise ValueError(f"{twice.size} rows occur twice, e.g. {shown} ({where}): drop them, or number 'sample'")
+            found = f"{twice.size} rows occur twice, e.g. {shown} ({at(predictions, 'results', twice[0])})"
+            raise ValueError(f"{found}: drop them, or number them in 'sample'")
 
     def dense(self, values: np.ndarray, matched: Matched, rows: np.ndarray | None = None) -> np.ndarray:
         """Mean over samples and seeds, shape (conditions, audited images); NaN where there is none."""

@@ -140,11 +140,11 @@ def units_of(settings: Settings, name: str, of: Mapping) -> dict:
     for what, (reader, epochs) in readers.items():
         reader.device = device
         if settings.train and epochs:
-            target = torch.zeros(FEW, len(reader.tasks)) if reader.tasks else torch.zeros(FEW, 1, size, size)
-            batch = Labelled(torch.from_numpy(pixels)[:, None], target, names)
+            side = min(reader.crop or size, size)
+            target = torch.zeros(FEW, len(reader.tasks)) if reader.tasks else torch.zeros(FEW, 1, side, side)
+            batch = Labelled(torch.from_numpy(pixels)[:, None, :side, :side], target, names)
             step = seconds_of(lambda reader=reader, batch=batch: _step(reader, batch, device))
             learn = 1 if reader.held_out else 1 + of["validation"] / of["read_train"]
-            learn *= (reader.crop / size) ** 2 if reader.crop else 1
             found["reader"][what] = (step * learn, epochs)
         reader.ready()
     reading = sum(seconds_of(lambda reader=reader: reader.outputs(pixels)) for reader, _ in readers.values())
