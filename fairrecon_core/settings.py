@@ -68,6 +68,7 @@ class Settings:
 
     # where it computes; nothing that is made depends on it but the last bits of what a GPU makes
     device: str = "auto"  # | cpu | cuda | mps
+    workers: str = ""  # who does the steps before a whole series, as `run.py --on` says it; empty: its notebooks
     inference_batch: int = 32  # images in memory, and on a GPU, at a time; halved where a GPU runs out of memory
     compile: bool = False  # torch.compile of networks that are asked on a GPU; what it gains has not been measured
     keep_images: int = 0  # pixels kept of an arm at a level, for pictures; 0: all. Else a shard of images is made,

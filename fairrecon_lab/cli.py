@@ -1,6 +1,7 @@
 """The command line: `python3 run.py ...` in a clone, `fairrecon ...` where the package is installed."""
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -70,11 +71,9 @@ def _series(argv: list[str]) -> int:
     options.add_argument("-p", dest="settings", action="append", metavar="KEY=VALUE", default=[], help="a setting")
     options.add_argument("--again", action="store_true", help="run notebooks even if nothing changed")
     options.add_argument("--with-images", action="store_true", help="save and report images of real patients")
+    options.add_argument("--on", metavar="WHERE", help="first the steps, by Dask: local:N, slurm:N, tcp://...; '': no")
     options.add_argument(
-        "--on", metavar="WHERE", default="", help="first the steps, by Dask: local:N, slurm:N, tcp://..."
-    )
-    options.add_argument(
-        "--plan", nargs="?", type=int, const=1, metavar="N", help="what it costs with N workers; no run"
+        "--plan", nargs="?", type=int, const=0, metavar="N", help="what it costs with N workers; no run"
     )
     chosen = options.parse_args(argv)
     try:
@@ -90,20 +89,34 @@ def _series(argv: list[str]) -> int:
             os.environ["FAIRRECON_WITH_IMAGES"] = "1"
         if chosen.plan is not None:
             from fairrecon_lab.engine.plan import plan
+            from fairrecon_lab.engine.workers import n_workers
 
-            print(plan(chosen.profile, overrides, max(1, chosen.plan)))
+            print(plan(chosen.profile, overrides, max(1, chosen.plan or n_workers(_where(chosen, overrides)))))
             return 0
-        if chosen.on:
+        if where := _where(chosen, overrides):
             from fairrecon_lab.engine.cluster import run_steps
 
             run_series(chosen.profile, overrides, only=["01"])
-            run_steps(chosen.profile, overrides, chosen.on)
+            run_steps(chosen.profile, overrides, where)
         which = {"only": chosen.only, "start": chosen.start, "again": chosen.again}
         run_series(chosen.profile, overrides, **which, with_images=chosen.with_images)
     except (SeriesError, ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _where(chosen: argparse.Namespace, overrides: dict) -> str:
+    """Who does the steps first: as `--on` says, else the profile's `workers` if the whole series is asked for."""
+    if chosen.on is not None:
+        return chosen.on
+    from fairrecon_core.settings import load_settings
+
+    where = "" if chosen.only or chosen.start else load_settings(chosen.profile, **overrides).workers
+    if where and importlib.util.find_spec("distributed") is None:
+        print(f"workers: {where} needs Dask (pip install 'fairrecon[cluster]'): the notebooks do the steps themselves")
+        return ""
+    return where
 
 
 def key_value(text: str) -> tuple[str, object]:

@@ -31,7 +31,7 @@ from fairrecon_core.steps.stamps import NOT_MADE, Stamp, code_name, content_hash
 from fairrecon_lab.analysis.support import left_out
 from fairrecon_lab.engine.lock import held, now
 from fairrecon_lab.engine.memory import PeakMemory
-from fairrecon_lab.engine.room import check, hours, room
+from fairrecon_lab.engine.room import check, hours, room, starts_of
 from fairrecon_lab.plots.watched import STARTS_WITH
 from fairrecon_lab.progress import Progress
 from fairrecon_lab.report import write_report
@@ -356,6 +356,7 @@ def _open_record(out: Path, settings) -> dict:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED}},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "started": now(),
+        "steps": starts_of(out),
         "notebooks": old.get("notebooks", {}),
         "left_out": {},
     }

@@ -273,6 +273,16 @@ def test_the_cost_of_every_step_and_its_weights_are_there(run):
         assert said in text, said
 
 
+@pytest.mark.parametrize(("n", "said"), [
+    (0, "this machine: x86_64, 2 cores."),
+    (1, "2 cores. Before them, 151 steps on local:2 took 10.0 minutes."),
+    (2, "2 cores. Before them, 151 steps on local:2 took 20.0 minutes in 2 starts."),
+])  # fmt: skip
+def test_what_workers_did_before_the_notebooks_costs_too(tmp_path, n, said):
+    make_record(tmp_path, steps=[{"on": "local:2", "steps": 151, "wall_s": 600.0, "seconds": {}}] * n)
+    assert sections.costs(Contents(tmp_path))["sentence"].endswith(said)
+
+
 # standing alone, for everybody
 
 

@@ -241,3 +241,52 @@ def test_the_commit_is_recorded_only_inside_git(house):
 def test_verbs_of_the_command_line_need_no_profile():
     with pytest.raises(SystemExit):
         cli.main(["--help"])
+
+
+@pytest.mark.parametrize(("arguments", "workers", "expected"), [
+    ((), "", [None]),
+    ((), "local:2", ["01", "local:2", None]),
+    (("--on", "local:3"), "local:2", ["01", "local:3", None]),
+    (("--on", ""), "local:2", [None]),
+    (("--only", "14"), "local:2", ["14"]),  # one notebook asks for no training of ten folds
+    (("--from", "07"), "local:2", [None]),
+    (("--on", "local:3", "--only", "14"), "", ["01", "local:3", "14"]),
+])  # fmt: skip
+def test_a_profile_says_who_does_its_steps_and_the_command_has_the_last_word(
+    arguments, workers, expected, tmp_path, monkeypatch
+):
+    from fairrecon_lab import runner
+    from fairrecon_lab.engine import cluster
+
+    asked = []
+    series = lambda profile, overrides, only=(), **_: asked.append(only[0] if only else None)
+    monkeypatch.setattr(runner, "run_series", series)
+    monkeypatch.setattr(cluster, "run_steps", lambda profile, overrides, where: asked.append(where))
+    profile = tmp_path / "mine.yml"
+    profile.write_text(f"cohorts: [brain]\nworkers: '{workers}'\n")
+    assert cli.main([str(profile), *arguments]) == 0
+    assert asked == expected
+
+
+def test_without_dask_the_notebooks_do_the_steps_and_a_line_says_so(tmp_path, monkeypatch, capsys):
+    from fairrecon_lab import runner
+
+    asked = []
+    monkeypatch.setattr(runner, "run_series", lambda *_, **options: asked.append(options))
+    found = cli.importlib.util.find_spec
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))
+    assert cli.main(["smoke", "-p", "workers=local:2"]) == 0
+    assert len(asked) == 1 and not asked[0]["only"]
+    assert "workers: local:2 needs Dask (pip install 'fairrecon[cluster]')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "n"), [
+    (("--plan",), 2), (("--plan", "4"), 4), (("--plan", "--on", ""), 1), (("--plan", "--on", "slurm:8"), 8),
+    (("--plan", "--on", "tcp://host:8786"), 1),
+])  # fmt: skip
+def test_a_plan_counts_the_workers_that_the_run_would_have(arguments, n, monkeypatch, capsys):
+    from fairrecon_lab.engine import plan
+
+    monkeypatch.setattr(plan, "plan", lambda profile, overrides, n_workers: f"{n_workers} workers")
+    assert cli.main(["smoke", "-p", "workers=local:2", *arguments]) == 0
+    assert capsys.readouterr().out == f"{n} workers\n"

@@ -7,10 +7,11 @@ import pytest
 from fairrecon_core import tables
 from fairrecon_core.cohort.folder import write_cohort
 from fairrecon_core.settings import load_settings
-from fairrecon_core.steps.folder import Run
+from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_core.steps.pipeline import open_cohort
 from fairrecon_lab.analysis.downstream import task_to_show
 from fairrecon_lab.analysis.support import cannot_fill, left_out
+from fairrecon_lab.engine.room import remember_start
 from fairrecon_lab.runner import run_series
 
 
@@ -91,7 +92,13 @@ def test_the_notebook_of_a_network_is_left_out_where_the_run_has_none(tmp_path, 
 
 def test_a_run_names_the_notebooks_that_it_leaves_out_and_runs_none_of_their_cells(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAIRRECON_RUNS", str(tmp_path))
+    folder = run_folder("smoke", {"arms": ["unet"]})
+    folder.mkdir()
+    for seconds in ({"train brain": 1.26}, {}):
+        remember_start(folder, {"on": "local:2", "steps": 3, "wall_s": 2.04, "seconds": seconds})
     record = run_series("smoke", {"arms": ["unet"]}, only=["05"])
+    start = {"on": "local:2", "steps": 3, "wall_s": 2.0, "seconds": {"train brain": 1.3}}
+    assert record["steps"] == [start, start | {"seconds": {}}], "the record has what workers did before"
     line = "pix2pix is not among the arms of this run: -p 'arms=[unet, pix2pix]' makes it one"
     assert record["left_out"] == {"05_pix2pix": line} and not record["notebooks"]
     assert line in capsys.readouterr().out

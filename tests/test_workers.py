@@ -15,7 +15,7 @@ from test_engine import TINY, cohort_in, tables_of
 from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import Run, run_folder
 from fairrecon_core.steps.pipeline import open_cohorts
-from fairrecon_lab.engine import cluster, workers
+from fairrecon_lab.engine import cluster, room, workers
 from fairrecon_lab.engine.graph import opened, steps_of
 
 
@@ -62,7 +62,12 @@ def test_a_lost_scheduler_and_a_second_start_lose_nothing(tmp_path, monkeypatch,
     with scheduler(tmp_path / "second") as (address, _):
         seconds = cluster.run_steps("smoke", TINY, address)
         again = cluster.run_steps("smoke", TINY, address)  # a worker lives longer than a run
-    assert len(seconds) == len(steps_of(opened("smoke", json.dumps(TINY)))) == len(again)
+    n = len(steps_of(opened("smoke", json.dumps(TINY))))
+    assert len(seconds) == n == len(again)
+    cut, whole, idle = room.starts_of(folder)
+    assert 0 < len(cut["seconds"]) < n == cut["steps"] and cut["wall_s"] > 0, "a start that was cut short counts, too"
+    assert whole["seconds"] == pytest.approx(seconds, abs=0.051) and whole["seconds"].keys() == idle["seconds"].keys()
+    assert [start["on"][:6] for start in (cut, whole, idle)] == ["tcp://"] * 3 and cut["started"] <= whole["started"]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "what is done is not done again"
     assert not list(folder.rglob("state.safetensors")), "the state of a training cut short goes once it is done"
     on_worker = tables_of(folder)
@@ -91,7 +96,7 @@ def test_a_scheduler_that_goes_while_it_is_asked_ends_in_the_same_line(status, m
     monkeypatch.setattr("distributed.wait", lambda futures, **_: (futures, set()))
     step, order = SimpleNamespace(name="images", needs=[], kind="images"), SimpleNamespace(start="now")
     with pytest.raises(cluster.StepError, match="the scheduler is gone, after 0 of 1 steps: start again"):
-        cluster.do_steps(client, [step], order, SimpleNamespace(look=list))
+        cluster.do_steps(client, [step], order, SimpleNamespace(look=list), {})
 
 
 def test_where_nobody_answers_one_line_says_so(monkeypatch):

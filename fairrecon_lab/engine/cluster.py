@@ -19,7 +19,8 @@ from fairrecon_core.settings import load_settings
 from fairrecon_core.steps.folder import run_folder
 from fairrecon_core.steps.stamps import digest, module_digests
 from fairrecon_lab.engine.graph import Step, opened, steps_of
-from fairrecon_lab.engine.lock import held
+from fairrecon_lab.engine.lock import held, now
+from fairrecon_lab.engine.room import remember_start
 from fairrecon_lab.engine.workers import Watch, client_of, surroundings
 
 LOOK = 5.0  # seconds between two looks at the workers
@@ -56,7 +57,7 @@ class Order:
 
 
 def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
-    """Do all steps of a run whose cohorts are there; seconds by step.
+    """Do all steps of a run whose cohorts are there; seconds by step. The run keeps them (`remember_start`).
 
     Parameters
     ----------
@@ -77,9 +78,15 @@ def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
     """
     order = order_of(profile, overrides)
     steps = steps_of(opened(order.profile, order.overrides, order.start))
-    logs = Path(order.folder) / "jobs"
-    with held(Path(order.folder), f"run {Path(order.folder).name}"), client_of(where, logs) as client:
-        return do_steps(client, steps, order, Watch(client, where, logs))
+    folder, seconds = Path(order.folder), dict[str, float]()
+    with held(folder, f"run {folder.name}"):
+        start, began = {"started": now(), "on": where, "steps": len(steps)}, time.monotonic()
+        try:
+            with client_of(where, folder / "jobs") as client:
+                do_steps(client, steps, order, Watch(client, where, folder / "jobs"), seconds)
+        finally:
+            remember_start(folder, start | {"wall_s": time.monotonic() - began, "seconds": seconds})
+    return seconds
 
 
 def order_of(profile: str, overrides: dict) -> Order:
@@ -91,8 +98,8 @@ def order_of(profile: str, overrides: dict) -> Order:
     return Order(profile, json.dumps(overrides), str(folder), surroundings(), our_code(), uuid.uuid4().hex[:8])
 
 
-def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict[str, float]:
-    """Hand steps to Dask, each after those that it needs, and wait for them; seconds by step.
+def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch, seconds: dict[str, float]) -> None:
+    """Hand steps to Dask, each after those that it needs, and wait for them.
 
     Parameters
     ----------
@@ -101,6 +108,8 @@ def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict
     order : Order
     watch : Watch
         Looks after the workers meanwhile.
+    seconds : dict
+        Gets those of each step that is done.
 
     Raises
     ------
@@ -117,7 +126,6 @@ def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict
             priority=FIRST.get(step.kind, 0),
         )  # fmt: skip
     names, pending = {future.key: name for name, future in futures.items()}, set(futures.values())
-    seconds: dict[str, float] = {}
     failed: dict[str, BaseException] = {}
     looked = time.monotonic()
     try:
@@ -144,7 +152,6 @@ def do_steps(client: Any, steps: list[Step], order: Order, watch: Watch) -> dict
     if failed:
         first = next(name for name in futures if name in failed)  # the one that others fell with
         raise StepError(f"{first}: {failed[first]}"[:600] + f" ({len(failed)} of {len(steps)} steps are not done)")
-    return seconds
 
 
 def work(step: Step, order: Order, *before: float) -> float:

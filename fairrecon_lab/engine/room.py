@@ -15,6 +15,7 @@ from fairrecon_core.steps.folder import write_json
 from fairrecon_core.steps.stamps import digest
 
 ROW = 40  # bytes of a row of a table on disk, compressed
+STARTS = "steps.json"  # in a run's folder
 SIMULATED = {"brain": "mri", "chest": "xray"}
 
 
@@ -153,3 +154,18 @@ def hours(settings: Settings, out: Path) -> str:
         return (f"time: about {said['hours']:.1f} hours of one worker from the start ({said['steps']} steps, measured "
                 f"on {said['machine']})")  # fmt: skip
     return "time: not measured; --plan does it first" if settings.cohort_folder else ""
+
+
+def starts_of(out: Path) -> list[dict]:
+    """Every start of the steps of the run in `out` on workers, the first first, as `remember_start` kept it."""
+    path = out / STARTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def remember_start(out: Path, start: dict) -> None:
+    """Keep what a start of the steps took: `started`, `on`, `steps` there are, `wall_s`, `seconds` of each that ended.
+
+    Each start counts for itself: a later one finds done what an earlier one did.
+    """
+    whole = {name: round(value, 1) for name, value in start["seconds"].items()}
+    write_json(out / STARTS, [*starts_of(out), start | {"wall_s": round(start["wall_s"], 1), "seconds": whole}])

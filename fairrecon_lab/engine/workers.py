@@ -76,12 +76,18 @@ def client_of(where: str, logs: Path | None = None) -> Iterator[Any]:
             client.register_plugin(_plugin())
             yield client
         return
-    n = int(number or 1)
+    n = n_workers(where)
     cluster = _local(n) if kind == "local" else _slurm(n, logs)
     with cluster, Client(cluster) as client:
         print(f"{n} workers, dashboard {client.dashboard_link}", flush=True)
         client.register_plugin(_plugin())
         yield client
+
+
+def n_workers(where: str) -> int:
+    """How many workers `where` asks for: N of `local:N` and `slurm:N`; 1 where it does not say."""
+    kind, _, number = where.partition(":")
+    return int(number) if kind in ("local", "slurm") and number.isdigit() else 1
 
 
 def _local(n: int) -> Any:

@@ -329,7 +329,7 @@ def figures(run: Contents, room: float = LIMIT_MB * 1e6) -> dict | None:
 
 
 def costs(run: Contents) -> dict | None:
-    """Time and peak memory of every notebook."""
+    """Time and peak memory of every notebook of a `run`, and the time of its steps on workers."""
     steps = dict(sorted(run.record.get("notebooks", {}).items()))
     if not steps:
         return None
@@ -340,8 +340,10 @@ def costs(run: Contents) -> dict | None:
     total = [{"text": text, "bold": True} for text in ("all", f"{seconds:,.0f}", f"{peak:,}")]
     rows.append([*total, sum(row[3] for row in rows)])
     heads = ["notebook", "seconds", "peak memory (MB)", "files and folders written"]
-    machine = run.record.get("machine", "unknown")
-    said = f"{len(steps)} notebooks took {seconds / 60:.1f} minutes on this machine: {machine}."
+    said = f"{len(steps)} notebooks took {seconds / 60:.1f} minutes on this machine: {run.record.get('machine')}."
+    if starts := run.record.get("steps"):
+        minutes, many = sum(start["wall_s"] for start in starts) / 60, f" in {len(starts)} starts" * (len(starts) > 1)
+        said += f" Before them, {starts[-1]['steps']} steps on {starts[-1]['on']} took {minutes:.1f} minutes{many}."
     return {"sentence": said, "table": Table(heads, rows, "Cost of every step", (1, 2, 3))}
 
 
