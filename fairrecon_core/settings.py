@@ -66,7 +66,7 @@ class Settings:
     xray_mode: str = "physical"  # physical | published | radiograph
     level_subset: int = 64  # images at the levels other than the audited one
 
-    # where it computes; nothing that is made depends on it but the last bits of what a GPU makes
+    # where it computes; what is made depends on it in its last bits alone (a GPU, another number of threads)
     device: str = "auto"  # | cpu | cuda | mps
     workers: str = ""  # who does the steps before a whole series, as `run.py --on` says it; empty: its notebooks
     inference_batch: int = 32  # images in memory, and on a GPU, at a time; halved where a GPU runs out of memory

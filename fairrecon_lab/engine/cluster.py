@@ -81,11 +81,11 @@ def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
     folder, seconds = Path(order.folder), dict[str, float]()
     with held(folder, f"run {folder.name}"):
         start, began = {"started": now(), "on": where, "steps": len(steps)}, time.monotonic()
-        try:
-            with client_of(where, folder / "jobs") as client:
+        with client_of(where, folder / "jobs") as client:
+            try:
                 do_steps(client, steps, order, Watch(client, where, folder / "jobs"), seconds)
-        finally:
-            remember_start(folder, start | {"wall_s": time.monotonic() - began, "seconds": seconds})
+            finally:
+                remember_start(folder, start | {"wall_s": time.monotonic() - began, "seconds": seconds})
     return seconds
 
 
