@@ -86,6 +86,27 @@ def test_the_gain_of_the_same_anatomy_is_paired_between_sizes():
 def test_place_runs_from_the_lowest_slice_to_the_highest():
     table = pd.DataFrame({"image_id": list("abc"), "patient_id": "p", "x_slice": [10, 30, 20], "sex": "male"})
     table["age_group"] = "old"
-    cohort = SimpleNamespace(table=table, image=lambda row: np.full((32, 32), 0.5, np.float32))
-    facts = mechanism.covariates(SimpleNamespace(**vars(cohort), __len__=None), rows=[0, 1, 2])
+    cohort = SimpleNamespace(table=table, image=lambda row: np.full((32, 32), 0.5, np.float32), modality="mri")
+    facts = mechanism.covariates(cohort, rows=[0, 1, 2])
     assert facts["place"].to_dict() == {"a": 0.0, "b": 1.0, "c": 0.5} and (facts["head_share"] > 0).all()
+
+
+def test_a_film_s_facts_are_of_the_film_and_its_steps_hold_view_and_grey_values_equal():
+    """Women's films are darker, and a darker film gains less: at equal brightness nothing is left."""
+    rng, n = np.random.default_rng(3), 160
+    female = np.arange(n) % 2 == 0
+    bright = 0.6 - 0.1 * female + rng.normal(0, 0.05, n)
+    films = np.zeros((n, 32, 32), np.float32)
+    films[:, 4:-4] = (bright[:, None, None] + rng.normal(0, 0.05, (n, 24, 32))).clip(0.01, 1)
+    table = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "patient_id": np.arange(n), "age_group": "old"})
+    table["sex"], table["x_view"] = np.where(female, "female", "male"), np.where(rng.random(n) < 0.5, "ap", "pa")
+    cohort = SimpleNamespace(table=table, image=lambda row: films[row], modality="xray")
+    facts = mechanism.covariates(cohort, rows=range(n))
+    assert np.allclose(facts["film_share"], 24 / 32) and "head_share" not in facts, "the black border is no film"
+    assert np.allclose(facts["brightness"], films[:, 4:-4].mean(axis=(1, 2)), atol=1e-6)
+    gain = pd.DataFrame({"arm": "unet", "image_id": table["image_id"], "baseline": rng.normal(25, 1, n)})
+    gain["gain"] = 5 + 6 * (bright - 0.55) + rng.normal(0, 0.05, n)
+    found = mechanism.at_equal(gain, facts).set_index("held_equal")
+    assert found.loc["nothing", "value"] == pytest.approx(-0.6, abs=0.12) and found.loc["and view", "ci_high"] < -0.4
+    assert abs(found.loc["and brightness and contrast", "value"]) < 0.05
+    assert found.index.tolist() == list(mechanism.STEPS["xray"])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_steps import steps_in
 
@@ -84,3 +85,21 @@ def test_a_contact_sheet_shows_the_largest_disagreements_one_a_patient(root, tmp
         and "tv and nlm differ by" in lines[0]
     )
     assert float(lines[0].split("by ")[1][:5]) >= float(lines[2].split("by ")[1][:5]) > 0
+
+
+@pytest.mark.parametrize(("size", "inside"), [("film_share", "film"), ("head_share", "head")])
+def test_womens_gain_asks_of_films_and_of_brains_what_each_can_differ_in(root, size, inside):
+    gains, rng, n = tool(root, "womens_gain"), np.random.default_rng(5), 60
+    ids, female = [f"i{k}" for k in range(n)], np.arange(n) % 2 == 0
+    facts = pd.DataFrame({"patient_id": ids, "sex": np.where(female, "female", "male")}, index=ids)
+    looks = ["brightness", "contrast", "detail", size]
+    facts[looks], facts["place"] = rng.normal(0.5, 0.05, (n, 4)), rng.random(n)
+    table = pd.DataFrame({"image_id": ids * 2, "arm": ["degraded"] * n + ["unet"] * n})
+    table["psnr_db"] = np.concatenate([np.full(n, 20.0), 24.0 + 0.5 * female]) + rng.normal(0, 0.1, 2 * n)
+    found = gains.differences(table.assign(psnr_foreground_db=table["psnr_db"]), facts, "trained")
+    assert set(found["region"]) == {"whole image", inside}
+    asked = found.loc[found["method"] == "matched pairs", "held_equal"]
+    assert ("brightness, contrast" in set(asked)) == (inside == "film") == ("head size" not in set(asked))
+    assert found["value"].sub(0.5).abs().max() < 0.15, "nothing that is held equal takes it away"
+    filled = gains.differences(table.assign(psnr_foreground_db=np.nan), facts, "trained")
+    assert set(filled["region"]) == {"whole image"}, "films that fill their image have no other inside"

@@ -1,11 +1,12 @@
-"""Women gain more PSNR than men on TCGA-LGG: sex, head size, site, or place of the slice? Writes two small tables.
+"""Do women gain more PSNR than men because of who they are, or of what their images look like? Writes small tables.
 
     python data_scripts/tcga_lgg.py ARCHIVE data/tcga_lgg_256 --size 256 --folds 3
-    python tools/womens_gain.py lgg --wide data/tcga_lgg_256
+    python tools/womens_gain.py lgg --wide data/tcga_lgg_256     # brains: also the same head drawn smaller
+    python tools/womens_gain.py covid_cxr                        # films
 
 `results/<profile>/sex_psnr.csv`: the difference (female less male) in gain over the degraded image, at equal covariates
-and between matched patients, per arm, whole image and head, of the run and of the shipped networks, which never saw a
-patient of the cohort. `results/<profile>/size_psnr.csv`: the gain on the same anatomy, real and simulated, drawn
+and between matched patients, per arm, whole image and head or film, of the run and of the shipped networks, which never
+saw a patient of the cohort. `results/<profile>/size_psnr.csv`: the gain on the same anatomy, real and simulated, drawn
 smaller.
 """
 
@@ -28,8 +29,11 @@ from fairrecon_lab.analysis import mechanism, real
 from fairrecon_lab.cli import key_value
 from fairrecon_lab.simulate import simulate
 
-MATCHED = {"head size": ["head_share"], "head size, slice": ["head_share", "place"], "degraded PSNR": ["baseline"]}
-REGIONS = {"whole image": "psnr_db", "head": "psnr_foreground_db"}
+MATCHED = {
+    "mri": {"head size": ["head_share"], "head size, slice": ["head_share", "place"], "degraded PSNR": ["baseline"]},
+    "xray": {"brightness, contrast": ["brightness", "contrast"], "degraded PSNR": ["baseline"]},
+}
+INSIDE = {"mri": ("head", quality.head_mask), "xray": ("film", quality.film_mask)}
 SHARES = (1.0, 0.95, 0.9)
 OPTIONS = {"n_boot": 2000, "seed": 1}
 
@@ -59,25 +63,27 @@ def restored(nets: dict, degradation, level: float, clean: np.ndarray, ids: list
 
 def zero_shot(cohort, nets: dict, degradation, level: float, chunk: int = 32) -> pd.DataFrame:
     """Rows of the table `quality` of networks that never saw a patient of the cohort."""
-    rows = []
+    rows, inside = [], INSIDE[cohort.modality][1]
     for start in range(0, len(cohort), chunk):
         part = np.arange(start, min(start + chunk, len(cohort)))
         clean, ids = cohort.images_at(part), list(cohort.table["image_id"].iloc[part])
         for arm, images in restored(nets, degradation, level, clean, ids).items():
-            found = quality.measure(images, clean, foreground=quality.head_mask(clean), with_lpips=False)
+            found = quality.measure(images, clean, foreground=inside(clean), with_lpips=False)
             rows.append(found.assign(arm=arm, image_id=ids))
     return pd.concat(rows, ignore_index=True)
 
 
 def differences(table: pd.DataFrame, facts: pd.DataFrame, weights: str) -> pd.DataFrame:
     """All estimates of the women's gain less the men's from rows of the table `quality`."""
-    parts = []
-    for region, metric in REGIONS.items():
+    parts, modality = [], "xray" if "film_share" in facts else "mri"
+    for region, metric in {"whole image": "psnr_db", INSIDE[modality][0]: "psnr_foreground_db"}.items():
+        if table[metric].isna().all():  # films that fill their image have no other inside
+            continue
         gain = mechanism.gains(table, metric)
         parts.append(mechanism.at_equal(gain, facts).assign(region=region, method="regression"))
         for arm, of_arm in gain.groupby("arm", sort=False):
             known = facts.join(of_arm.set_index("image_id")["baseline"])
-            for step, names in MATCHED.items():
+            for step, names in MATCHED[modality].items():
                 found = mechanism.matched_difference(of_arm.drop(columns="baseline"), known, names, **OPTIONS)
                 row = {"arm": arm, "held_equal": step, "subgroup": "female", "value": found["value"]}
                 row |= {"ci_low": found["low"], "ci_high": found["high"], "n_patients": 2 * found["pairs"]}
@@ -134,8 +140,11 @@ def main(argv: list[str] | None = None) -> int:
     overrides = dict(map(key_value, asked.settings))
     settings, run = begin(asked.profile, overrides, needs=["cohort"])
     name = settings.cohorts[0]
-    cohort, level = run.cohort(name), settings.mri_audit_level
-    degradation, nets = degradation_of(settings, "mri"), shipped_networks("mri", ["unet"])
+    cohort = run.cohort(name)
+    modality, level = cohort.modality, settings.audit_level(cohort.modality)
+    if asked.wide and modality != "mri":
+        options.error("--wide draws heads smaller; these are films")
+    degradation, nets = degradation_of(settings, modality), shipped_networks(modality, ["unet"])
     facts = mechanism.covariates(cohort)
     tables = {"shipped": zero_shot(cohort, nets, degradation, level)}
     if (run.folder / "tables" / "quality").exists():

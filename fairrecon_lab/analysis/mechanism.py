@@ -13,26 +13,38 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from skimage.transform import resize
 
-from fairrecon_core.predict.quality import head_mask
+from fairrecon_core.predict.quality import film_mask, head_mask
 from fairrecon_lab.analysis.confounders import adjusted
 from fairrecon_lab.analysis.estimates import mean_of
 
 LOOKS = ("head_share", "place", "x_site", "brightness", "contrast", "detail", "x_tumour_pixels")
+OF_FILMS = ("film_share", "x_view", "brightness", "contrast", "detail")
 STEPS = {  # what is held equal, one after the other
-    "nothing": (),
-    "head size": LOOKS[:1],
-    "and slice position": LOOKS[:2],
-    "and site": LOOKS[:3],
-    "and brightness and contrast": LOOKS[:5],
-    "and detail": LOOKS[:6],
-    "and tumour size": LOOKS,
-    "degraded PSNR alone": ("baseline",),
-    "all of these": (*LOOKS, "baseline"),
+    "mri": {
+        "nothing": (),
+        "head size": LOOKS[:1],
+        "and slice position": LOOKS[:2],
+        "and site": LOOKS[:3],
+        "and brightness and contrast": LOOKS[:5],
+        "and detail": LOOKS[:6],
+        "and tumour size": LOOKS,
+        "degraded PSNR alone": ("baseline",),
+        "all of these": (*LOOKS, "baseline"),
+    },
+    "xray": {
+        "nothing": (),
+        "film size": OF_FILMS[:1],
+        "and view": OF_FILMS[:2],
+        "and brightness and contrast": OF_FILMS[:4],
+        "and detail": OF_FILMS,
+        "degraded PSNR alone": ("baseline",),
+        "all of these": (*OF_FILMS, "baseline"),
+    },
 }
 
 
 def covariates(cohort, rows: Sequence[int] | None = None) -> pd.DataFrame:
-    """What an image looks like, by image: size of the head, place of the slice, grey values, detail.
+    """What an image looks like, by image: size of head or film, place of the slice, grey values, detail.
 
     Parameters
     ----------
@@ -43,14 +55,14 @@ def covariates(cohort, rows: Sequence[int] | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by image_id: `head_share` (of the pixels), `place` (0 the lowest slice of a patient, 1 the highest),
-        `brightness` and `contrast` (mean and standard deviation inside the head), `detail` (share of the energy, less
-        the mean, at more than an eighth of the sampling rate), and the cohort's own `patient_id`, sex, age group and
-        `x_` columns.
+        Indexed by image_id: `head_share` (of the pixels; of X-rays `film_share`), `place` (0 the lowest slice of a
+        patient, 1 the highest), `brightness` and `contrast` (mean and standard deviation inside head or film),
+        `detail` (share of the energy, less the mean, at more than an eighth of the sampling rate), and the cohort's own
+        `patient_id`, sex, age group and `x_` columns.
     """
     rows = np.arange(len(cohort)) if rows is None else np.asarray(rows)
     table = cohort.table.iloc[rows].set_index("image_id")
-    found = pd.DataFrame([image_facts(cohort.image(row)) for row in rows], index=table.index)
+    found = pd.DataFrame([image_facts(cohort.image(row), cohort.modality) for row in rows], index=table.index)
     if "x_slice" in table:
         rank = table.groupby("patient_id")["x_slice"]
         span = (rank.transform("max") - rank.transform("min")).replace(0, 1)
@@ -59,14 +71,15 @@ def covariates(cohort, rows: Sequence[int] | None = None) -> pd.DataFrame:
     return found.join(table[kept])
 
 
-def image_facts(image: np.ndarray) -> dict[str, float]:
-    """The first columns of `covariates` for one image (H, W)."""
-    head = head_mask(image[None])[0]
-    inside = image[head] if head.any() else image.ravel()
+def image_facts(image: np.ndarray, modality: str = "mri") -> dict[str, float]:
+    """The first columns of `covariates` for one image (H, W) of a `modality`."""
+    part, mask = ("head", head_mask) if modality == "mri" else ("film", film_mask)
+    seen = mask(image[None])[0]
+    inside = image[seen] if seen.any() else image.ravel()
     energy = np.abs(np.fft.fftshift(np.fft.fft2(image - image.mean()))) ** 2
     y, x = (np.arange(n) - n // 2 for n in image.shape)
     far = np.hypot(y[:, None] / image.shape[0], x / image.shape[1]) > 1 / 8
-    facts = {"head_share": head.mean(), "brightness": inside.mean(), "contrast": inside.std()}
+    facts = {f"{part}_share": seen.mean(), "brightness": inside.mean(), "contrast": inside.std()}
     return facts | {"detail": energy[far].sum() / max(energy.sum(), 1e-12)}
 
 
@@ -79,7 +92,7 @@ def gains(quality: pd.DataFrame, metric: str = "psnr_db") -> pd.DataFrame:
 
 
 def at_equal(gain: pd.DataFrame, facts: pd.DataFrame, attribute: str = "sex", reference: str = "male") -> pd.DataFrame:
-    """The difference in gain between subgroups, with more and more held equal (`STEPS`).
+    """The difference in gain between subgroups, with more and more held equal (`STEPS`), pooled over images.
 
     Parameters
     ----------
@@ -94,10 +107,10 @@ def at_equal(gain: pd.DataFrame, facts: pd.DataFrame, attribute: str = "sex", re
     DataFrame
         `arm held_equal subgroup value ci_low ci_high n_patients`; steps whose columns are not recorded are left out.
     """
-    rows = []
+    rows, steps = [], STEPS["xray" if "film_share" in facts else "mri"]
     for arm, part in gain.groupby("arm", sort=False):
         here = part.set_index("image_id").join(facts, how="inner")
-        for step, names in STEPS.items():
+        for step, names in steps.items():
             if not set(names) <= set(here):
                 continue
             found = adjusted(here["gain"], here[attribute], here["patient_id"], here[list(names)], reference=reference)
