@@ -6,6 +6,7 @@ killed series continues at the notebook that was running. The record is `run.jso
 `notebooks/`.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -14,7 +15,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -108,7 +109,6 @@ def run_series(
         (out / "notebooks").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out} ({error.strerror}): set FAIRRECON_RUNS to a folder of yours") from None
-    os.environ.setdefault("FAIRRECON_DRAWN", "1")  # sliders draw their pictures beforehand, for the book
     print(f"{len(notebooks)} notebooks, profile {settings.profile}, results in {os.path.relpath(out)}")
     check(settings)
     print("\n".join(filter(None, [room(settings, out), hours(settings, out)])))
@@ -221,10 +221,9 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
     """Execute one notebook; its entry for the record."""
     target, trace, before = out / "notebooks" / path.name, out / f".trace-{path.stem}", module_digests()
     trace.unlink(missing_ok=True)
-    os.environ["FAIRRECON_TRACE"] = str(trace.resolve())
     began, memory = time.time(), PeakMemory()
     try:
-        with memory, warnings.catch_warnings(), progress.notebook(path):
+        with memory, warnings.catch_warnings(), progress.notebook(path), _told_to_kernels(trace):
             warnings.simplefilter("ignore")
             notebook = papermill.execute_notebook(
                 str(path), str(target), parameters={"profile": profile, "overrides": overrides}, cwd=str(path.parent),
@@ -234,8 +233,6 @@ def _run_one(path: Path, profile: str, overrides: dict, settings, out: Path, pro
         raise SeriesError(_one_screen(path, error)) from None
     except Exception as error:
         raise SeriesError(f"{path.name}: {type(error).__name__}: {str(error)[:600]}") from None
-    finally:
-        os.environ.pop("FAIRRECON_TRACE", None)
     if failures := widget_failures(notebook):
         raise SeriesError(f"{path.name}: a widget callback raised:\n" + "\n".join(failures)[:3000])
     read, wrote, notes, loaded, remade = _read_trace(trace, out)
@@ -283,6 +280,19 @@ class _Engine(NBClientEngine):
 
 
 papermill_engines.register("fairrecon", _Engine)
+
+
+@contextlib.contextmanager
+def _told_to_kernels(trace: Path) -> Iterator[None]:
+    """The environment of kernels that start meanwhile: what they use goes to `trace`, the book gets drawn sliders."""
+    told = {"FAIRRECON_DRAWN": os.environ.get("FAIRRECON_DRAWN", "1"), "FAIRRECON_TRACE": str(trace.resolve())}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def widget_failures(notebook) -> list[str]:

@@ -28,3 +28,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder shared/ beside the clone (real data, golden values)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before():
+    """Tests need no order: what one would leave in our part of the environment, the next one would meet."""
+    ours = lambda: {name: value for name, value in os.environ.items() if name.startswith("FAIRRECON_")}
+    before = ours()
+    yield
+    left, now = before.items() ^ ours().items(), ours()
+    for name in {name for name, _ in left}:
+        os.environ.pop(name, None)
+        if name in before:
+            os.environ[name] = before[name]
+    assert not left, f"this test changed the environment: {now}"
