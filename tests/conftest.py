@@ -36,9 +36,8 @@ def _environment_as_before():
     ours = lambda: {name: value for name, value in os.environ.items() if name.startswith("FAIRRECON_")}
     before = ours()
     yield
-    left, now = before.items() ^ ours().items(), ours()
-    for name in {name for name, _ in left}:
-        os.environ.pop(name, None)
-        if name in before:
-            os.environ[name] = before[name]
-    assert not left, f"this test changed the environment: {now}"
+    now = ours()
+    for name in now:
+        del os.environ[name]
+    os.environ.update(before)
+    assert now == before, f"this test changed the environment: {now}"

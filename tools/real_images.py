@@ -14,10 +14,9 @@ import argparse
 import sys
 
 import pandas as pd
-from womens_gain import restored, shipped_networks
+import womens_gain
 
 from fairrecon_core.audit import audit_change
-from fairrecon_core.predict import quality
 from fairrecon_core.settings import project_folder
 from fairrecon_core.steps.folder import begin
 from fairrecon_core.steps.pipeline import open_cohort
@@ -51,17 +50,11 @@ def zero_shot(steps, arms: list[str], n_images: int) -> pd.DataFrame:
     """Gain over the degraded image of shipped networks on some images of the cohort, evenly spread."""
     cohort, modality = steps.cohort, steps.cohort.modality
     rows = range(0, len(cohort), max(1, len(cohort) // n_images))
-    clean, ids = cohort.images_at(list(rows)), list(cohort.table["image_id"].iloc[list(rows)])
-    nets, parts = shipped_networks(modality, arms), []
-    for start in range(0, len(ids), 32):
-        part = slice(start, start + 32)
-        made = restored(nets, steps.setup.degradation, steps.audit_level, clean[part], ids[part])
-        for arm, images in made.items():
-            found = quality.measure(images, clean[part], foreground=quality.head_mask(clean[part]), with_lpips=False)
-            parts.append(found.assign(arm=arm, image_id=ids[part]))
-    gain, whose = mechanism.gains(pd.concat(parts)), patients_of(cohort.table)
+    nets = womens_gain.shipped_networks(modality, arms)
+    table = womens_gain.zero_shot(cohort, nets, steps.setup.degradation, steps.audit_level, rows)
+    gain, whose = mechanism.gains(table), patients_of(cohort.table)
     means = {arm: mean_of(part["gain"], part["image_id"].map(whose), **BOOT) for arm, part in gain.groupby("arm")}
-    return pd.DataFrame(means).T.rename_axis("arm").reset_index().assign(cohort=cohort.name, images=len(ids))
+    return pd.DataFrame(means).T.rename_axis("arm").reset_index().assign(cohort=cohort.name, images=len(rows))
 
 
 def main(argv: list[str] | None = None) -> int:

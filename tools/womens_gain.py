@@ -33,7 +33,6 @@ MATCHED = {
     "mri": {"head size": ["head_share"], "head size, slice": ["head_share", "place"], "degraded PSNR": ["baseline"]},
     "xray": {"brightness, contrast": ["brightness", "contrast"], "degraded PSNR": ["baseline"]},
 }
-INSIDE = {"mri": ("head", quality.head_mask), "xray": ("film", quality.film_mask)}
 SHARES = (1.0, 0.95, 0.9)
 OPTIONS = {"n_boot": 2000, "seed": 1}
 
@@ -61,22 +60,23 @@ def restored(nets: dict, degradation, level: float, clean: np.ndarray, ids: list
     return made
 
 
-def zero_shot(cohort, nets: dict, degradation, level: float, chunk: int = 32) -> pd.DataFrame:
-    """Rows of the table `quality` of networks that never saw a patient of the cohort."""
-    rows, inside = [], INSIDE[cohort.modality][1]
-    for start in range(0, len(cohort), chunk):
-        part = np.arange(start, min(start + chunk, len(cohort)))
+def zero_shot(cohort, nets: dict, degradation, level: float, rows=None, chunk: int = 32) -> pd.DataFrame:
+    """Rows of the table `quality` of networks that never saw a patient of the cohort, for some or all of its images."""
+    rows = np.arange(len(cohort)) if rows is None else np.asarray(rows)
+    parts, inside = [], mechanism.INSIDE[cohort.modality][1]
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
         clean, ids = cohort.images_at(part), list(cohort.table["image_id"].iloc[part])
         for arm, images in restored(nets, degradation, level, clean, ids).items():
             found = quality.measure(images, clean, foreground=inside(clean), with_lpips=False)
-            rows.append(found.assign(arm=arm, image_id=ids))
-    return pd.concat(rows, ignore_index=True)
+            parts.append(found.assign(arm=arm, image_id=ids))
+    return pd.concat(parts, ignore_index=True)
 
 
 def differences(table: pd.DataFrame, facts: pd.DataFrame, weights: str) -> pd.DataFrame:
     """All estimates of the women's gain less the men's from rows of the table `quality`."""
-    parts, modality = [], "xray" if "film_share" in facts else "mri"
-    for region, metric in {"whole image": "psnr_db", INSIDE[modality][0]: "psnr_foreground_db"}.items():
+    parts, modality = [], mechanism.modality_of(facts)
+    for region, metric in {"whole image": "psnr_db", mechanism.INSIDE[modality][0]: "psnr_foreground_db"}.items():
         if table[metric].isna().all():  # films that fill their image have no other inside
             continue
         gain = mechanism.gains(table, metric)

@@ -17,6 +17,7 @@ from fairrecon_core.predict.quality import film_mask, head_mask
 from fairrecon_lab.analysis.confounders import adjusted
 from fairrecon_lab.analysis.estimates import mean_of
 
+INSIDE = {"mri": ("head", head_mask), "xray": ("film", film_mask)}  # what is not background, and who finds it
 LOOKS = ("head_share", "place", "x_site", "brightness", "contrast", "detail", "x_tumour_pixels")
 OF_FILMS = ("film_share", "x_view", "brightness", "contrast", "detail")
 STEPS = {  # what is held equal, one after the other
@@ -73,7 +74,7 @@ def covariates(cohort, rows: Sequence[int] | None = None) -> pd.DataFrame:
 
 def image_facts(image: np.ndarray, modality: str = "mri") -> dict[str, float]:
     """The first columns of `covariates` for one image (H, W) of a `modality`."""
-    part, mask = ("head", head_mask) if modality == "mri" else ("film", film_mask)
+    part, mask = INSIDE[modality]
     seen = mask(image[None])[0]
     inside = image[seen] if seen.any() else image.ravel()
     energy = np.abs(np.fft.fftshift(np.fft.fft2(image - image.mean()))) ** 2
@@ -81,6 +82,11 @@ def image_facts(image: np.ndarray, modality: str = "mri") -> dict[str, float]:
     far = np.hypot(y[:, None] / image.shape[0], x / image.shape[1]) > 1 / 8
     facts = {f"{part}_share": seen.mean(), "brightness": inside.mean(), "contrast": inside.std()}
     return facts | {"detail": energy[far].sum() / max(energy.sum(), 1e-12)}
+
+
+def modality_of(facts: pd.DataFrame) -> str:
+    """Whether `facts` of `covariates` are of brains ("mri") or of films ("xray")."""
+    return next(modality for modality, (part, _) in INSIDE.items() if f"{part}_share" in facts)
 
 
 def gains(quality: pd.DataFrame, metric: str = "psnr_db") -> pd.DataFrame:
@@ -107,7 +113,7 @@ def at_equal(gain: pd.DataFrame, facts: pd.DataFrame, attribute: str = "sex", re
     DataFrame
         `arm held_equal subgroup value ci_low ci_high n_patients`; steps whose columns are not recorded are left out.
     """
-    rows, steps = [], STEPS["xray" if "film_share" in facts else "mri"]
+    rows, steps = [], STEPS[modality_of(facts)]
     for arm, part in gain.groupby("arm", sort=False):
         here = part.set_index("image_id").join(facts, how="inner")
         for step, names in steps.items():

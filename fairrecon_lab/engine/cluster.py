@@ -79,11 +79,12 @@ def run_steps(profile: str, overrides: dict, where: str) -> dict[str, float]:
     order = order_of(profile, overrides)
     steps = steps_of(opened(order.profile, order.overrides, order.start))
     folder, seconds = Path(order.folder), dict[str, float]()
+    logs = folder / "jobs"
     with held(folder, f"run {folder.name}"):
         start, began = {"started": now(), "on": where, "steps": len(steps)}, time.monotonic()
-        with client_of(where, folder / "jobs") as client:
+        with client_of(where, logs) as client:
             try:
-                do_steps(client, steps, order, Watch(client, where, folder / "jobs"), seconds)
+                do_steps(client, steps, order, Watch(client, where, logs), seconds)
             finally:
                 remember_start(folder, start | {"wall_s": time.monotonic() - began, "seconds": seconds})
     return seconds
